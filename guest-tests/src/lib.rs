@@ -1,0 +1,1 @@
+//! Fixture for scenarios with real guests.

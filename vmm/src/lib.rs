@@ -1,0 +1,7 @@
+//! Aerostat's monitor: machine, devices, API and command line around [`memsvc`].
+
+pub mod api;
+pub mod arch;
+pub mod cli;
+pub mod devices;
+pub mod vm;

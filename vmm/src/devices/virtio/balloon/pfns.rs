@@ -54,7 +54,7 @@ impl PfnBuffer {
 
     fn read(&mut self, memory: &GuestRam, buffer: &Descriptor) -> Option<&[Gfn]> {
         let len = buffer.len() as usize;
-        if buffer.is_write_only() || len == 0 || len % WIDTH != 0 {
+        if buffer.is_write_only() || len == 0 || !len.is_multiple_of(WIDTH) {
             return None;
         }
         let bytes = self.bytes.get_mut(..len)?;

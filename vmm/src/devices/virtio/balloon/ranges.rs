@@ -23,7 +23,8 @@ impl RangeSink<'_> {
     /// Frees one range; `pages` counts what came of it.
     pub(super) fn free(&self, buffer: &Descriptor, pages: &Counter) {
         let (gpa, len) = (buffer.addr().0, u64::from(buffer.len()));
-        if !buffer.is_write_only() || len == 0 || gpa % PAGE != 0 || len % PAGE != 0 {
+        let whole = gpa.is_multiple_of(PAGE) && len.is_multiple_of(PAGE);
+        if !buffer.is_write_only() || len == 0 || !whole {
             return self.metrics.bad_ranges.inc();
         }
         if self.keep {

@@ -151,7 +151,7 @@ impl StatsQueue {
         let bytes = &mut self.bytes[..len.min(ENTRY * MAX_ENTRIES)];
         let bad = buffer.is_write_only()
             || bytes.len() < len
-            || len % ENTRY != 0
+            || !len.is_multiple_of(ENTRY)
             || memory.read_slice(bytes, buffer.addr()).is_err();
         if bad {
             return metrics.bad_stats_buffers.inc();

@@ -27,6 +27,10 @@ const QUEUE_SIZE: u16 = 256;
 /// Data buffers in a request: header and status need one each.
 const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
 
+/// Data bytes in a request. Far more than Linux asks for (1280 KiB, unless told otherwise); without
+/// a bound, buffers that name the same memory again and again would hold up the event loop.
+const MAX_BYTES: u64 = 64 << 20;
+
 /// What a flush by the guest means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheType {
@@ -208,7 +212,8 @@ impl Service {
         };
         let bytes = total(spans);
         let end = request.sector.checked_add(bytes / SECTOR);
-        if bytes % SECTOR != 0 || end.is_none_or(|end| end > self.backend.sectors()) {
+        let fits = end.is_some_and(|end| end <= self.backend.sectors());
+        if !fits || !bytes.is_multiple_of(SECTOR) || bytes > MAX_BYTES {
             return self.refuse();
         }
         let Some(slices) = slices(memory, spans, access) else {

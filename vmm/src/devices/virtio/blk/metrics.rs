@@ -19,7 +19,7 @@ pub struct BlockMetrics {
     pub unsupported: Counter,
     /// Requests without a header or a status byte, or with buffers outside RAM.
     pub bad_requests: Counter,
-    /// Requests beyond the end, not of whole sectors, or writes to a read-only disk.
+    /// Requests beyond the end, over 64 MiB, not of whole sectors, or writes to a read-only disk.
     pub refused: Counter,
     /// Requests that the host could not serve.
     pub host_errors: Counter,

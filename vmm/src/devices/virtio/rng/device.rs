@@ -136,8 +136,9 @@ fn fill(memory: &GuestRam, chain: Chain<'_>, piece: &mut [u8; PIECE], metrics: &
 fn getrandom(bytes: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
     while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        // No dependency wraps this call.
+        #[allow(unsafe_code)]
         // SAFETY: `rest` is a live, writable slice of exactly that many bytes.
-        #[allow(unsafe_code)] // No dependency wraps this call.
         let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
         match usize::try_from(got) {
             Ok(got) => done += got,

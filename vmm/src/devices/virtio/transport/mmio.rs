@@ -148,7 +148,7 @@ impl MmioTransport {
             reg::INTERRUPT_STATUS => self.interrupt.pending(),
             reg::STATUS => self.interrupt.status(),
             // A region that does not exist has length and base -1.
-            reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH if offset % 4 == 0 => u32::MAX,
+            reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH if offset.is_multiple_of(4) => u32::MAX,
             reg::CONFIG_GENERATION => self.interrupt.generation(),
             _ => return None,
         })

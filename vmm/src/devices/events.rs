@@ -1,0 +1,72 @@
+//! Serves one device on the event loop: a kick of a queue becomes [`VirtioDevice::process_queue`],
+//! an event of the device's own (a timer) becomes [`VirtioDevice::process_event`].
+//!
+//! A device is asked for at most one queue-full of work at a time. When it says that there is more,
+//! the queue is kicked again, so other devices on the loop get their turn first.
+//!
+//! [`VirtioDevice::process_queue`]: crate::devices::virtio::VirtioDevice::process_queue
+//! [`VirtioDevice::process_event`]: crate::devices::virtio::VirtioDevice::process_event
+
+use std::sync::Arc;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use tracing::{error, warn};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::devices::virtio::{OwnEvent, SharedDevice, Work, lock};
+
+/// Event data from here on are the device's own events, below they are queue indexes.
+const OWN: u32 = 0x1_0000;
+
+/// The subscriber of one device.
+pub struct DeviceEvents {
+    device: SharedDevice,
+    kicks: Vec<Arc<EventFd>>,
+    own: Vec<OwnEvent>,
+}
+
+impl DeviceEvents {
+    /// Serves `device`, whose queues are kicked through `kicks` (one per queue, in order).
+    pub fn new(device: SharedDevice, kicks: Vec<Arc<EventFd>>) -> Self {
+        let own = lock(&device).own_events();
+        Self { device, kicks, own }
+    }
+
+    fn process_kick(&self, index: usize, kick: &EventFd) {
+        // Nothing to read means that somebody took the kick already: the queue is looked at all the
+        // same, which costs little and cannot lose a request.
+        let _ = kick.read();
+        if lock(&self.device).process_queue(index) == Work::More {
+            // The counter is far from its limit: at most one is added for each one read.
+            let _ = kick.write(1);
+        }
+    }
+}
+
+impl MutEventSubscriber for DeviceEvents {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let kicks = (0u32..)
+            .zip(&self.kicks)
+            .map(|(index, kick)| Events::with_data(kick.as_ref(), index, EventSet::IN));
+        let own = self.own.iter().map(|event| {
+            Events::with_data_raw(event.fd, OWN + u32::from(event.token), EventSet::IN)
+        });
+        for event in kicks.chain(own) {
+            if let Err(cause) = ops.add(event) {
+                error!(%cause, "a device's event could not be added to the event loop");
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+        let data = events.data();
+        match data.checked_sub(OWN).map(u16::try_from) {
+            Some(Ok(token)) => lock(&self.device).process_event(token),
+            Some(Err(_)) => warn!(data, "an event that no device asked for"),
+            None => match self.kicks.get(data as usize) {
+                Some(kick) => self.process_kick(data as usize, kick),
+                None => warn!(data, "a kick of a queue that does not exist"),
+            },
+        }
+    }
+}

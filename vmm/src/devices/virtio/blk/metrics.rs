@@ -1,0 +1,28 @@
+//! What a disk did.
+
+use crate::devices::virtio::Counter;
+
+/// Counters of one disk.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct BlockMetrics {
+    /// Reads served.
+    pub reads: Counter,
+    /// Bytes read.
+    pub read_bytes: Counter,
+    /// Writes served.
+    pub writes: Counter,
+    /// Bytes written.
+    pub written_bytes: Counter,
+    /// Flushes served.
+    pub flushes: Counter,
+    /// Requests of a type that this disk does not know.
+    pub unsupported: Counter,
+    /// Requests without a header or a status byte, or with buffers outside RAM.
+    pub bad_requests: Counter,
+    /// Requests beyond the end, over 64 MiB, not of whole sectors, or writes to a read-only disk.
+    pub refused: Counter,
+    /// Requests that the host could not serve.
+    pub host_errors: Counter,
+    /// Writes to configuration space, none of which is writable.
+    pub bad_config_writes: Counter,
+}

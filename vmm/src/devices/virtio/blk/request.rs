@@ -1,0 +1,129 @@
+//! A disk request taken apart: header, data and status, wherever the driver cut its buffers.
+//!
+//! Section 2.7.4 leaves the cutting to the driver, so the header is the first 16 readable bytes and
+//! the status the last writable one, in whatever buffers those are.
+
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
+
+use crate::devices::virtio::{Chain, GuestRam};
+
+/// Bytes of the header.
+const HEADER: u64 = 16;
+
+/// A piece of guest memory, in bytes.
+type Span = (GuestAddress, u64);
+
+/// Where things are in a request; kept between requests so that none allocates.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    out: Vec<Span>,
+    into: Vec<Span>,
+}
+
+/// A request with header and status.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request<'a> {
+    pub(super) kind: u32,
+    pub(super) sector: u64,
+    /// Data from the driver.
+    pub(super) out: &'a [Span],
+    /// Room for data to the driver.
+    pub(super) into: &'a [Span],
+    status: GuestAddress,
+}
+
+/// Why there is no request in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Malformed {
+    /// Not even a place for the status.
+    NoStatus,
+    /// The status can be told, at this address.
+    NoHeader(GuestAddress),
+}
+
+impl Layout {
+    /// Takes a chain apart.
+    pub(super) fn parse<'a>(
+        &'a mut self,
+        memory: &GuestRam,
+        chain: Chain<'_>,
+    ) -> Result<Request<'a>, Malformed> {
+        let span = |buffer: &virtio_queue::desc::split::Descriptor| {
+            (buffer.addr(), u64::from(buffer.len()))
+        };
+        self.out.clear();
+        self.into.clear();
+        self.out
+            .extend(chain.readable().map(span).filter(|span| span.1 > 0));
+        self.into
+            .extend(chain.writable().map(span).filter(|span| span.1 > 0));
+
+        let last = self.into.last_mut().ok_or(Malformed::NoStatus)?;
+        last.1 -= 1;
+        let status = GuestAddress(last.0.0.wrapping_add(last.1));
+        let header = take_header(memory, &mut self.out).ok_or(Malformed::NoHeader(status))?;
+        let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
+        Ok(Request {
+            kind: u32::from_le_bytes([k0, k1, k2, k3]),
+            sector: u64::from_le_bytes(sector),
+            out: &self.out,
+            into: &self.into,
+            status,
+        })
+    }
+}
+
+impl Request<'_> {
+    /// Tells the driver how it went; says whether it could.
+    pub(super) fn finish(&self, memory: &GuestRam, status: u8) -> bool {
+        write_status(memory, self.status, status)
+    }
+}
+
+/// Writes a status byte; says whether the address was in RAM.
+pub(super) fn write_status(memory: &GuestRam, at: GuestAddress, status: u8) -> bool {
+    memory.write_obj(status, at).is_ok()
+}
+
+/// Bytes in all spans.
+pub(super) fn total(spans: &[Span]) -> u64 {
+    // At most a ring-full of 32-bit lengths: no overflow.
+    spans.iter().map(|span| span.1).sum()
+}
+
+/// The memory behind spans; `None` if any of it is not RAM.
+pub(super) fn slices<'a>(
+    memory: &'a GuestRam,
+    spans: &[Span],
+    access: Permissions,
+) -> Option<Vec<VolatileSlice<'a>>> {
+    let mut found = Vec::with_capacity(spans.len());
+    for (address, len) in spans {
+        let parts = memory
+            .get_slices(*address, usize::try_from(*len).ok()?, access)
+            .ok()?;
+        for part in parts {
+            found.push(part.ok()?);
+        }
+    }
+    let bytes: u64 = found.iter().map(|slice| slice.len() as u64).sum();
+    (bytes == total(spans)).then_some(found)
+}
+
+/// Reads the header and cuts it off the spans.
+fn take_header(memory: &GuestRam, spans: &mut [Span]) -> Option<[u8; HEADER as usize]> {
+    let mut header = [0; HEADER as usize];
+    let mut have = 0;
+    for (address, len) in spans {
+        let room = header.get_mut(have..)?;
+        let count = room.len().min(usize::try_from(*len).ok()?);
+        memory.read_slice(room.get_mut(..count)?, *address).ok()?;
+        address.0 = address.0.wrapping_add(count as u64);
+        *len -= count as u64;
+        have += count;
+        if have == header.len() {
+            return Some(header);
+        }
+    }
+    None
+}

@@ -1,0 +1,258 @@
+//! The disk against a driver in memory.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tempfile::NamedTempFile;
+
+use super::{BlockBackend, BlockDevice, BlockMetrics, CacheType, OpenError};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, V1};
+
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
+const DISCARD: u32 = 11;
+const OK: u8 = 0;
+const IOERR: u8 = 1;
+const UNSUPP: u8 = 2;
+
+const HEADER: u64 = BUFFERS;
+const STATUS: u64 = BUFFERS + 64;
+const DATA: u64 = BUFFERS + 4096;
+
+/// An image of 64 sectors, each filled with its number.
+fn image() -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("image");
+    for sector in 0..64 {
+        file.write_all(&[sector; 512]).expect("image");
+    }
+    file
+}
+
+fn started(image: &Path, read_only: bool) -> (Driver, Arc<BlockMetrics>) {
+    let backend = BlockBackend::open(image, read_only).expect("disk");
+    let disk = BlockDevice::new(backend, "root", CacheType::Writeback);
+    let metrics = Arc::clone(disk.metrics());
+    let features = V1 | disk.features();
+    (
+        Driver::started(Arc::new(Mutex::new(disk)), features & !(3 << 28), 1),
+        metrics,
+    )
+}
+
+/// Runs a request with the usual three parts: status byte and bytes written.
+fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[Buf]) -> (u8, u32) {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&kind.to_le_bytes());
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    driver.put(HEADER, &header);
+    driver.put(STATUS, &[0xff]);
+    let mut buffers = vec![Buf::Out(HEADER, 16)];
+    buffers.extend(data);
+    buffers.push(Buf::In(STATUS, 1));
+    let len = driver.request(0, &buffers);
+    (driver.bytes(STATUS, 1)[0], len)
+}
+
+#[test]
+fn what_is_written_is_read_and_in_the_file() {
+    let image = image();
+    let (mut driver, metrics) = started(image.path(), false);
+    assert_eq!(driver.get(0x100), 64, "capacity");
+    assert_eq!(driver.get(0x114), 512, "block size");
+    driver.put(DATA, &[0xaa; 1024]);
+    let scattered = [Buf::Out(DATA, 100), Buf::Out(DATA + 100, 924)];
+    assert_eq!(request(&mut driver, OUT, 62, &scattered), (OK, 1));
+    assert_eq!(request(&mut driver, FLUSH, 0, &[]), (OK, 1));
+    assert_eq!(
+        request(&mut driver, IN, 61, &[Buf::In(DATA + 8192, 1536)]),
+        (OK, 1537)
+    );
+    let mut expected = vec![61; 512];
+    expected.extend([0xaa; 1024]);
+    assert_eq!(driver.bytes(DATA + 8192, 1536), expected);
+    assert_eq!(fs::read(image.path()).expect("image")[61 * 512..], expected);
+    assert_eq!(metrics.flushes.get(), 1);
+}
+
+#[test]
+fn header_and_status_may_be_cut_anywhere() {
+    let image = image();
+    let (mut driver, _) = started(image.path(), false);
+    let mut out = vec![0; 16 + 512];
+    out[0] = OUT as u8;
+    out[8] = 5;
+    out[16..].fill(0xbb);
+    driver.put(HEADER, &out);
+    let cut = [
+        Buf::Out(HEADER, 3),
+        Buf::Out(HEADER + 3, 525),
+        Buf::In(DATA, 1),
+    ];
+    assert_eq!(driver.request(0, &cut), 1);
+    driver.put(HEADER, &[0; 16]);
+    driver.put(HEADER + 8, &[5]);
+    assert_eq!(
+        driver.request(0, &[Buf::Out(HEADER, 16), Buf::In(DATA, 513)]),
+        513
+    );
+    let mut expected = vec![0xbb; 512];
+    expected.push(OK);
+    assert_eq!(driver.bytes(DATA, 513), expected);
+}
+
+#[test]
+fn the_serial_number_is_the_drive_id() {
+    let image = image();
+    let (mut driver, _) = started(image.path(), false);
+    assert_eq!(
+        request(&mut driver, GET_ID, 0, &[Buf::In(DATA, 20)]),
+        (OK, 21)
+    );
+    assert_eq!(
+        driver.bytes(DATA, 20),
+        *b"root\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+    );
+}
+
+#[test]
+fn bad_requests_get_an_error_and_change_nothing() {
+    let image = image();
+    let before = fs::read(image.path()).expect("image");
+    let (mut driver, metrics) = started(image.path(), false);
+    for (kind, sector, data, status) in [
+        (IN, 64, Buf::In(DATA, 512), IOERR),
+        (IN, 63, Buf::In(DATA, 1024), IOERR),
+        (OUT, u64::MAX, Buf::Out(DATA, 512), IOERR),
+        (OUT, u64::MAX / 512 + 1, Buf::Out(DATA, 512), IOERR),
+        (OUT, 0, Buf::Out(DATA, 511), IOERR),
+        (OUT, 0, Buf::Out(RAM - 256, 512), IOERR),
+        (IN, 0, Buf::In(u64::MAX - 255, 512), IOERR),
+        (GET_ID, 0, Buf::In(RAM, 20), IOERR),
+        (DISCARD, 0, Buf::Out(DATA, 16), UNSUPP),
+        (u32::MAX, 0, Buf::Out(DATA, 16), UNSUPP),
+    ] {
+        let got = request(&mut driver, kind, sector, &[data]);
+        assert_eq!(got, (status, 1), "{kind} {sector} {data:?}");
+    }
+    driver.put(HEADER, &[0; 16]);
+    assert_eq!(
+        driver.request(0, &[Buf::Out(HEADER, 16)]),
+        0,
+        "no status byte"
+    );
+    assert_eq!(
+        driver.request(0, &[Buf::Out(HEADER, 15), Buf::In(STATUS, 1)]),
+        1,
+        "no header"
+    );
+    assert_eq!(
+        driver.request(0, &[Buf::Out(RAM, 16), Buf::In(STATUS, 1)]),
+        1,
+        "header not in RAM"
+    );
+    assert_eq!(
+        driver.request(0, &[Buf::Out(HEADER, 16), Buf::In(RAM, 1)]),
+        0,
+        "status not in RAM"
+    );
+    driver.set(0x100, 1);
+    assert_eq!(
+        [
+            metrics.refused.get(),
+            metrics.unsupported.get(),
+            metrics.bad_config_writes.get()
+        ],
+        [5, 2, 1]
+    );
+    assert_eq!(metrics.bad_requests.get(), 7);
+    assert_eq!(fs::read(image.path()).expect("image"), before);
+    assert_eq!(
+        request(&mut driver, IN, 1, &[Buf::In(DATA, 512)]),
+        (OK, 513),
+        "it goes on"
+    );
+}
+
+#[test]
+fn a_read_only_disk_says_so_and_takes_no_writes() {
+    let image = image();
+    let before = fs::read(image.path()).expect("image");
+    let (mut driver, metrics) = started(image.path(), true);
+    driver.set(0x14, 0);
+    assert_ne!(driver.get(0x10) & 1 << 5, 0, "VIRTIO_BLK_F_RO");
+    assert_eq!(
+        request(&mut driver, OUT, 0, &[Buf::Out(DATA, 512)]),
+        (IOERR, 1)
+    );
+    assert_eq!(metrics.refused.get(), 1);
+    assert_eq!(fs::read(image.path()).expect("image"), before);
+}
+
+#[test]
+fn disks_that_cannot_be_used_are_refused_in_one_sentence() {
+    let image = image();
+    let open = |path: &Path, read_only| BlockBackend::open(path, read_only);
+    assert!(matches!(
+        open(Path::new("/nowhere/disk"), false),
+        Err(OpenError::Missing { .. })
+    ));
+    assert!(matches!(
+        open(Path::new("/"), true),
+        Err(OpenError::NotADisk { .. })
+    ));
+    assert!(matches!(
+        open(Path::new("/dev/null"), true),
+        Err(OpenError::NotADisk { .. })
+    ));
+    let empty = NamedTempFile::new().expect("file");
+    assert!(matches!(
+        open(empty.path(), true),
+        Err(OpenError::TooSmall { .. })
+    ));
+
+    let writer = open(image.path(), false).expect("first");
+    for read_only in [false, true] {
+        assert!(matches!(
+            open(image.path(), read_only),
+            Err(OpenError::InUse { .. })
+        ));
+    }
+    drop(writer);
+    let _readers = [
+        open(image.path(), true).expect("one"),
+        open(image.path(), true).expect("two"),
+    ];
+    assert!(matches!(
+        open(image.path(), false),
+        Err(OpenError::InUse { .. })
+    ));
+}
+
+#[test]
+fn the_last_incomplete_sector_is_not_seen() {
+    let mut image = image();
+    image.write_all(&[0; 511]).expect("tail");
+    assert_eq!(
+        BlockBackend::open(image.path(), true)
+            .expect("disk")
+            .sectors(),
+        64
+    );
+}
+
+#[test]
+fn an_image_that_shrinks_gives_errors_not_zeroes() {
+    let image = image();
+    let (mut driver, metrics) = started(image.path(), true);
+    image.as_file().set_len(512).expect("shrink");
+    assert_eq!(
+        request(&mut driver, IN, 0, &[Buf::In(DATA, 1024)]),
+        (IOERR, 1)
+    );
+    assert_eq!(metrics.host_errors.get(), 1);
+}

@@ -1,0 +1,123 @@
+//! What a device says to its driver unasked: buffers used, configuration changed, reset needed.
+//!
+//! The status register and the interrupt status are atomics shared by all threads, so that a vCPU
+//! that reads or acknowledges an interrupt never waits for a queue that is being served.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Bits of the device status register (section 2.1).
+pub struct Status;
+
+impl Status {
+    /// The guest has seen the device.
+    pub const ACKNOWLEDGE: u32 = 1;
+    /// The guest knows how to drive it.
+    pub const DRIVER: u32 = 2;
+    /// The driver is set up and may use the queues.
+    pub const DRIVER_OK: u32 = 4;
+    /// Features are agreed upon.
+    pub const FEATURES_OK: u32 = 8;
+    /// The device cannot go on until it is reset.
+    pub const NEEDS_RESET: u32 = 64;
+    /// The guest has given up on the device.
+    pub const FAILED: u32 = 128;
+}
+
+/// Interrupt status bit: a queue has used buffers (section 4.2.2, InterruptStatus).
+const USED_BUFFER: u32 = 1;
+/// Interrupt status bit: the configuration changed, or the device needs a reset.
+const CONFIG_CHANGE: u32 = 2;
+
+/// The interrupt line of one device, with its status registers.
+#[derive(Debug)]
+pub struct Interrupt {
+    irq: EventFd,
+    pending: AtomicU32,
+    status: AtomicU32,
+    generation: AtomicU32,
+}
+
+impl Interrupt {
+    /// A quiet line. Fails where the process may open no more files.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            irq: EventFd::new(EFD_NONBLOCK)?,
+            pending: AtomicU32::new(0),
+            status: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+        })
+    }
+
+    /// The event to register as irqfd; edge-triggered.
+    pub fn irq(&self) -> &EventFd {
+        &self.irq
+    }
+
+    /// Tells the driver that buffers were used.
+    pub fn used_buffers(&self) {
+        self.raise(USED_BUFFER);
+    }
+
+    /// Tells the driver that the configuration space changed. Before the driver is ready it only
+    /// moves the generation on: section 3.1 allows no interrupt yet.
+    pub fn config_changed(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        if self.status() & Status::DRIVER_OK != 0 {
+            self.raise(CONFIG_CHANGE);
+        }
+    }
+
+    /// Puts the device into the state that only a reset ends (section 2.1.2). The caller holds the
+    /// device's lock, or the driver is not running yet, so no reset can come in between.
+    pub fn needs_reset(&self) {
+        let before = self.status.fetch_or(Status::NEEDS_RESET, Ordering::SeqCst);
+        if before & Status::DRIVER_OK != 0 {
+            self.raise(CONFIG_CHANGE);
+        }
+    }
+
+    /// Whether queues may be served: the driver is ready and no reset is due.
+    pub fn is_running(&self) -> bool {
+        self.status() & (Status::DRIVER_OK | Status::NEEDS_RESET) == Status::DRIVER_OK
+    }
+
+    /// The status register.
+    pub fn status(&self) -> u32 {
+        self.status.load(Ordering::SeqCst)
+    }
+
+    /// The interrupt status register.
+    pub fn pending(&self) -> u32 {
+        self.pending.load(Ordering::SeqCst)
+    }
+
+    /// The driver has seen these bits of the interrupt status.
+    pub fn acknowledge(&self, bits: u32) {
+        self.pending.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// Counts changes of the configuration space (section 2.5).
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Adds what the driver set; what the device set stays.
+    pub(super) fn add_status(&self, bits: u32) {
+        self.status.fetch_or(bits, Ordering::SeqCst);
+    }
+
+    /// Back to the state after power-on. The generation goes on counting.
+    pub(super) fn reset(&self) {
+        self.status.store(0, Ordering::SeqCst);
+        self.pending.store(0, Ordering::SeqCst);
+    }
+
+    fn raise(&self, bit: u32) {
+        self.pending.fetch_or(bit, Ordering::SeqCst);
+        // Fails only when the counter is full, and then the interrupt is on its way anyhow.
+        let _ = self.irq.write(1);
+    }
+}

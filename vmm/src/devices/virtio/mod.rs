@@ -1,0 +1,46 @@
+//! Virtio devices (Virtual I/O Device specification, version 1.2).
+//!
+//! ```text
+//!   transport/mmio   registers              active     queues, memory and interrupt of a live device
+//!        │                                     │
+//!   transport/core   states, negotiation ─▶ device     what every device does
+//!        │                                     │
+//!   interrupt        status and irq         queue      one ring: chains out, used entries in
+//!                                              │
+//!                                  balloon/  blk/  rng/   a room for each device
+//! ```
+//!
+//! What the guest writes is checked where it enters. A request that makes no sense is counted and
+//! given back; a ring that makes no sense stops the device until the driver resets it.
+
+mod active;
+pub mod balloon;
+pub mod blk;
+mod device;
+mod interrupt;
+mod metrics;
+mod queue;
+pub mod rng;
+pub mod transport;
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod testing;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use active::Active;
+pub use device::{ActivateError, DeviceKind, OwnEvent, SharedDevice, VirtioDevice, Work};
+pub use interrupt::{Interrupt, Status};
+pub use metrics::Counter;
+pub use queue::{Chain, Completion, QueueError, VirtQueue};
+
+/// Guest RAM as devices see it; cloning is cheap and shares the mapping.
+pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
+
+/// Locks a mutex even after another thread panicked while holding it: device state is checked on
+/// every use, so serving on is better than taking the guest down.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

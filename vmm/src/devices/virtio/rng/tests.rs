@@ -1,0 +1,40 @@
+//! The entropy device against a driver in memory.
+
+use std::sync::{Arc, Mutex};
+
+use super::{Rng, RngMetrics};
+use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, V1};
+
+fn started() -> (Driver, Arc<RngMetrics>) {
+    let rng = Rng::new();
+    let metrics = Arc::clone(rng.metrics());
+    (Driver::started(Arc::new(Mutex::new(rng)), V1, 1), metrics)
+}
+
+#[test]
+fn every_buffer_is_filled_and_nothing_beside_it() {
+    let (mut driver, _) = started();
+    let request = [Buf::In(BUFFERS, 5000), Buf::In(BUFFERS + 8192, 64)];
+    assert_eq!(driver.request(0, &request), 5064);
+    // 16 zero bytes in a row come once in 2^128 times.
+    for at in [0, 4984, 8192, 8240] {
+        assert_ne!(driver.bytes(BUFFERS + at, 16), [0; 16], "at {at}");
+    }
+    assert_eq!(driver.bytes(BUFFERS + 5000, 3192), [0; 3192]);
+    assert_eq!(driver.bytes(BUFFERS + 8256, 64), [0; 64]);
+}
+
+#[test]
+fn requests_are_bounded_and_bad_ones_come_back() {
+    let (mut driver, metrics) = started();
+    assert_eq!(driver.request(0, &[Buf::In(BUFFERS, 1 << 20)]), 64 << 10);
+    assert_eq!(driver.request(0, &[Buf::In(RAM, 64)]), 0);
+    assert_eq!(
+        driver.request(0, &[Buf::In(BUFFERS, 64), Buf::In(u64::MAX - 8, 64)]),
+        64
+    );
+    assert_eq!(driver.request(0, &[Buf::Out(BUFFERS, 64)]), 0);
+    assert_eq!(driver.request(0, &[Buf::In(BUFFERS, 0)]), 0);
+    assert_eq!(metrics.bad_requests.get(), 3);
+    assert_eq!(driver.get(0x70), 15, "the device goes on");
+}

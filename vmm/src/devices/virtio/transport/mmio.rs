@@ -1,0 +1,194 @@
+//! virtio-mmio, version 2 (section 4.2): registers of 32 bits, then configuration space.
+//!
+//! ```text
+//!   0x000 magic, version, device, vendor      0x050 QueueNotify     0x080 queue addresses
+//!   0x010 features                            0x060 interrupt       0x0b0 shared memory (none)
+//!   0x030 queue: select, max, size, ready     0x070 status          0x0fc ConfigGeneration
+//!   0x100 configuration space of the device
+//! ```
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Core, Half, QueuePart, TransportMetrics};
+use crate::devices::events::DeviceEvents;
+use crate::devices::virtio::{GuestRam, Interrupt, SharedDevice, lock};
+
+/// Bytes of guest physical address space that a device takes.
+pub const MMIO_WINDOW: u64 = 0x1000;
+
+/// "virt", little endian.
+const MAGIC: u32 = 0x7472_6976;
+/// Modern devices.
+const VERSION: u32 = 2;
+/// "AERO", little endian.
+const VENDOR: u32 = 0x4f52_4541;
+
+/// Register offsets (section 4.2.2).
+mod reg {
+    pub(super) const MAGIC: u64 = 0x000;
+    pub(super) const VERSION: u64 = 0x004;
+    pub(super) const DEVICE_ID: u64 = 0x008;
+    pub(super) const VENDOR_ID: u64 = 0x00c;
+    pub(super) const DEVICE_FEATURES: u64 = 0x010;
+    pub(super) const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub(super) const DRIVER_FEATURES: u64 = 0x020;
+    pub(super) const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub(super) const QUEUE_SEL: u64 = 0x030;
+    pub(super) const QUEUE_SIZE_MAX: u64 = 0x034;
+    pub(super) const QUEUE_SIZE: u64 = 0x038;
+    pub(super) const QUEUE_READY: u64 = 0x044;
+    pub(super) const QUEUE_NOTIFY: u64 = 0x050;
+    pub(super) const INTERRUPT_STATUS: u64 = 0x060;
+    pub(super) const INTERRUPT_ACK: u64 = 0x064;
+    pub(super) const STATUS: u64 = 0x070;
+    pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
+    pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub(super) const SHM_SEL: u64 = 0x0ac;
+    pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
+    pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
+    pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
+    pub(super) const CONFIG: u64 = 0x100;
+}
+
+/// One device at its place in guest physical address space. Any vCPU thread may call it.
+pub struct MmioTransport {
+    core: Mutex<Core>,
+    // Read and written without the lock of `core`: the paths that run often.
+    interrupt: Arc<Interrupt>,
+    metrics: Arc<TransportMetrics>,
+    kicks: Vec<Arc<EventFd>>,
+    device: SharedDevice,
+}
+
+impl MmioTransport {
+    /// Where in the window a queue is kicked: register each of [`Self::queue_events`] there, with
+    /// its index as 32-bit datamatch.
+    pub const NOTIFY_OFFSET: u64 = reg::QUEUE_NOTIFY;
+
+    /// Puts `device` behind mmio registers. Fails where the process may open no more files.
+    pub fn new(device: SharedDevice, memory: GuestRam) -> io::Result<Self> {
+        let core = Core::new(device, memory)?;
+        Ok(Self {
+            interrupt: Arc::clone(core.interrupt()),
+            metrics: Arc::clone(core.metrics()),
+            kicks: core.kicks().to_vec(),
+            device: Arc::clone(core.device()),
+            core: Mutex::new(core),
+        })
+    }
+
+    /// One event per queue that the device may ever have, in order.
+    pub fn queue_events(&self) -> &[Arc<EventFd>] {
+        &self.kicks
+    }
+
+    /// The event to register as irqfd, edge-triggered.
+    pub fn irq(&self) -> &EventFd {
+        self.interrupt.irq()
+    }
+
+    /// What to put on the event loop for this device.
+    pub fn events(&self) -> DeviceEvents {
+        DeviceEvents::new(Arc::clone(&self.device), self.kicks.clone())
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Arc<TransportMetrics> {
+        &self.metrics
+    }
+
+    /// The guest reads `data.len()` bytes at `offset` from the start of the window.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
+            match data.len() {
+                1 | 2 | 4 | 8 => lock(&self.core).read_config(offset, data),
+                _ => self.metrics.bad_register_accesses.inc(),
+            }
+            return;
+        }
+        let register = <&mut [u8; 4]>::try_from(data);
+        match (self.read_register(offset), register) {
+            (Some(value), Ok(bytes)) => *bytes = value.to_le_bytes(),
+            _ => self.metrics.bad_register_accesses.inc(),
+        }
+    }
+
+    /// The guest writes `data` at `offset` from the start of the window.
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
+            match data.len() {
+                1 | 2 | 4 | 8 => lock(&self.core).write_config(offset, data),
+                _ => self.metrics.bad_register_accesses.inc(),
+            }
+            return;
+        }
+        match <[u8; 4]>::try_from(data) {
+            Ok(bytes) => self.write_register(offset, u32::from_le_bytes(bytes)),
+            Err(_) => self.metrics.bad_register_accesses.inc(),
+        }
+    }
+
+    fn read_register(&self, offset: u64) -> Option<u32> {
+        Some(match offset {
+            reg::MAGIC => MAGIC,
+            reg::VERSION => VERSION,
+            reg::DEVICE_ID => lock(&self.core).kind() as u32,
+            reg::VENDOR_ID => VENDOR,
+            reg::DEVICE_FEATURES => lock(&self.core).device_features(),
+            reg::QUEUE_SIZE_MAX => lock(&self.core).max_queue_size().into(),
+            reg::QUEUE_READY => lock(&self.core).queue_ready().into(),
+            reg::INTERRUPT_STATUS => self.interrupt.pending(),
+            reg::STATUS => self.interrupt.status(),
+            // A region that does not exist has length and base -1.
+            reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH if offset.is_multiple_of(4) => u32::MAX,
+            reg::CONFIG_GENERATION => self.interrupt.generation(),
+            _ => return None,
+        })
+    }
+
+    fn write_register(&self, offset: u64, value: u32) {
+        use {Half::*, QueuePart::*};
+        match offset {
+            reg::QUEUE_NOTIFY => return self.kick(value),
+            reg::INTERRUPT_ACK => return self.interrupt.acknowledge(value),
+            reg::SHM_SEL => return,
+            _ => {}
+        }
+        let mut core = lock(&self.core);
+        match offset {
+            reg::DEVICE_FEATURES_SEL => core.select_device_features(value),
+            reg::DRIVER_FEATURES => core.write_driver_features(value),
+            reg::DRIVER_FEATURES_SEL => core.select_driver_features(value),
+            reg::QUEUE_SEL => core.select_queue(value),
+            reg::QUEUE_SIZE => core.set_queue_size(value),
+            reg::QUEUE_READY => core.set_queue_ready(value & 1 != 0),
+            reg::STATUS => core.write_status(value),
+            reg::QUEUE_DESC_LOW => core.set_queue_address(Descriptors, Low, value),
+            reg::QUEUE_DESC_HIGH => core.set_queue_address(Descriptors, High, value),
+            reg::QUEUE_DRIVER_LOW => core.set_queue_address(Driver, Low, value),
+            reg::QUEUE_DRIVER_HIGH => core.set_queue_address(Driver, High, value),
+            reg::QUEUE_DEVICE_LOW => core.set_queue_address(Device, Low, value),
+            reg::QUEUE_DEVICE_HIGH => core.set_queue_address(Device, High, value),
+            _ => self.metrics.bad_register_accesses.inc(),
+        }
+    }
+
+    /// The event loop serves the queue, as after a kick through the kernel.
+    fn kick(&self, index: u32) {
+        match self.kicks.get(index as usize) {
+            Some(kick) => {
+                self.metrics.register_kicks.inc();
+                let _ = kick.write(1);
+            }
+            None => self.metrics.bad_kicks.inc(),
+        }
+    }
+}

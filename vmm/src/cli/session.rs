@@ -17,13 +17,7 @@ use anyhow::Context;
 
 use super::{Outcome, output, signals};
 use crate::{
-    api::{
-        control::Launcher,
-        controller::Controller,
-        logger::Logger,
-        server::ApiServer,
-        socket::ApiSocket,
-    },
+    api::{control::Launcher, controller::Controller, logger::Logger, server::ApiServer, socket::ApiSocket},
     vm::{config::VmConfig, exit::ExitSlot},
 };
 

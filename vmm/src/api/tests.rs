@@ -9,7 +9,13 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{fake, server::ApiServer, socket::ApiSocket};
+use super::{
+    client::{Client, ClientError},
+    fake,
+    server::ApiServer,
+    socket::ApiSocket,
+    types::{InstanceInfo, InstanceState},
+};
 
 struct Served {
     dir: tempfile::TempDir,
@@ -232,4 +238,33 @@ fn the_socket_goes_with_the_server() {
     assert!(path.exists());
     drop(_server);
     assert!(!path.exists());
+}
+
+#[test]
+fn our_client_understands_answers_faults_and_silence() {
+    let served = serve();
+    let client = Client::new(&served.path).expect("client");
+    let info: InstanceInfo = client.get("/").expect("answers");
+    assert_eq!((info.id.as_str(), info.state), ("vm7", InstanceState::NotStarted));
+    let refused = client.patch("/balloon", &json!({"amount_mib": 1})).expect_err("wrong phase");
+    assert_eq!(refused.to_string(), "The requested operation is not supported before starting the microVM.");
+    let Served { dir, path, _server, .. } = served;
+    drop(_server);
+    let nobody = client.get::<InstanceInfo>("/").expect_err("nobody is there");
+    assert!(matches!(&nobody, ClientError::NotThere(at) if *at == path), "{nobody}");
+    // Somebody who accepts and hangs up, and somebody who speaks something else.
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("binds");
+    let other = std::thread::spawn(move || {
+        drop(listener.accept().expect("accepts"));
+        let (mut stream, _) = listener.accept().expect("accepts");
+        let mut request = [0; 16];
+        stream.read_exact(&mut request).expect("reads");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").expect("sends");
+    });
+    let hung_up = client.get::<InstanceInfo>("/").expect_err("hung up");
+    assert!(matches!(hung_up, ClientError::NoAnswer(_)), "{hung_up}");
+    let strange = client.get::<InstanceInfo>("/").expect_err("not ours");
+    assert!(matches!(strange, ClientError::Unreadable(_)), "{strange}");
+    other.join().expect("the other side");
+    drop(dir);
 }

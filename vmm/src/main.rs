@@ -16,12 +16,7 @@ fn main() -> ExitCode {
 struct NoMachine;
 
 impl Launcher for NoMachine {
-    fn launch(
-        &self,
-        _: &str,
-        _: &VmConfig,
-        _: &Arc<ExitSlot>,
-    ) -> Result<Box<dyn RunningVm>, LaunchError> {
+    fn launch(&self, _: &str, _: &VmConfig, _: &Arc<ExitSlot>) -> Result<Box<dyn RunningVm>, LaunchError> {
         Err(LaunchError::new("this build has no machine in it."))
     }
 }

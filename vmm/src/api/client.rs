@@ -73,8 +73,7 @@ impl Client {
 
     /// `PATCH path`, with an answer that is empty.
     pub fn patch(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
-        let body =
-            serde_json::to_vec(body).map_err(|error| ClientError::Prepare(error.into()))?;
+        let body = serde_json::to_vec(body).map_err(|error| ClientError::Prepare(error.into()))?;
         self.call(Method::PATCH, path, body).map(drop)
     }
 
@@ -82,16 +81,10 @@ impl Client {
         self.runtime.block_on(self.exchange(method, path, body))
     }
 
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: Vec<u8>,
-    ) -> Result<Value, ClientError> {
+    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|error| self.no_socket(error))?;
         let no_answer = |error: hyper::Error| ClientError::NoAnswer(error.into());
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -121,9 +114,7 @@ impl Client {
     fn no_socket(&self, source: io::Error) -> ClientError {
         let path = self.path.clone();
         match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotThere(path)
-            }
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotThere(path),
             _ => ClientError::Connect { path, source },
         }
     }

@@ -85,10 +85,7 @@ impl ActionError {
     }
 
     /// A failure with its cause; the sentence has no full stop, the cause follows.
-    pub fn caused(
-        sentence: impl Into<String>,
-        cause: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Self {
+    pub fn caused(sentence: impl Into<String>, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { sentence: sentence.into(), source: Some(cause.into()) }
     }
 }

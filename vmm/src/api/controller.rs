@@ -20,9 +20,7 @@ use super::{
     control::{Launcher, RunningVm},
     logger::Logger,
     metrics::MetricsFile,
-    types::{
-        ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, WantedState,
-    },
+    types::{ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, WantedState},
 };
 use crate::vm::{
     config::{
@@ -108,17 +106,13 @@ impl Controller {
     }
 
     /// `PATCH /machine-config`.
-    pub fn update_machine_config(
-        &mut self,
-        update: MachineConfigUpdate,
-    ) -> Result<(), ControlError> {
+    pub fn update_machine_config(&mut self, update: MachineConfigUpdate) -> Result<(), ControlError> {
         self.change(|config| {
             let machine = &mut config.machine_config;
             machine.vcpu_count = update.vcpu_count.unwrap_or(machine.vcpu_count);
             machine.mem_size_mib = update.mem_size_mib.unwrap_or(machine.mem_size_mib);
             machine.smt = update.smt.unwrap_or(machine.smt);
-            machine.track_dirty_pages =
-                update.track_dirty_pages.unwrap_or(machine.track_dirty_pages);
+            machine.track_dirty_pages = update.track_dirty_pages.unwrap_or(machine.track_dirty_pages);
             machine.huge_pages = update.huge_pages.unwrap_or(machine.huge_pages);
             if update.cpu_template.is_some() {
                 machine.cpu_template = update.cpu_template;
@@ -130,8 +124,7 @@ impl Controller {
     /// `PUT /drives/{id}`.
     pub fn set_drive(&mut self, id: &str, drive: Drive) -> Result<(), ControlError> {
         if drive.drive_id != id {
-            let mismatch =
-                ConfigError::DriveIdMismatch { path: id.to_owned(), body: drive.drive_id };
+            let mismatch = ConfigError::DriveIdMismatch { path: id.to_owned(), body: drive.drive_id };
             return Err(mismatch.into());
         }
         self.change(|config| {
@@ -258,3 +251,6 @@ impl Controller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

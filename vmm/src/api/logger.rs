@@ -94,8 +94,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         let settings = self.0.0.read().unwrap_or_else(PoisonError::into_inner);
         let module = settings.module.as_deref().unwrap_or_default();
-        *metadata.level() <= settings.level
-            && metadata.module_path().unwrap_or_default().starts_with(module)
+        *metadata.level() <= settings.level && metadata.module_path().unwrap_or_default().starts_with(module)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {

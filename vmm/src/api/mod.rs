@@ -21,4 +21,9 @@ pub mod server;
 pub mod socket;
 pub mod types;
 
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
 pub use fault::sentence;

@@ -21,6 +21,9 @@ mod tests {
     fn the_checked_in_description_is_that_of_the_code() {
         let generated = super::generate().expect("generates");
         let same = generated == super::CHECKED_IN;
-        assert!(same, "the API changed: run `cargo run -p vmm -- openapi > openapi.new && mv openapi.new vmm/openapi.json`");
+        assert!(
+            same,
+            "the API changed: run `cargo run -p vmm -- openapi > openapi.new && mv openapi.new vmm/openapi.json`"
+        );
     }
 }

@@ -92,8 +92,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
         if ours {
             // If it cannot be removed, the next start finds it stale and tries again.
             let _ = fs::remove_file(&self.path);
@@ -170,7 +170,9 @@ mod tests {
         let length = long.as_os_str().len();
         assert_eq!(
             ApiSocket::bind(&long).expect_err("too long").to_string(),
-            format!("The path of the API socket is {length} bytes long, but a socket's path has at most 107: choose a shorter one.")
+            format!(
+                "The path of the API socket is {length} bytes long, but a socket's path has at most 107: choose a shorter one."
+            )
         );
         assert!(matches!(ApiSocket::bind(Path::new("")), Err(SocketError::Empty)));
         let nowhere = dir.path().join("no/such/directory");

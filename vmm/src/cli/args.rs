@@ -1,5 +1,9 @@
 //! Flags and their help. What they mean together is decided by the commands.
 
+mod client;
+
+pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, MemoryCommand, Target};
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -136,78 +140,6 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) config_file: Option<PathBuf>,
     /// Say why the guest ended as JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-/// Whom a client command talks to, and how it answers.
-#[derive(Debug, Args)]
-pub(super) struct Target {
-    /// Socket of the guest's API
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    pub(super) api_sock: PathBuf,
-    /// Answer in JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BalloonArgs {
-    #[command(subcommand)]
-    pub(super) command: BalloonCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum BalloonCommand {
-    /// Ask the guest to give up this much memory in all: 256, 256M, 1G; 0 gives all back
-    Set {
-        /// Size of the balloon
-        #[arg(value_name = "MIB", value_parser = size::size)]
-        amount: Mib,
-        /// Wait until the guest has done so
-        #[arg(long)]
-        wait: bool,
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Show the balloon
-    Get(Target),
-    /// Show the statistics that the guest told last
-    Stats(Target),
-}
-
-impl BalloonArgs {
-    fn target(&self) -> &Target {
-        match &self.command {
-            BalloonCommand::Set { target, .. }
-            | BalloonCommand::Get(target)
-            | BalloonCommand::Stats(target) => target,
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-pub(super) struct MemoryArgs {
-    #[command(subcommand)]
-    pub(super) command: MemoryCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum MemoryCommand {
-    /// Show arena, blocks, frames, and counters
-    Show(Target),
-}
-
-impl MemoryArgs {
-    fn target(&self) -> &Target {
-        let MemoryCommand::Show(target) = &self.command;
-        target
-    }
-}
-
-#[derive(Debug, Args)]
-pub(super) struct CheckArgs {
-    /// Answer in JSON
     #[arg(long)]
     pub(super) json: bool,
 }

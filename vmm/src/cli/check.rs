@@ -73,9 +73,7 @@ impl CheckReport {
     /// Puts findings together: the host is ok if KVM runs a stock kernel and nothing that is
     /// required is missing.
     pub fn new(kernel_release: String, kvm: KvmReport, checks: Vec<Check>) -> Self {
-        let ok = kvm.present
-            && kvm.stock_kernel
-            && checks.iter().all(|check| check.ok || !check.required);
+        let ok = kvm.present && kvm.stock_kernel && checks.iter().all(|check| check.ok || !check.required);
         Self { ok, stock_kernel: kvm.stock_kernel, kernel_release, kvm, checks }
     }
 }

@@ -53,9 +53,9 @@ fn main_with(
         Some(Command::Balloon(args)) => balloon::balloon(args),
         Some(Command::Memory(args)) => memory::memory(args),
         Some(Command::Check(args)) => check::check(&args, check()),
-        Some(Command::Openapi) => openapi::generate()
-            .map_err(Into::into)
-            .and_then(|text| output::print(&text)),
+        Some(Command::Openapi) => {
+            openapi::generate().map_err(Into::into).and_then(|text| output::print(&text))
+        }
     };
     outcome.unwrap_or_else(|error| output::failure(error.as_ref(), json))
 }

@@ -18,11 +18,7 @@ pub(super) fn print(text: &str) -> Outcome {
 }
 
 /// Prints an answer as JSON, or as the text that `human` makes of it.
-pub(super) fn answer<T: Serialize>(
-    json: bool,
-    value: &T,
-    human: impl FnOnce(&T) -> String,
-) -> Outcome {
+pub(super) fn answer<T: Serialize>(json: bool, value: &T, human: impl FnOnce(&T) -> String) -> Outcome {
     if json {
         let text = serde_json::to_string_pretty(value).context("The answer is no JSON")?;
         print(&format!("{text}\n"))

@@ -5,9 +5,7 @@ use std::{convert::Infallible, path::PathBuf, str::FromStr, sync::Arc};
 use super::{Outcome, args::RunArgs, serve, session::Session};
 use crate::{
     api::control::Launcher,
-    vm::config::{
-        BalloonConfig, BootSource, CacheType, Drive, IoEngine, Mib, SerialConfig, VmConfig,
-    },
+    vm::config::{BalloonConfig, BootSource, CacheType, Drive, IoEngine, Mib, SerialConfig, VmConfig},
 };
 
 /// Memory of a guest if nobody says.
@@ -26,9 +24,7 @@ impl FromStr for Disk {
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text.strip_suffix(",ro") {
             Some(path) => Self { path: path.into(), read_only: true },
-            None => {
-                Self { path: text.strip_suffix(",rw").unwrap_or(text).into(), read_only: false }
-            }
+            None => Self { path: text.strip_suffix(",rw").unwrap_or(text).into(), read_only: false },
         })
     }
 }
@@ -36,8 +32,7 @@ impl FromStr for Disk {
 /// Does it.
 pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
     let config = Some(config(&args)?);
-    Session { id: args.id, api_sock: args.api_sock.as_deref(), config, json: args.json }
-        .live(launcher)
+    Session { id: args.id, api_sock: args.api_sock.as_deref(), config, json: args.json }.live(launcher)
 }
 
 /// The configuration file if there is one, else defaults; then the flags on top.
@@ -91,8 +86,7 @@ fn balloon(config: &mut VmConfig, args: &RunArgs) {
     }
     let balloon = config.balloon.get_or_insert(NO_BALLOON);
     balloon.amount_mib = args.balloon.unwrap_or(balloon.amount_mib);
-    balloon.stats_polling_interval_s =
-        args.balloon_stats.unwrap_or(balloon.stats_polling_interval_s);
+    balloon.stats_polling_interval_s = args.balloon_stats.unwrap_or(balloon.stats_polling_interval_s);
     balloon.deflate_on_oom |= args.balloon_deflate_on_oom;
     balloon.free_page_hinting |= args.balloon_hinting;
     balloon.free_page_reporting |= args.balloon_reporting;
@@ -103,8 +97,7 @@ fn disks(config: &mut VmConfig, args: &RunArgs) {
     let has_root = config.drives.iter().any(|drive| drive.is_root_device)
         || config.boot_source.as_ref().is_some_and(|boot| {
             let args = boot.boot_args.as_deref().unwrap_or_default();
-            boot.initrd_path.is_some()
-                || args.split_whitespace().any(|word| word.starts_with("root="))
+            boot.initrd_path.is_some() || args.split_whitespace().any(|word| word.starts_with("root="))
         });
     let known = config.drives.len();
     for (index, disk) in args.disk.iter().enumerate() {

@@ -8,8 +8,7 @@
 
 use std::{
     path::Path,
-    process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,12 +18,16 @@ use super::{Outcome, output, signals};
 use crate::{
     api::{
         control::Launcher,
-        controller::Controller,
+        controller::{ControlError, Controller},
         logger::Logger,
+        sentence,
         server::ApiServer,
         socket::ApiSocket,
     },
-    vm::{config::VmConfig, exit::ExitSlot},
+    vm::{
+        config::VmConfig,
+        exit::{Exit, ExitSlot},
+    },
 };
 
 /// Metrics are written this often if nobody asks, as in Firecracker.
@@ -60,25 +63,30 @@ impl Session<'_> {
             .map(|socket| ApiServer::spawn(socket, Arc::clone(&controller)))
             .transpose()
             .context("The API cannot be served")?;
-        let code = wait(&exit, &controller, self.json);
+        let reason = wait(&exit, &controller);
         drop(server);
-        Ok(code)
+        warn(lock(&controller).shut_down());
+        Ok(output::ended(&reason, self.json))
     }
 }
 
-/// Waits for the end, writes metrics meanwhile, and tears the guest down.
-fn wait(exit: &ExitSlot, controller: &Mutex<Controller>, json: bool) -> ExitCode {
-    let lock = || controller.lock().unwrap_or_else(PoisonError::into_inner);
-    let warn = |result: Result<(), _>| {
-        if let Err(error) = result {
-            tracing::warn!("{}", crate::api::sentence(&error));
-        }
-    };
+/// Waits for the end, and writes metrics meanwhile.
+fn wait(exit: &ExitSlot, controller: &Mutex<Controller>) -> Exit {
     loop {
         if let Some(reason) = exit.wait_timeout(METRICS_PERIOD) {
-            warn(lock().shut_down());
-            return output::ended(&reason, json);
+            return reason;
         }
-        warn(lock().flush_metrics());
+        warn(lock(controller).flush_metrics());
+    }
+}
+
+fn lock(controller: &Mutex<Controller>) -> MutexGuard<'_, Controller> {
+    // The controller is whole between its steps; a call that panicked must not keep the guest up.
+    controller.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn warn(result: Result<(), ControlError>) {
+    if let Err(error) = result {
+        tracing::warn!("{}", sentence(&error));
     }
 }

@@ -79,6 +79,9 @@ mod tests {
             let error = size(text).expect_err(text);
             assert!(error.starts_with(sentence), "{text}: {error}");
         }
-        assert_eq!(memory("0M").expect_err("zero"), "a guest needs memory: write 512M, 2G, or a number of MiB");
+        assert_eq!(
+            memory("0M").expect_err("zero"),
+            "a guest needs memory: write 512M, 2G, or a number of MiB"
+        );
     }
 }

@@ -1,0 +1,157 @@
+//! What the arguments come to, and what is said of wrong ones.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn refused(line: &str) -> String {
+    let args = std::iter::once("aerostat").chain(line.split_whitespace());
+    mistake(&Cli::try_parse_from(args).expect_err(line))
+}
+
+/// The configuration that `aerostat run …` starts.
+fn configured(line: &str) -> Value {
+    let args = ["aerostat", "run"].into_iter().chain(line.split_whitespace());
+    let Some(Command::Run(args)) = Cli::try_parse_from(args).expect(line).command else {
+        panic!("not run: {line}")
+    };
+    let config = run::config(&args).expect(line);
+    config.validate().expect(line);
+    serde_json::to_value(config).expect("JSON")
+}
+
+#[test]
+fn flags_become_a_configuration() {
+    let config = configured(
+        "--kernel /k --initrd /i --append quiet --memory 1G --cpus 2 --disk /a --disk /b,ro \
+         --balloon 256 --balloon-stats 1 --balloon-deflate-on-oom --balloon-hinting --serial /s",
+    );
+    let disk = |id: &str, path: &str, read_only: bool| {
+        json!({"drive_id": id, "is_root_device": false, "path_on_host": path,
+            "is_read_only": read_only, "cache_type": "Writeback", "io_engine": "Sync"})
+    };
+    assert_eq!(
+        config,
+        json!({
+            "boot-source": {"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "quiet"},
+            "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false,
+                "track_dirty_pages": false, "huge_pages": "None"},
+            "drives": [disk("disk0", "/a", false), disk("disk1", "/b", true)],
+            "balloon": {"amount_mib": 256, "deflate_on_oom": true, "stats_polling_interval_s": 1,
+                "free_page_hinting": true, "free_page_reporting": false},
+            "network-interfaces": [],
+            "serial": {"serial_out_path": "/s"},
+        })
+    );
+}
+
+#[test]
+fn a_guest_of_run_has_512_mib_and_an_empty_balloon() {
+    let config = configured("--kernel /k");
+    assert_eq!(config["machine-config"]["mem_size_mib"], 512);
+    assert_eq!(config["balloon"]["amount_mib"], 0);
+}
+
+#[test]
+fn the_first_disk_is_the_root_only_if_nothing_else_can_be() {
+    let root = |line: &str| configured(line)["drives"][0]["is_root_device"].clone();
+    assert_eq!(root("--kernel /k --disk /a"), true);
+    assert_eq!(root("--kernel /k --disk /a --append root=/dev/vda2"), false);
+    assert_eq!(root("--kernel /k --disk /a --initrd /i"), false);
+}
+
+#[test]
+fn flags_change_what_a_file_says() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("vm.json");
+    let file = json!({"boot-source": {"kernel_image_path": "/k"},
+        "machine-config": {"vcpu_count": 4, "mem_size_mib": 256}});
+    std::fs::write(&path, file.to_string()).expect("written");
+    let config = configured(&format!("--config-file {} --memory 2G", path.display()));
+    assert_eq!(config["boot-source"]["kernel_image_path"], "/k");
+    assert_eq!(config["machine-config"]["vcpu_count"], 4);
+    assert_eq!(config["machine-config"]["mem_size_mib"], 2048);
+    assert_eq!(config.get("balloon"), None);
+}
+
+#[test]
+fn each_mistake_has_its_sentence() {
+    for (line, sentence) in [
+        ("run", "The following required arguments were not provided: --kernel <PATH>; see aerostat --help."),
+        (
+            "run --kernel k --memory abc",
+            "Invalid value 'abc' for '--memory <SIZE>': \"abc\" is not a size: write 512M, 2G, or a number of MiB; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --memory 0",
+            "Invalid value '0' for '--memory <SIZE>': a guest needs memory: write 512M, 2G, or a number of MiB; see aerostat --help.",
+        ),
+        (
+            "balloon set 99999999999999T",
+            "Invalid value '99999999999999T' for '<MIB>': \"99999999999999T\" is more memory than any machine can have; see aerostat --help.",
+        ),
+        ("frobnicate", "Unrecognized subcommand 'frobnicate'; see aerostat --help."),
+        (
+            "--no-api",
+            "The following required arguments were not provided: --config-file <FILE>; see aerostat --help.",
+        ),
+        (
+            "--id a/b",
+            "Invalid value 'a/b' for '--id <ID>': an id has 1 to 64 letters, digits or hyphens; see aerostat --help.",
+        ),
+        ("balloon", "The command is incomplete; see aerostat --help."),
+    ] {
+        assert_eq!(refused(line), sentence);
+    }
+}
+
+#[test]
+fn firecrackers_arguments_need_no_command() {
+    let line = ["aerostat", "--api-sock", "/a", "--id", "vm-1", "--config-file", "/c", "--no-api"];
+    let cli = Cli::try_parse_from(line).expect("parses");
+    assert!(cli.command.is_none() && cli.serve.no_api);
+    assert_eq!((cli.serve.id.as_str(), cli.serve.api_sock.to_str()), ("vm-1", Some("/a")));
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
+    let readme = std::fs::read_to_string(format!("{folder}/README.md")).expect("README.md");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("configs") {
+        let path = entry.expect("entry").path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        count += 1;
+        let config = serve::read_config(&path).unwrap_or_else(|error| panic!("{path:?}: {error:#}"));
+        config.validate().unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        config.require_boot_source().unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        let name = path.file_name().expect("name").to_string_lossy().into_owned();
+        assert!(readme.contains(&name), "README.md does not explain {name}");
+        // Every field that an example uses is explained.
+        let value: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
+        for (section, fields) in value.as_object().expect("object") {
+            let fields = fields.as_array().and_then(|all| all.first()).unwrap_or(fields);
+            for field in fields.as_object().into_iter().flat_map(|fields| fields.keys()) {
+                assert!(
+                    readme.contains(&format!("`{field}`")),
+                    "README.md does not explain {section} {field}"
+                );
+            }
+        }
+    }
+    assert_eq!(count, 3);
+}
+
+#[test]
+fn a_configuration_file_that_cannot_be_used_says_why() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("vm.json");
+    let read = || format!("{:#}", serve::read_config(&path).expect_err("refused"));
+    assert!(read().contains("cannot be read: No such file"), "{}", read());
+    std::fs::write(&path, r#"{"boot-source": {"kernel": "/k"}}"#).expect("written");
+    assert!(read().contains("is not valid: unknown field `kernel`"), "{}", read());
+    std::fs::write(&path, " ".repeat((1 << 20) + 1)).expect("written");
+    assert!(read().ends_with("is longer than 1 MiB."), "{}", read());
+}

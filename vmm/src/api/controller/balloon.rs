@@ -3,7 +3,9 @@
 use super::{
     super::{
         control::RunningVm,
-        types::{BalloonProgress, BalloonStats, BalloonStatsUpdate, BalloonUpdate, HintingStart, HintingStatus},
+        types::{
+            BalloonProgress, BalloonStats, BalloonStatsUpdate, BalloonUpdate, HintingStart, HintingStatus,
+        },
     },
     ControlError, Controller,
 };
@@ -52,8 +54,8 @@ impl Controller {
         let seconds = update.stats_polling_interval_s;
         match (balloon.stats_polling_interval_s, seconds) {
             (0, 0) => return Ok(()),
-            (0, _) => return Err(ControlError::StatsToggle("0")),
-            (_, 0) => return Err(ControlError::StatsToggle("other than 0")),
+            (0, _) => return Err(ControlError::StatsStayOff),
+            (_, 0) => return Err(ControlError::StatsStayOn),
             _ => vm.set_stats_interval(seconds)?,
         }
         balloon.stats_polling_interval_s = seconds;

@@ -29,15 +29,18 @@ pub enum ControlError {
         "Statistics of the balloon are off: set stats_polling_interval_s with PUT /balloon before the guest starts."
     )]
     StatsOff,
-    /// Statistics cannot be turned on or off while the guest runs.
+    /// Statistics cannot be turned on while the guest runs.
     #[error(
-        "Statistics of the balloon cannot be turned on or off while the guest runs: stats_polling_interval_s stays {0}."
+        "Statistics of the balloon cannot be turned on while the guest runs: stats_polling_interval_s must stay 0."
     )]
-    StatsToggle(&'static str),
+    StatsStayOff,
+    /// Statistics cannot be turned off while the guest runs.
+    #[error(
+        "Statistics of the balloon cannot be turned off while the guest runs: stats_polling_interval_s cannot become 0."
+    )]
+    StatsStayOn,
     /// The balloon was started without hinting.
-    #[error(
-        "Free page hinting is off: set free_page_hinting with PUT /balloon before the guest starts."
-    )]
+    #[error("Free page hinting is off: set free_page_hinting with PUT /balloon before the guest starts.")]
     HintingOff,
     /// The metrics file cannot be written.
     #[error("Metrics cannot be written")]

@@ -65,9 +65,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
 }
 
 async fn read(request: Request) -> Result<Vec<u8>, Fault> {
-    let too_large = || {
-        Fault::too_large(format!("The body of the request is longer than {MAX_BODY} bytes."))
-    };
+    let too_large = || Fault::too_large(format!("The body of the request is longer than {MAX_BODY} bytes."));
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let is_long = announced.is_some_and(|length| length > MAX_BODY as u64);

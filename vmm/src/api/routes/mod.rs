@@ -73,9 +73,7 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
         .route("/boot-source", put(config::boot_source))
         .route(
             "/machine-config",
-            get(config::machine_config)
-                .put(config::set_machine_config)
-                .patch(config::update_machine_config),
+            get(config::machine_config).put(config::set_machine_config).patch(config::update_machine_config),
         )
         .route("/drives/{drive_id}", put(config::drive))
         .route(
@@ -103,7 +101,10 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
 /// The description of all of it.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Aerostat", description = "The API of a microVM, on its unix socket: Firecracker's, and GET /memory."),
+    info(
+        title = "Aerostat",
+        description = "The API of a microVM, on its unix socket: Firecracker's, and GET /memory."
+    ),
     paths(
         instance::info,
         instance::version,

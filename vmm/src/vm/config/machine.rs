@@ -71,9 +71,7 @@ impl MachineConfig {
             size if size.0 % 2 != 0 => return Err(ConfigError::MemoryOdd(size)),
             _ => {}
         }
-        let refuse = |field, value: &str| {
-            Err(ConfigError::NotOffered { field, value: value.to_owned() })
-        };
+        let refuse = |field, value: &str| Err(ConfigError::NotOffered { field, value: value.to_owned() });
         if self.smt {
             return refuse("smt", "true");
         }

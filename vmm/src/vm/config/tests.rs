@@ -43,12 +43,9 @@ fn what_is_left_out_has_firecrackers_defaults() {
 
 #[test]
 fn each_mistake_has_its_sentence() {
-    let machine = |vcpus: u64, mib: u64| {
-        json!({"machine-config": {"vcpu_count": vcpus, "mem_size_mib": mib}})
-    };
-    let machine_with = |field: &str, value: serde_json::Value| {
-        json!({"machine-config": {"vcpu_count": 1, "mem_size_mib": 128, field: value}})
-    };
+    let machine =
+        |vcpus: u64, mib: u64| json!({"machine-config": {"vcpu_count": vcpus, "mem_size_mib": mib}});
+    let machine_with = |field: &str, value: serde_json::Value| json!({"machine-config": {"vcpu_count": 1, "mem_size_mib": 128, field: value}});
     let drive_with = |field: &str, value: serde_json::Value| {
         let mut drive = drive("a", false);
         drive[field] = value;
@@ -58,20 +55,56 @@ fn each_mistake_has_its_sentence() {
         (machine(0, 128), "vcpu_count is 0, but must be 1 to 32."),
         (machine(33, 128), "vcpu_count is 33, but must be 1 to 32."),
         (machine(1, 0), "mem_size_mib is 0, but a guest needs at least 64."),
-        (machine(1, 129), "mem_size_mib is 129, but must be even, since guest memory comes in blocks of 2 MiB."),
+        (
+            machine(1, 129),
+            "mem_size_mib is 129, but must be even, since guest memory comes in blocks of 2 MiB.",
+        ),
         (machine(1, 1 << 60), "mem_size_mib is 1152921504606846976, but guest addresses end at 67108864."),
-        (machine_with("smt", json!(true)), "smt is set to true, which Aerostat does not offer: leave it out."),
-        (machine_with("huge_pages", json!("2M")), "huge_pages is set to 2M, which Aerostat does not offer: leave it out."),
-        (machine_with("cpu_template", json!("T2")), "cpu_template is set to T2, which Aerostat does not offer: leave it out."),
+        (
+            machine_with("smt", json!(true)),
+            "smt is set to true, which Aerostat does not offer: leave it out.",
+        ),
+        (
+            machine_with("huge_pages", json!("2M")),
+            "huge_pages is set to 2M, which Aerostat does not offer: leave it out.",
+        ),
+        (
+            machine_with("cpu_template", json!("T2")),
+            "cpu_template is set to T2, which Aerostat does not offer: leave it out.",
+        ),
         (machine_with("ht_enabled", json!(true)), "unknown field `ht_enabled`"),
-        (json!({"drives": [drive("a", false), drive("a", false)]}), "Two drives have the id \"a\": give each its own."),
-        (json!({"drives": [drive("a", true), drive("b", true)]}), "Both \"a\" and \"b\" are root devices: a guest has only one."),
-        (json!({"drives": [drive("../a", true)]}), "The id \"../a\" must be 1 to 64 letters, digits or underscores."),
-        (drive_with("partuuid", json!("x")), "Drive \"a\" has a partuuid, which only a root device can have: remove it."),
-        (drive_with("io_engine", json!("Async")), "io_engine is set to Async, which Aerostat does not offer: leave it out."),
-        (drive_with("rate_limiter", json!({"ops": {"size": 1, "refill_time": 1}})), "rate_limiter is set to a limit, which Aerostat does not offer: leave it out."),
-        (json!({"balloon": {"amount_mib": 129, "deflate_on_oom": false}}), "The balloon of 129 MiB is larger than the guest's memory of 128 MiB."),
-        (json!({"network-interfaces": [{}]}), "Network interfaces are not there yet in this version: start the guest without."),
+        (
+            json!({"drives": [drive("a", false), drive("a", false)]}),
+            "Two drives have the id \"a\": give each its own.",
+        ),
+        (
+            json!({"drives": [drive("a", true), drive("b", true)]}),
+            "Both \"a\" and \"b\" are root devices: a guest has only one.",
+        ),
+        (
+            json!({"drives": [drive("../a", true)]}),
+            "The id \"../a\" must be 1 to 64 letters, digits or underscores.",
+        ),
+        (
+            drive_with("partuuid", json!("x")),
+            "Drive \"a\" has a partuuid, which only a root device can have: remove it.",
+        ),
+        (
+            drive_with("io_engine", json!("Async")),
+            "io_engine is set to Async, which Aerostat does not offer: leave it out.",
+        ),
+        (
+            drive_with("rate_limiter", json!({"ops": {"size": 1, "refill_time": 1}})),
+            "rate_limiter is set to a limit, which Aerostat does not offer: leave it out.",
+        ),
+        (
+            json!({"balloon": {"amount_mib": 129, "deflate_on_oom": false}}),
+            "The balloon of 129 MiB is larger than the guest's memory of 128 MiB.",
+        ),
+        (
+            json!({"network-interfaces": [{}]}),
+            "Network interfaces are not there yet in this version: start the guest without.",
+        ),
         (json!({"vsock": {}}), "unknown field `vsock`"),
     ];
     for (value, sentence) in cases {

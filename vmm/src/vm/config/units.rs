@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Memory in MiB (2^20 bytes), the unit of every `*_mib` field of the API.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Mib(pub u64);
 
@@ -21,6 +19,12 @@ impl Mib {
     /// The same in 4 KiB pages; saturates, since no machine comes near.
     pub const fn pages(self) -> u64 {
         self.0.saturating_mul(256)
+    }
+}
+
+impl From<u64> for Mib {
+    fn from(count: u64) -> Self {
+        Self(count)
     }
 }
 

@@ -1,0 +1,173 @@
+//! The phases, and what each call needs.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::{
+    fake, sentence,
+    types::{BalloonStatsUpdate, BalloonUpdate, HintingStart},
+};
+
+const AFTER: &str = "The requested operation is not supported after starting the microVM.";
+const BEFORE: &str = "The requested operation is not supported before starting the microVM.";
+
+fn of<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("fits")
+}
+
+/// A controller whose guest runs with this balloon.
+fn started(dir: &std::path::Path, balloon: Value) -> (Controller, fake::Told) {
+    let (mut controller, told) = fake::controller();
+    controller
+        .load(of(json!({"boot-source": {"kernel_image_path": fake::kernel(dir)}, "balloon": balloon})))
+        .expect("loads");
+    controller.start().expect("starts");
+    (controller, told)
+}
+
+fn refused<T>(result: Result<T, ControlError>) -> String {
+    sentence(&result.err().expect("refused"))
+}
+
+#[test]
+fn nothing_of_a_running_guest_can_be_had_before_the_start() {
+    let (mut controller, _) = fake::controller();
+    assert_eq!(controller.info().state, InstanceState::NotStarted);
+    assert_eq!(refused(controller.set_state(WantedState::Paused)), BEFORE);
+    assert_eq!(refused(controller.act(ActionType::FlushMetrics)), BEFORE);
+    assert_eq!(refused(controller.act(ActionType::SendCtrlAltDel)), BEFORE);
+    assert_eq!(refused(controller.memory()), BEFORE);
+    assert_eq!(refused(controller.balloon_stats()), BEFORE);
+    assert_eq!(refused(controller.update_balloon(BalloonUpdate { amount_mib: 1.into() })), BEFORE);
+    assert_eq!(refused(controller.hinting_start(HintingStart::default())), BEFORE);
+    assert_eq!(refused(controller.start()), "There is no kernel to boot: set boot-source first.");
+}
+
+#[test]
+fn nothing_is_configured_after_the_start() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut controller, _) = started(dir.path(), json!(null));
+    let before = controller.config().clone();
+    // Files that are not there must not hide that it is too late.
+    assert_eq!(refused(controller.set_boot_source(of(json!({"kernel_image_path": "/nope"})))), AFTER);
+    assert_eq!(refused(controller.set_machine_config(MachineConfig::default())), AFTER);
+    assert_eq!(refused(controller.update_machine_config(MachineConfigUpdate::default())), AFTER);
+    let drive = json!({"drive_id": "a", "is_root_device": false, "path_on_host": "/nope"});
+    assert_eq!(refused(controller.set_drive("a", of(drive))), AFTER);
+    let balloon = json!({"amount_mib": 0, "deflate_on_oom": false});
+    assert_eq!(refused(controller.set_balloon_config(of(balloon))), AFTER);
+    assert_eq!(refused(controller.set_logger(LoggerConfig::default())), AFTER);
+    assert_eq!(refused(controller.set_metrics(of(json!({"metrics_path": "/nope/x"})))), AFTER);
+    assert_eq!(refused(controller.set_serial(SerialConfig::default())), AFTER);
+    assert_eq!(refused(controller.act(ActionType::InstanceStart)), AFTER);
+    assert_eq!(controller.config(), &before);
+}
+
+#[test]
+fn a_guest_starts_pauses_goes_on_and_ends() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut controller, told) = started(dir.path(), json!(null));
+    for (wanted, state) in [
+        (WantedState::Paused, InstanceState::Paused),
+        (WantedState::Paused, InstanceState::Paused),
+        (WantedState::Resumed, InstanceState::Running),
+    ] {
+        controller.set_state(wanted).expect("obeys");
+        assert_eq!(controller.info().state, state);
+    }
+    controller.act(ActionType::SendCtrlAltDel).expect("obeys");
+    controller.shut_down().expect("ends");
+    assert_eq!(*told.lock().expect("lock"), ["launch vm7", "ctrl-alt-del", "drop"]);
+}
+
+#[test]
+fn a_refused_change_leaves_no_trace_and_a_failed_start_can_be_repeated() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut controller, _) = fake::controller();
+    controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
+    controller.set_balloon_config(of(json!({"amount_mib": 128, "deflate_on_oom": true}))).expect("set");
+    let before = controller.config().clone();
+    let shrunk = controller.update_machine_config(of(json!({"mem_size_mib": 64})));
+    assert_eq!(refused(shrunk), "The balloon of 128 MiB is larger than the guest's memory of 64 MiB.");
+    let elsewhere = json!({"drive_id": "a", "is_root_device": false, "path_on_host": "/dev/null"});
+    assert_eq!(
+        refused(controller.set_drive("b", of(elsewhere))),
+        "The path says drive \"b\", but the body says \"a\": make them the same."
+    );
+    assert_eq!(controller.config(), &before);
+
+    controller.update_machine_config(of(json!({"mem_size_mib": 666}))).expect("set");
+    assert_eq!(
+        refused(controller.start()),
+        "The microVM cannot be started: the host has not that much memory."
+    );
+    assert_eq!(controller.info().state, InstanceState::NotStarted);
+    controller.update_machine_config(of(json!({"mem_size_mib": 256, "vcpu_count": 2}))).expect("set");
+    controller.start().expect("starts now");
+    assert_eq!(controller.config().machine_config.vcpu_count, 2);
+}
+
+#[test]
+fn the_balloon_does_what_it_was_made_for() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let balloon = json!({"amount_mib": 0, "deflate_on_oom": false,
+        "stats_polling_interval_s": 1, "free_page_hinting": true});
+    let (mut controller, told) = started(dir.path(), balloon);
+    controller.update_balloon(BalloonUpdate { amount_mib: 100.into() }).expect("fits");
+    assert_eq!(
+        refused(controller.update_balloon(BalloonUpdate { amount_mib: 129.into() })),
+        "The balloon of 129 MiB is larger than the guest's memory of 128 MiB."
+    );
+    assert_eq!(controller.balloon().expect("balloon").amount_mib, 100.into());
+    let stats = controller.balloon_stats().expect("stats");
+    assert_eq!((stats.target_pages, stats.actual_pages), (25_600, 25_600));
+    assert_eq!((stats.actual_mib, stats.free_memory), (100.into(), Some(4096)));
+    let report = controller.memory().expect("memory");
+    assert_eq!(report.balloon_device.map(|balloon| balloon.actual_mib), Some(100.into()));
+
+    controller.update_balloon_stats(BalloonStatsUpdate { stats_polling_interval_s: 5 }).expect("set");
+    let off = controller.update_balloon_stats(BalloonStatsUpdate { stats_polling_interval_s: 0 });
+    assert!(refused(off).ends_with("stats_polling_interval_s cannot become 0."));
+    assert_eq!(controller.balloon().expect("balloon").stats_polling_interval_s, 5);
+
+    controller.hinting_start(of(json!({}))).expect("starts");
+    controller.hinting_start(of(json!({"acknowledge_on_stop": false}))).expect("starts");
+    assert_eq!(refused(controller.hinting_stop()), "The guest cannot be told: its queue is broken.");
+    assert_eq!(
+        *told.lock().expect("lock"),
+        ["launch vm7", "balloon 100", "interval 5", "hinting true", "hinting false"]
+    );
+}
+
+#[test]
+fn the_balloon_does_not_do_what_it_was_not_made_for() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut controller, _) = started(dir.path(), json!({"amount_mib": 0, "deflate_on_oom": false}));
+    assert!(refused(controller.balloon_stats()).starts_with("Statistics of the balloon are off"));
+    let on = controller.update_balloon_stats(BalloonStatsUpdate { stats_polling_interval_s: 1 });
+    assert!(refused(on).ends_with("stats_polling_interval_s must stay 0."));
+    assert!(refused(controller.hinting_status()).starts_with("Free page hinting is off"));
+
+    let (mut controller, _) = started(dir.path(), json!(null));
+    assert!(refused(controller.balloon().cloned()).starts_with("The guest has no balloon"));
+    let update = controller.update_balloon(BalloonUpdate { amount_mib: 1.into() });
+    assert!(refused(update).starts_with("The guest has no balloon"));
+    assert_eq!(controller.memory().expect("memory").balloon_device, None);
+}
+
+#[test]
+fn metrics_are_written_on_demand_and_at_the_end() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("metrics");
+    let (mut controller, _) = fake::controller();
+    controller.set_metrics(of(json!({"metrics_path": path}))).expect("set");
+    controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
+    controller.start().expect("starts");
+    controller.act(ActionType::FlushMetrics).expect("flushes");
+    controller.shut_down().expect("ends");
+    let text = std::fs::read_to_string(path).expect("metrics");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines.iter().all(|line| line["exits"] == 7 && line["utc_timestamp_ms"].is_u64()));
+}

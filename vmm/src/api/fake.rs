@@ -1,0 +1,141 @@
+//! A guest that does at once what it is told, and writes down that it was told.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use memsvc::MemoryStats;
+use serde_json::{Map, Value};
+
+use super::{
+    control::{ActionError, LaunchError, Launcher, RunningVm},
+    controller::Controller,
+    logger::Logger,
+    types::{BalloonStats, HintingStatus},
+};
+use crate::vm::{
+    config::{Mib, VmConfig},
+    exit::ExitSlot,
+};
+
+/// What the guest was told, in order.
+pub(crate) type Told = Arc<Mutex<Vec<String>>>;
+
+/// Launches fakes; refuses guests of 666 MiB.
+#[derive(Default)]
+pub(crate) struct FakeLauncher {
+    pub(crate) told: Told,
+}
+
+struct FakeVm {
+    told: Told,
+    is_paused: bool,
+    balloon: Mib,
+}
+
+impl Launcher for FakeLauncher {
+    fn launch(
+        &self,
+        id: &str,
+        config: &VmConfig,
+        _: &Arc<ExitSlot>,
+    ) -> Result<Box<dyn RunningVm>, LaunchError> {
+        if config.machine_config.mem_size_mib == Mib(666) {
+            return Err(LaunchError::new("the host has not that much memory."));
+        }
+        let told = Arc::clone(&self.told);
+        let mut vm = FakeVm { told, is_paused: false, balloon: Mib(0) };
+        vm.note(format!("launch {id}"));
+        vm.balloon = config.balloon.as_ref().map_or(Mib(0), |balloon| balloon.amount_mib);
+        Ok(Box::new(vm))
+    }
+}
+
+impl FakeVm {
+    fn note(&mut self, what: String) {
+        self.told.lock().expect("no panic while it is held").push(what);
+    }
+}
+
+impl Drop for FakeVm {
+    fn drop(&mut self) {
+        self.note("drop".to_owned());
+    }
+}
+
+impl RunningVm for FakeVm {
+    fn pause(&mut self) -> Result<(), ActionError> {
+        self.is_paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), ActionError> {
+        self.is_paused = false;
+        Ok(())
+    }
+
+    fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    fn set_balloon(&mut self, amount: Mib) -> Result<(), ActionError> {
+        self.balloon = amount;
+        self.note(format!("balloon {}", amount.0));
+        Ok(())
+    }
+
+    fn balloon_pages(&self) -> u64 {
+        self.balloon.pages()
+    }
+
+    fn balloon_stats(&self) -> Result<BalloonStats, ActionError> {
+        Ok(BalloonStats { free_memory: Some(4096), ..BalloonStats::default() })
+    }
+
+    fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError> {
+        self.note(format!("interval {seconds}"));
+        Ok(())
+    }
+
+    fn hinting_start(&mut self, acknowledge_on_stop: bool) -> Result<(), ActionError> {
+        self.note(format!("hinting {acknowledge_on_stop}"));
+        Ok(())
+    }
+
+    fn hinting_stop(&mut self) -> Result<(), ActionError> {
+        Err(ActionError::caused("The guest cannot be told", "its queue is broken"))
+    }
+
+    fn hinting_status(&self) -> Result<HintingStatus, ActionError> {
+        Ok(HintingStatus { host_cmd: 2, guest_cmd: None })
+    }
+
+    fn memory_stats(&self) -> MemoryStats {
+        MemoryStats::default()
+    }
+
+    fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError> {
+        self.note("ctrl-alt-del".to_owned());
+        Ok(())
+    }
+
+    fn metrics(&self) -> Map<String, Value> {
+        Map::from_iter([("exits".to_owned(), Value::from(7))])
+    }
+}
+
+/// A controller of fakes, and what they are told.
+pub(crate) fn controller() -> (Controller, Told) {
+    let launcher = FakeLauncher::default();
+    let told = Arc::clone(&launcher.told);
+    let exit = Arc::new(ExitSlot::default());
+    (Controller::new("vm7".to_owned(), Arc::new(launcher), Logger::new("vm7"), exit), told)
+}
+
+/// A file that can be given as a kernel, in `dir`.
+pub(crate) fn kernel(dir: &Path) -> String {
+    let path = dir.join("kernel");
+    std::fs::write(&path, "kernel").expect("written");
+    path.display().to_string()
+}

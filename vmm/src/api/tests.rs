@@ -1,0 +1,270 @@
+//! The API as clients meet it: over a real socket, with a fake guest.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    client::{Client, ClientError},
+    fake,
+    server::ApiServer,
+    socket::ApiSocket,
+    types::{InstanceInfo, InstanceState},
+};
+
+struct Served {
+    dir: tempfile::TempDir,
+    path: PathBuf,
+    told: fake::Told,
+    _server: ApiServer,
+}
+
+fn serve() -> Served {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("api.sock");
+    let (controller, told) = fake::controller();
+    let socket = ApiSocket::bind(&path).expect("binds");
+    let server = ApiServer::spawn(socket, Arc::new(Mutex::new(controller))).expect("serves");
+    Served { dir, path, told, _server: server }
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+
+    fn fault(&self) -> String {
+        self.json()["fault_message"].as_str().expect("fault_message").to_owned()
+    }
+}
+
+/// A connection that is kept, as Firecracker's clients keep it.
+struct Connection(BufReader<UnixStream>);
+
+impl Connection {
+    fn open(served: &Served) -> Self {
+        Self(BufReader::new(UnixStream::connect(&served.path).expect("connects")))
+    }
+
+    fn call(&mut self, verb: &str, path: &str, body: &str) -> Answer {
+        let length = body.len();
+        let head = format!("{verb} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        self.0.get_mut().write_all(format!("{head}{body}").as_bytes()).expect("sends");
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Answer {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(self.0.read_line(&mut head).expect("reads"), 0, "closed after: {head}");
+        }
+        let status = head[9..12].parse().expect("status");
+        let length = head.to_ascii_lowercase().lines().find_map(|line| {
+            line.strip_prefix("content-length: ").map(|length| length.parse().expect("length"))
+        });
+        let mut body = vec![0; length.unwrap_or(0)];
+        self.0.read_exact(&mut body).expect("reads");
+        Answer { status, head, body: String::from_utf8(body).expect("text") }
+    }
+}
+
+#[test]
+fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
+    let served = serve();
+    let kernel = fake::kernel(served.dir.path());
+    let log = served.dir.path().join("log");
+    let mut client = Connection::open(&served);
+    let first = client.call("GET", "/machine-config", "");
+    assert_eq!((first.status, first.json()["mem_size_mib"].as_u64()), (200, Some(128)));
+    for (verb, path, body) in [
+        ("PUT", "/logger", json!({"log_path": log, "level": "Warning"})),
+        ("PUT", "/metrics", json!({"metrics_path": served.dir.path().join("metrics")})),
+        ("PUT", "/machine-config", json!({"vcpu_count": 2, "mem_size_mib": 512, "smt": false})),
+        ("PATCH", "/machine-config", json!({"mem_size_mib": 256})),
+        ("PUT", "/boot-source", json!({"kernel_image_path": kernel})),
+        ("PUT", "/drives/root", json!({"drive_id": "root", "path_on_host": kernel, "is_root_device": true})),
+        ("PUT", "/serial", json!({"serial_out_path": served.dir.path().join("serial")})),
+        (
+            "PUT",
+            "/balloon",
+            json!({"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true}),
+        ),
+        ("PUT", "/actions", json!({"action_type": "InstanceStart"})),
+        ("PATCH", "/balloon", json!({"amount_mib": 128})),
+        ("PATCH", "/balloon/statistics", json!({"stats_polling_interval_s": 2})),
+        ("PATCH", "/balloon/hinting/start", json!({"acknowledge_on_stop": false})),
+        ("PUT", "/actions", json!({"action_type": "FlushMetrics"})),
+        ("PATCH", "/vm", json!({"state": "Paused"})),
+    ] {
+        let answer = client.call(verb, path, &body.to_string());
+        assert_eq!((answer.status, answer.body.as_str()), (204, ""), "{verb} {path}");
+        assert!(!answer.head.to_ascii_lowercase().contains("content-length: 0"), "{}", answer.head);
+    }
+    // A body that may be left out.
+    assert_eq!(client.call("PATCH", "/balloon/hinting/start", "").status, 204);
+    let info = client.call("GET", "/", "").json();
+    assert_eq!(
+        (&info["id"], &info["state"], &info["app_name"]),
+        (&json!("vm7"), &json!("Paused"), &json!("Aerostat"))
+    );
+    assert!(client.call("GET", "/version", "").json()["firecracker_version"].is_string());
+    let config = client.call("GET", "/vm/config", "").json();
+    assert_eq!(config["machine-config"]["mem_size_mib"], 256);
+    assert_eq!(
+        (&config["balloon"]["amount_mib"], &config["drives"][0]["drive_id"]),
+        (&json!(128), &json!("root"))
+    );
+    let stats = client.call("GET", "/balloon/statistics", "").json();
+    assert_eq!(
+        stats,
+        json!({"target_pages": 32768, "actual_pages": 32768, "target_mib": 128, "actual_mib": 128, "free_memory": 4096})
+    );
+    assert_eq!(
+        client.call("GET", "/balloon/hinting/status", "").json(),
+        json!({"host_cmd": 2, "guest_cmd": null})
+    );
+    assert_eq!(client.call("GET", "/memory", "").json()["balloon_device"]["actual_mib"], 128);
+    assert_eq!(client.call("GET", "/openapi.json", "").body, super::openapi::CHECKED_IN);
+    assert_eq!(
+        *served.told.lock().expect("lock"),
+        ["launch vm7", "balloon 128", "interval 2", "hinting false", "hinting true"]
+    );
+}
+
+#[test]
+fn every_mistake_gets_400_and_one_sentence() {
+    let served = serve();
+    let mut client = Connection::open(&served);
+    for (verb, path, body, sentence) in [
+        ("GET", "/nope", "", "Invalid request method and/or path: GET /nope"),
+        ("DELETE", "/balloon", "", "Invalid request method and/or path: DELETE /balloon"),
+        ("PUT", "/drives", "{}", "Invalid request method and/or path: PUT /drives"),
+        ("PUT", "/drives/%ff", "{}", "The id in the path is not valid text."),
+        ("PUT", "/balloon", "", "The request has no body, but this call needs one."),
+        ("PUT", "/balloon", "{", "The body of the request is not valid: EOF"),
+        ("PUT", "/balloon", "{}", "The body of the request is not valid: missing field `amount_mib`"),
+        (
+            "PATCH",
+            "/balloon",
+            r#"{"amount_mib":1,"x":2}"#,
+            "The body of the request is not valid: unknown field `x`",
+        ),
+        (
+            "PATCH",
+            "/balloon",
+            r#"{"amount_mib":-1}"#,
+            "The body of the request is not valid: invalid value: integer `-1`",
+        ),
+        (
+            "PUT",
+            "/actions",
+            r#"{"action_type":"Fly"}"#,
+            "The body of the request is not valid: unknown variant `Fly`",
+        ),
+        (
+            "PUT",
+            "/machine-config",
+            r#"{"vcpu_count":33,"mem_size_mib":128}"#,
+            "vcpu_count is 33, but must be 1 to 32.",
+        ),
+        (
+            "PUT",
+            "/boot-source",
+            r#"{"kernel_image_path":"/nope"}"#,
+            "The kernel image /nope cannot be opened: No such file",
+        ),
+        ("PUT", "/network-interfaces/eth0", "{}", "Network interfaces are not there yet"),
+        ("PATCH", "/network-interfaces/eth0", "", "Network interfaces are not there yet"),
+        (
+            "PATCH",
+            "/vm",
+            r#"{"state":"Paused"}"#,
+            "The requested operation is not supported before starting the microVM.",
+        ),
+        ("GET", "/memory", "", "The requested operation is not supported before starting the microVM."),
+    ] {
+        let answer = client.call(verb, path, body);
+        assert_eq!(answer.status, 400, "{verb} {path} {body}");
+        let fault = answer.fault();
+        assert!(fault.starts_with(sentence), "{verb} {path} {body}: {fault}");
+    }
+    assert_eq!(client.call("GET", "/", "").status, 200, "the connection is still good");
+}
+
+#[test]
+fn a_body_of_10_mib_is_refused_and_the_connection_goes_on() {
+    let served = serve();
+    let mut client = Connection::open(&served);
+    let just_right = format!("{{\"amount_mib\": 1, \"deflate_on_oom\": true}}{}", " ".repeat(51_159));
+    assert_eq!(just_right.len(), 51_200);
+    assert_eq!(client.call("PUT", "/balloon", &just_right).status, 204);
+    for body in [just_right + " ", "x".repeat(10 << 20)] {
+        let answer = client.call("PUT", "/balloon", &body);
+        assert_eq!(answer.status, 413);
+        assert_eq!(answer.fault(), "The body of the request is longer than 51200 bytes.");
+    }
+    assert_eq!(client.call("GET", "/balloon", "").json()["amount_mib"], 1);
+    // A client that asks first is told before it sends anything.
+    let ask = "PUT /balloon HTTP/1.1\r\nHost: x\r\nContent-Length: 10485760\r\nExpect: 100-continue\r\n\r\n";
+    client.0.get_mut().write_all(ask.as_bytes()).expect("sends");
+    assert_eq!(client.answer().status, 413);
+}
+
+#[test]
+fn a_body_that_breaks_off_or_is_garbage_harms_nobody() {
+    let served = serve();
+    for text in ["PUT /balloon HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", "\0\u{1}\u{2}\r\n\r\n", "GET"] {
+        let mut stream = UnixStream::connect(&served.path).expect("connects");
+        stream.write_all(text.as_bytes()).expect("sends");
+    }
+    assert_eq!(Connection::open(&served).call("GET", "/", "").status, 200);
+}
+
+#[test]
+fn the_socket_goes_with_the_server() {
+    let served = serve();
+    let Served { dir: _dir, path, _server, .. } = served;
+    assert!(path.exists());
+    drop(_server);
+    assert!(!path.exists());
+}
+
+#[test]
+fn our_client_understands_answers_faults_and_silence() {
+    let served = serve();
+    let client = Client::new(&served.path).expect("client");
+    let info: InstanceInfo = client.get("/").expect("answers");
+    assert_eq!((info.id.as_str(), info.state), ("vm7", InstanceState::NotStarted));
+    let refused = client.patch("/balloon", &json!({"amount_mib": 1})).expect_err("wrong phase");
+    assert_eq!(refused.to_string(), "The requested operation is not supported before starting the microVM.");
+    let Served { dir, path, _server, .. } = served;
+    drop(_server);
+    let nobody = client.get::<InstanceInfo>("/").expect_err("nobody is there");
+    assert!(matches!(&nobody, ClientError::NotThere(at) if *at == path), "{nobody}");
+    // Somebody who accepts and hangs up, and somebody who speaks something else.
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("binds");
+    let other = std::thread::spawn(move || {
+        drop(listener.accept().expect("accepts"));
+        let (mut stream, _) = listener.accept().expect("accepts");
+        let mut request = [0; 16];
+        stream.read_exact(&mut request).expect("reads");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").expect("sends");
+    });
+    let hung_up = client.get::<InstanceInfo>("/").expect_err("hung up");
+    assert!(matches!(hung_up, ClientError::NoAnswer(_)), "{hung_up}");
+    let strange = client.get::<InstanceInfo>("/").expect_err("not ours");
+    assert!(matches!(strange, ClientError::Unreadable(_)), "{strange}");
+    other.join().expect("the other side");
+    drop(dir);
+}

@@ -1,0 +1,80 @@
+//! Flags of the commands that talk to a running guest, and of `check`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{super::size, DEFAULT_SOCKET};
+use crate::vm::config::Mib;
+
+/// Whom a client command talks to, and how it answers.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Target {
+    /// Socket of the guest's API
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub(in crate::cli) api_sock: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct BalloonArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) command: BalloonCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum BalloonCommand {
+    /// Ask the guest to give up this much memory in all: 256, 256M, 1G; 0 gives all back
+    Set {
+        /// Size of the balloon
+        #[arg(value_name = "MIB", value_parser = size::size)]
+        amount: Mib,
+        /// Wait until the guest has done so
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show the balloon
+    Get(Target),
+    /// Show the statistics that the guest told last
+    Stats(Target),
+}
+
+impl BalloonArgs {
+    pub(super) fn target(&self) -> &Target {
+        match &self.command {
+            BalloonCommand::Set { target, .. }
+            | BalloonCommand::Get(target)
+            | BalloonCommand::Stats(target) => target,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct MemoryArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) command: MemoryCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum MemoryCommand {
+    /// Show arena, blocks, frames, and counters
+    Show(Target),
+}
+
+impl MemoryArgs {
+    pub(super) fn target(&self) -> &Target {
+        let MemoryCommand::Show(target) = &self.command;
+        target
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CheckArgs {
+    /// Answer in JSON
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # What the scripts in ci/ share; sourced, not run.
 
-# shellcheck disable=SC2034 # used by those who source this
 repo=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+PATH=$PATH:${HOME:-/root}/.cargo/bin
 
 say() { echo "${0##*/}: $*" >&2; }
 
@@ -16,6 +16,16 @@ usage() {
     case ${1-} in
     -h | --help) cat && exit 0 ;;
     esac
+}
+
+# step WHAT CMD [ARG...]: runs CMD from the top of the repository; says what it is, and how long it took.
+step() {
+    local what=$1 start=$SECONDS
+    shift
+    echo "== $what" >&2
+    cd "$repo" || exit 1
+    "$@" || die "failed: $what"
+    echo "== $what: done in $((SECONDS - start)) s" >&2
 }
 
 as_root() {

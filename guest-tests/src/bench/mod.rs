@@ -1,0 +1,1 @@
+//! Aerostat and QEMU, measured in turn.

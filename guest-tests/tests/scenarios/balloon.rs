@@ -15,11 +15,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("balloon::inflate_takes_what_was_asked_and_deflate_gives_it_back", there_and_back),
         scenario("balloon::takes_scattered_pages_and_changes_no_other", scattered),
         scenario("balloon::moves_while_threads_write_and_check", under_churn),
-        scenario("balloon::set_before_start_is_inflated_by_the_driver", set_before_start),
         scenario("balloon::deflate_on_oom_saves_a_process", deflate_on_oom),
         scenario("balloon::without_deflate_on_oom_the_process_dies", no_deflate_on_oom),
         scenario("balloon::reporting_returns_freed_memory_without_a_balloon", reporting),
     ];
+    trials.extend(ours("balloon::set_before_start_is_inflated_by_the_driver", set_before_start));
     trials.extend(ours("balloon::statistics_move", statistics));
     trials.extend(ours("balloon::hinting_starts_acknowledges_and_stops", hinting));
     trials.extend(ours("balloon::more_than_ram_is_refused", too_much));
@@ -99,10 +99,6 @@ fn under_churn() -> anyhow::Result<()> {
 }
 
 fn set_before_start() -> anyhow::Result<()> {
-    if guest()?.subject != guest_tests::Subject::Aerostat {
-        // QEMU has no such option.
-        return Ok(());
-    }
     let balloon = Balloon { mib: 128, statistics_s: 1, ..Balloon::default() };
     let mut vm = guest()?.balloon(balloon).start()?;
     vm.wait_balloon(128)?;

@@ -1,1 +1,24 @@
-//! (being written)
+//! The API: Firecracker's REST interface on a unix socket, and our own `GET /memory`.
+//!
+//! ```text
+//! client ─▶ socket ─▶ server ─▶ routes ─▶ Controller ─▶ Launcher, RunningVm (vm/)
+//!                     (axum)    (parse)   (phases)      (do)
+//! ```
+//!
+//! [`types`] is the contract; `openapi` writes it down. [`control`] is what the rest of the monitor
+//! must offer, [`controller`] decides what may be done when, [`logger`] and [`metrics`] write to
+//! the files the operator named, [`client`] is the other end of the socket.
+
+pub mod client;
+pub mod control;
+pub mod controller;
+mod fault;
+pub mod logger;
+pub mod metrics;
+pub mod openapi;
+mod routes;
+pub mod server;
+pub mod socket;
+pub mod types;
+
+pub use fault::sentence;

@@ -1,0 +1,206 @@
+//! The memory service of one guest: guest space, and the two threads that serve it.
+//!
+//! | thread | does | waits for |
+//! | --- | --- | --- |
+//! | `fault` | puts memory behind pages that a vCPU or device waits for | the kernel only |
+//! | `stash` | zeroes blocks ahead of faults | the kernel only |
+//!
+//! Neither touches guest memory or waits for the monitor's event loop.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, Gfn};
+use crate::space::arena::Arena;
+use crate::space::guest::{GuestSpace, STASH_MAX};
+use crate::space::host::{self, StartError};
+use crate::space::mapping::Mapping;
+use crate::space::pagemap::Pagemap;
+use crate::space::regions::{RegionSpec, Regions};
+use crate::space::uffd::Watch;
+use crate::stats::MemoryStats;
+
+/// The service threads need little: no recursion, no buffers on the stack beyond a few KiB.
+const STACK: usize = 256 << 10;
+
+/// Configuration of the service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Guest RAM in guest physical address space: multiples of 2 MiB, ascending, not overlapping.
+    pub regions: Vec<RegionSpec>,
+}
+
+/// One region of guest RAM with its host mapping.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    /// Where the guest sees it.
+    pub spec: RegionSpec,
+    /// First address in this process. Valid as long as the service lives.
+    pub host: usize,
+}
+
+/// What a batch of balloon requests came to, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Frames that changed hands.
+    pub accepted: u32,
+    /// Frames refused; the reason is counted in [`MemoryStats`].
+    pub refused: u32,
+}
+
+impl Outcome {
+    fn of(total: u64, accepted: u64) -> Self {
+        let clamp = |frames: u64| u32::try_from(frames).unwrap_or(u32::MAX);
+        Self { accepted: clamp(accepted), refused: clamp(total.saturating_sub(accepted)) }
+    }
+}
+
+/// The service of one guest. Every method may be called from any thread.
+///
+/// Dropping it unmaps guest RAM: whoever uses addresses of [`MemoryService::regions`] must end first.
+#[derive(Debug)]
+pub struct MemoryService {
+    space: Arc<GuestSpace>,
+    regions: Vec<Region>,
+    stop: OwnedFd,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl MemoryService {
+    /// Maps arena and guest space, both with nothing behind them, and starts the service threads.
+    ///
+    /// # Errors
+    /// [`StartError`] says what the host lacks and how to give it.
+    pub fn new(config: &Config) -> Result<Arc<Self>, StartError> {
+        let regions = Regions::new(&config.regions).ok_or(StartError::BadRegions)?;
+        let bytes = regions.bytes();
+        let uffd = host::open_uffd()?;
+        host::check_huge_pages()?;
+        host::check_memory(bytes)?;
+
+        let no_space = |source| StartError::NoAddressSpace { mib: bytes >> 20, source };
+        let guest_blocks = u32::try_from(bytes / BLOCK_SIZE as u64).map_err(|_| StartError::BadRegions)?;
+        let arena_blocks = guest_blocks + STASH_MAX as u32;
+        let arena = Arena::new(arena_blocks, &uffd).map_err(no_space)?;
+        let mapping = Mapping::new(bytes as usize).map_err(no_space)?;
+        uffd.register(mapping.base(), mapping.len(), Watch::Missing)
+            .map_err(|source| StartError::Resource { what: "registering guest RAM", source })?;
+        let pagemap = Pagemap::open()
+            .map_err(|source| StartError::Resource { what: "opening /proc/self/pagemap", source })?;
+
+        let space = Arc::new(GuestSpace::new(regions, mapping, arena, arena_blocks, uffd, pagemap));
+        let thread = |source| StartError::Resource { what: "starting a thread", source };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| thread(error.into()))?;
+        let fault = spawn("fault", {
+            let space = Arc::clone(&space);
+            let stop = stop.try_clone().map_err(thread)?;
+            move || handle_faults(&space, &stop)
+        })
+        .map_err(thread)?;
+        let stash = spawn("stash", {
+            let space = Arc::clone(&space);
+            move || space.keep_stash()
+        })
+        .map_err(thread)?;
+
+        let mut host = space.base();
+        let regions = config
+            .regions
+            .iter()
+            .map(|&spec| {
+                let region = Region { spec, host };
+                host += spec.len as usize;
+                region
+            })
+            .collect();
+        Ok(Arc::new(Self { space, regions, stop, threads: vec![fault, stash] }))
+    }
+
+    /// Guest RAM as this process sees it; absent until touched.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The guest gives these frames up (balloon inflate).
+    pub fn inflate(&self, gfns: &[Gfn]) -> Outcome {
+        Outcome::of(gfns.len() as u64, self.space.inflate(gfns).into())
+    }
+
+    /// The guest takes these frames back (balloon deflate).
+    pub fn deflate(&self, gfns: &[Gfn]) -> Outcome {
+        Outcome::of(gfns.len() as u64, self.space.deflate(gfns).into())
+    }
+
+    /// The guest says that it does not use this range (guest physical bytes) for the moment (free
+    /// page reporting, hinting). Whole blocks are freed; smaller pieces of huge blocks are kept and
+    /// counted. A range that is not made of whole frames is refused.
+    pub fn report_free(&self, gpa: u64, len: u64) -> Outcome {
+        let frame = FRAME_SIZE as u64;
+        if !gpa.is_multiple_of(frame) || !len.is_multiple_of(frame) {
+            return Outcome::of(len.div_ceil(frame), 0);
+        }
+        Outcome::of(len / frame, self.space.report_free(Gfn(gpa / frame), len / frame))
+    }
+
+    /// The balloon device was reset: what was in the balloon is the guest's again.
+    pub fn reset_balloon(&self) {
+        self.space.reset_balloon();
+    }
+
+    /// Frames in the balloon now, by our own ledger.
+    pub fn ballooned_frames(&self) -> u64 {
+        self.space.ballooned_frames()
+    }
+
+    /// All states and counters, at one moment. Walks the page tables of guest RAM: microseconds
+    /// for each huge page.
+    pub fn stats(&self) -> MemoryStats {
+        self.space.stats()
+    }
+}
+
+impl Drop for MemoryService {
+    fn drop(&mut self) {
+        self.space.stop();
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body)
+}
+
+fn handle_faults(space: &GuestSpace, stop: &OwnedFd) {
+    let mut faults = Vec::new();
+    loop {
+        let mut fds = [
+            PollFd::from_borrowed_fd(space.uffd().as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "waiting for guest faults failed; the guest will stop");
+                return;
+            }
+        }
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        if let Err(error) = space.uffd().read_faults(&mut faults) {
+            tracing::error!(%error, "reading guest faults failed; the guest will stop");
+            return;
+        }
+        for &fault in &faults {
+            space.resolve(fault);
+        }
+    }
+}

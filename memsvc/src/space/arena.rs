@@ -1,0 +1,99 @@
+//! The arena: one mapping in which every frame has its home slot.
+//!
+//! What lies in a home slot:
+//!
+//! | page type | behind the slot |
+//! | --- | --- |
+//! | `Buddy`, block free | nothing |
+//! | `Buddy`, block broken, freed before | the frame, with the poison word |
+//! | `Buddy`, block broken, never used | nothing |
+//! | `Stash` | the frame, zeroed, part of a huge page |
+//! | `Guest`, `Balloon` | nothing: the frame is in guest space |
+#![allow(unsafe_code)] // writes to home slots
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::mapping::Mapping;
+use super::pagemap::{Pagemap, Resident};
+use super::uffd::{Uffd, Watch};
+use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId};
+
+/// First word of every free frame that has memory behind it. Not zero, because the kernel (6.12)
+/// replaces zero-filled pages by the shared zero page when it splits a huge page, which would lose
+/// the physical page; and it shows use after free.
+const POISON: u64 = 0x0A05_7A7F_4EE0_F4EE;
+
+/// Home slots of all frames.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    mapping: Mapping,
+}
+
+impl Arena {
+    /// An arena of `blocks` blocks, with nothing behind it.
+    pub(crate) fn new(blocks: u32, uffd: &Uffd) -> io::Result<Self> {
+        let mapping = Mapping::new(blocks as usize * BLOCK_SIZE)?;
+        uffd.register(mapping.base(), mapping.len(), Watch::MoveTarget)?;
+        Ok(Self { mapping })
+    }
+
+    /// Address of a block's first home slot.
+    pub(crate) fn block_address(&self, block: BlockId) -> usize {
+        self.mapping.base() + block.offset()
+    }
+
+    /// Address of a frame's home slot.
+    pub(crate) fn frame_address(&self, frame: FrameId) -> usize {
+        self.mapping.base() + frame.offset()
+    }
+
+    /// Puts zeroed memory behind a block that has none. True when it is one huge page; false when
+    /// the host had none, and then nothing is left behind the block.
+    pub(crate) fn populate(&self, block: BlockId, pagemap: &Pagemap) -> io::Result<bool> {
+        let address = self.block_address(block);
+        // SAFETY: the slot is ours, and the caller holds the block, so that nobody else writes there.
+        // The write makes the kernel put zeroed memory behind the slot; it stores a zero.
+        unsafe { AtomicU64::from_ptr(address as *mut u64).store(0, Ordering::Relaxed) };
+        if pagemap.is_huge(address) {
+            return Ok(true);
+        }
+        self.mapping.discard(block.offset(), BLOCK_SIZE)?;
+        Ok(false)
+    }
+
+    /// Zeroes a frame in its home slot; puts memory behind it where there is none. True when the
+    /// poison word was there.
+    pub(crate) fn zero_frame(&self, frame: FrameId) -> bool {
+        let address = self.frame_address(frame);
+        // SAFETY: the slot is ours and the caller holds the frame; 4 KiB from a page boundary.
+        unsafe {
+            let poison = AtomicU64::from_ptr(address as *mut u64).load(Ordering::Relaxed);
+            std::ptr::write_bytes(address as *mut u8, 0, FRAME_SIZE);
+            poison == POISON
+        }
+    }
+
+    /// Marks a frame that has come home.
+    pub(crate) fn poison_frame(&self, frame: FrameId) {
+        let address = self.frame_address(frame);
+        // SAFETY: the slot is ours and the caller holds the frame.
+        unsafe { AtomicU64::from_ptr(address as *mut u64).store(POISON, Ordering::Relaxed) };
+    }
+
+    /// Gives a whole block back to the kernel. `broken`: frames of it moved one by one, so that its
+    /// slots have a page table, which must go too or the next touch would not be huge.
+    pub(crate) fn release(&self, block: BlockId, broken: bool, uffd: &Uffd) -> io::Result<()> {
+        if broken {
+            self.mapping.renew(block.offset())?;
+            uffd.register(self.block_address(block), BLOCK_SIZE, Watch::MoveTarget)
+        } else {
+            self.mapping.discard(block.offset(), BLOCK_SIZE)
+        }
+    }
+
+    /// What lies in home slots.
+    pub(crate) fn resident(&self, pagemap: &Pagemap) -> io::Result<Resident> {
+        pagemap.resident(self.mapping.base(), self.mapping.len())
+    }
+}

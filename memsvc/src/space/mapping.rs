@@ -1,0 +1,100 @@
+//! An anonymous mapping, 2 MiB aligned, backed by huge pages where the host has them.
+#![allow(unsafe_code)] // maps memory
+
+use std::io;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::core::units::BLOCK_SIZE;
+
+/// Address space of `len` bytes; unmapped on drop. Nothing is behind it until it is touched.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: usize,
+    len: usize,
+}
+
+impl Mapping {
+    /// Maps `len` bytes (a multiple of 2 MiB).
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        assert!(len > 0 && len.is_multiple_of(BLOCK_SIZE));
+        let padded = len + BLOCK_SIZE;
+        // SAFETY: a new mapping at an address that the kernel chooses; it replaces nothing.
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                padded,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
+        } as usize;
+        let base = start.next_multiple_of(BLOCK_SIZE);
+        let (head, tail) = (base - start, start + padded - (base + len));
+        // SAFETY: both ranges are the unaligned ends of the mapping just made; nothing refers to them.
+        unsafe {
+            if head > 0 {
+                munmap(start as *mut _, head)?;
+            }
+            if tail > 0 {
+                munmap((base + len) as *mut _, tail)?;
+            }
+        }
+        let mapping = Self { base, len };
+        mapping.advise_huge(base, len)?;
+        Ok(mapping)
+    }
+
+    fn advise_huge(&self, start: usize, len: usize) -> io::Result<()> {
+        // SAFETY: the range is ours; the advice changes how it is backed, not what is in it. A child
+        // process must not get copy-on-write sharing of it, which would make frames unmovable.
+        unsafe {
+            madvise(start as *mut _, len, Advice::LinuxHugepage)?;
+            madvise(start as *mut _, len, Advice::LinuxDontFork)?;
+        }
+        Ok(())
+    }
+
+    /// First address.
+    pub(crate) fn base(&self) -> usize {
+        self.base
+    }
+
+    /// Length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Gives the memory behind `len` bytes from `offset` back to the kernel; they read as zero (or
+    /// fault, where a userfaultfd waits for that) afterwards.
+    pub(crate) fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
+        assert!(offset + len <= self.len);
+        // SAFETY: the range is ours, and the caller holds the frames in it (they are being freed).
+        unsafe { madvise((self.base + offset) as *mut _, len, Advice::LinuxDontNeed)? };
+        Ok(())
+    }
+
+    /// Maps one block anew, which also frees its page table, so that the next touch can be huge.
+    /// A userfaultfd registration of the block is lost.
+    pub(crate) fn renew(&self, offset: usize) -> io::Result<()> {
+        assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        // SAFETY: replaces a block of our own mapping, whose frames the caller holds and no thread
+        // uses (they are free), by fresh anonymous memory with the same protection.
+        unsafe {
+            mmap_anonymous(
+                (self.base + offset) as *mut _,
+                BLOCK_SIZE,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+            )?;
+        }
+        self.advise_huge(self.base + offset, BLOCK_SIZE)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and its owner is going; whoever lends out addresses of it
+        // (guest space) outlives every borrower.
+        let _ = unsafe { munmap(self.base as *mut _, self.len) };
+    }
+}

@@ -1,0 +1,142 @@
+//! The other end of the socket, for the command line: blocking, one connection per call.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio::{net::UnixStream, runtime::Runtime};
+
+use super::types::FaultMessage;
+
+/// Longest answer in bytes; ours are much shorter.
+const MAX_ANSWER: usize = 4 << 20;
+
+/// Why a call failed, one sentence each.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody is there.
+    #[error(
+        "Nothing listens at {}: start a guest with that --api-sock, or name the socket of one that runs.",
+        .0.display()
+    )]
+    NotThere(PathBuf),
+    /// The socket cannot be used.
+    #[error("The API socket {} cannot be used", path.display())]
+    Connect {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("The process at the API socket gave no answer: it may have ended.")]
+    NoAnswer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The answer makes no sense.
+    #[error("The process at the API socket gave an answer that cannot be read: is it Aerostat?")]
+    Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The other side says no.
+    #[error("{0}")]
+    Refused(String),
+    /// The call cannot be made at all.
+    #[error("The call cannot be prepared")]
+    Prepare(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Calls the process that listens at a socket.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    runtime: Runtime,
+}
+
+impl Client {
+    /// A client of the socket at `path`; connects with each call.
+    pub fn new(path: &Path) -> Result<Self, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .map_err(|error| ClientError::Prepare(error.into()))?;
+        Ok(Self { path: path.to_owned(), runtime })
+    }
+
+    /// `GET path`.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self.call(Method::GET, path, Vec::new())?;
+        serde_json::from_value(answer).map_err(|error| ClientError::Unreadable(error.into()))
+    }
+
+    /// `PATCH path`, with an answer that is empty.
+    pub fn patch(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| ClientError::Prepare(error.into()))?;
+        self.call(Method::PATCH, path, body).map(drop)
+    }
+
+    fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
+        self.runtime.block_on(self.exchange(method, path, body))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Value, ClientError> {
+        let stream = UnixStream::connect(&self.path).await.map_err(|error| self.no_socket(error))?;
+        let no_answer = |error: hyper::Error| ClientError::NoAnswer(error.into());
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| ClientError::Prepare(error.into()))?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(no_answer)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+            let body = body.map_err(ClientError::Unreadable)?.to_bytes();
+            read(status, &body)
+        };
+        // The connection must be driven while the answer is awaited; if it breaks, the answer is
+        // the error.
+        let drive = async {
+            let _ = connection.await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            answer = answer => answer,
+            answer = drive => answer,
+        }
+    }
+
+    fn no_socket(&self, source: io::Error) -> ClientError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotThere(path)
+            }
+            _ => ClientError::Connect { path, source },
+        }
+    }
+}
+
+fn read(status: StatusCode, body: &[u8]) -> Result<Value, ClientError> {
+    let unreadable = |error: serde_json::Error| ClientError::Unreadable(error.into());
+    if status == StatusCode::NO_CONTENT {
+        Ok(Value::Null)
+    } else if status.is_success() {
+        serde_json::from_slice(body).map_err(unreadable)
+    } else {
+        let fault: FaultMessage = serde_json::from_slice(body).map_err(unreadable)?;
+        Err(ClientError::Refused(fault.fault_message))
+    }
+}

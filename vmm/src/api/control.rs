@@ -1,0 +1,94 @@
+//! What the API needs of the rest of the monitor: something that starts a guest, and the guest that
+//! runs. The [`Controller`](super::controller::Controller) calls them, one call at a time, never
+//! from an event loop; calls may block for as long as a guest needs to stop its vCPUs.
+
+use std::{error::Error, sync::Arc};
+
+use memsvc::MemoryStats;
+
+use super::types::{BalloonStats, HintingStatus};
+use crate::vm::{
+    config::{Mib, VmConfig},
+    exit::ExitSlot,
+};
+
+/// Starts guests.
+pub trait Launcher: Send + Sync {
+    /// Builds the machine that `config` describes and lets its vCPUs run. The configuration has been
+    /// validated. On an error nothing is left behind. Whatever ends the guest later is said in `exit`.
+    fn launch(
+        &self,
+        id: &str,
+        config: &VmConfig,
+        exit: &Arc<ExitSlot>,
+    ) -> Result<Box<dyn RunningVm>, LaunchError>;
+}
+
+/// A guest that was started. Dropping it stops its threads, gives its memory back and restores the
+/// terminal. Balloon calls come only if the configuration has a balloon with what they need.
+pub trait RunningVm: Send {
+    /// Stops all vCPUs; returns when none is in the guest any more. No-op if paused.
+    fn pause(&mut self) -> Result<(), ActionError>;
+    /// Lets the vCPUs go on. No-op if running.
+    fn resume(&mut self) -> Result<(), ActionError>;
+    /// Whether the vCPUs are stopped.
+    fn is_paused(&self) -> bool;
+
+    /// Asks the guest for this much memory; does not wait for it. At most the guest's memory.
+    fn set_balloon(&mut self, amount: Mib) -> Result<(), ActionError>;
+    /// Frames that the guest has given up to the balloon, by our own ledger.
+    fn balloon_pages(&self) -> u64;
+    /// The statistics that the guest told last; only if an interval is set. The controller fills in
+    /// the four `target_*` and `actual_*` fields.
+    fn balloon_stats(&self) -> Result<BalloonStats, ActionError>;
+    /// Sets the seconds between two readings of statistics; never 0.
+    fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError>;
+    /// Begins a run of free page hinting.
+    fn hinting_start(&mut self, acknowledge_on_stop: bool) -> Result<(), ActionError>;
+    /// Ends the run of free page hinting.
+    fn hinting_stop(&mut self) -> Result<(), ActionError>;
+    /// The commands of host and guest.
+    fn hinting_status(&self) -> Result<HintingStatus, ActionError>;
+
+    /// What the memory service has and did.
+    fn memory_stats(&self) -> MemoryStats;
+    /// Presses Ctrl+Alt+Del on the guest's keyboard controller.
+    fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError>;
+    /// All counters of devices and vCPUs, as one JSON object.
+    fn metrics(&self) -> serde_json::Map<String, serde_json::Value>;
+}
+
+/// Why a guest could not be started. The source is one clear sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("The microVM cannot be started")]
+pub struct LaunchError(#[source] Box<dyn Error + Send + Sync>);
+
+impl LaunchError {
+    /// Wraps what went wrong: an error, or a sentence.
+    pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(cause.into())
+    }
+}
+
+/// Why a running guest could not do what it was asked: one sentence, and the cause if there is one.
+#[derive(Debug, thiserror::Error)]
+#[error("{sentence}")]
+pub struct ActionError {
+    sentence: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl ActionError {
+    /// A refusal that needs no further cause.
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self { sentence: sentence.into(), source: None }
+    }
+
+    /// A failure with its cause; the sentence has no full stop, the cause follows.
+    pub fn caused(
+        sentence: impl Into<String>,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { sentence: sentence.into(), source: Some(cause.into()) }
+    }
+}

@@ -1,0 +1,260 @@
+//! What may be done when, and the configuration until it is used.
+//!
+//! ```text
+//!                  InstanceStart            PATCH /vm Paused
+//!   Not started ─────────────────▶ Running ──────────────────▶ Paused
+//!   PUT, PATCH of                  balloon, statistics,  ◀──── Resumed
+//!   configuration                  hinting, memory, actions: in both
+//! ```
+//!
+//! Every change of configuration goes to a copy that is validated before it is kept.
+
+mod balloon;
+mod error;
+
+pub use error::ControlError;
+
+use std::sync::Arc;
+
+use super::{
+    control::{Launcher, RunningVm},
+    logger::Logger,
+    metrics::MetricsFile,
+    types::{
+        ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, WantedState,
+    },
+};
+use crate::vm::{
+    config::{
+        BalloonConfig, BootSource, ConfigError, Drive, LoggerConfig, MachineConfig, MetricsConfig,
+        SerialConfig, VmConfig,
+    },
+    exit::ExitSlot,
+};
+
+/// Name of this program.
+pub const APP_NAME: &str = "Aerostat";
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The one who knows whether the guest runs.
+pub struct Controller {
+    id: String,
+    launcher: Arc<dyn Launcher>,
+    logger: Logger,
+    exit: Arc<ExitSlot>,
+    config: VmConfig,
+    metrics: Option<MetricsFile>,
+    vm: Option<Box<dyn RunningVm>>,
+}
+
+impl Controller {
+    /// A controller whose guest has not been started.
+    pub fn new(id: String, launcher: Arc<dyn Launcher>, logger: Logger, exit: Arc<ExitSlot>) -> Self {
+        Self { id, launcher, logger, exit, config: VmConfig::default(), metrics: None, vm: None }
+    }
+
+    /// `GET /`.
+    pub fn info(&self) -> InstanceInfo {
+        let state = match &self.vm {
+            None => InstanceState::NotStarted,
+            Some(vm) if vm.is_paused() => InstanceState::Paused,
+            Some(_) => InstanceState::Running,
+        };
+        InstanceInfo {
+            id: self.id.clone(),
+            state,
+            vmm_version: VERSION.to_owned(),
+            app_name: APP_NAME.to_owned(),
+        }
+    }
+
+    /// `GET /vm/config`, in every phase.
+    pub fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// Takes over a whole configuration, as from a file, and opens the outputs it names.
+    pub fn load(&mut self, mut config: VmConfig) -> Result<(), ControlError> {
+        self.before_start()?;
+        config.validate()?;
+        config.check_files()?;
+        config.order_drives();
+        if let Some(logger) = config.logger.clone() {
+            self.set_logger(logger)?;
+        }
+        if let Some(metrics) = config.metrics.clone() {
+            self.set_metrics(metrics)?;
+        }
+        self.config = config;
+        Ok(())
+    }
+
+    /// `PUT /boot-source`.
+    pub fn set_boot_source(&mut self, boot: BootSource) -> Result<(), ControlError> {
+        self.change(|config| {
+            boot.check_files()?;
+            config.boot_source = Some(boot);
+            Ok(())
+        })
+    }
+
+    /// `PUT /machine-config`.
+    pub fn set_machine_config(&mut self, machine: MachineConfig) -> Result<(), ControlError> {
+        self.change(|config| {
+            config.machine_config = machine;
+            Ok(())
+        })
+    }
+
+    /// `PATCH /machine-config`.
+    pub fn update_machine_config(
+        &mut self,
+        update: MachineConfigUpdate,
+    ) -> Result<(), ControlError> {
+        self.change(|config| {
+            let machine = &mut config.machine_config;
+            machine.vcpu_count = update.vcpu_count.unwrap_or(machine.vcpu_count);
+            machine.mem_size_mib = update.mem_size_mib.unwrap_or(machine.mem_size_mib);
+            machine.smt = update.smt.unwrap_or(machine.smt);
+            machine.track_dirty_pages =
+                update.track_dirty_pages.unwrap_or(machine.track_dirty_pages);
+            machine.huge_pages = update.huge_pages.unwrap_or(machine.huge_pages);
+            if update.cpu_template.is_some() {
+                machine.cpu_template = update.cpu_template;
+            }
+            Ok(())
+        })
+    }
+
+    /// `PUT /drives/{id}`.
+    pub fn set_drive(&mut self, id: &str, drive: Drive) -> Result<(), ControlError> {
+        if drive.drive_id != id {
+            let mismatch =
+                ConfigError::DriveIdMismatch { path: id.to_owned(), body: drive.drive_id };
+            return Err(mismatch.into());
+        }
+        self.change(|config| {
+            drive.check_file()?;
+            config.set_drive(drive);
+            Ok(())
+        })
+    }
+
+    /// `PUT /balloon`.
+    pub fn set_balloon_config(&mut self, balloon: BalloonConfig) -> Result<(), ControlError> {
+        self.change(|config| {
+            config.balloon = Some(balloon);
+            Ok(())
+        })
+    }
+
+    /// `PUT /serial`.
+    pub fn set_serial(&mut self, serial: SerialConfig) -> Result<(), ControlError> {
+        self.change(|config| {
+            serial.check_file()?;
+            config.serial = Some(serial);
+            Ok(())
+        })
+    }
+
+    /// `PUT /logger`: takes effect at once.
+    pub fn set_logger(&mut self, logger: LoggerConfig) -> Result<(), ControlError> {
+        self.before_start()?;
+        self.logger.configure(&logger)?;
+        self.config.logger = Some(logger);
+        Ok(())
+    }
+
+    /// `PUT /metrics`.
+    pub fn set_metrics(&mut self, metrics: MetricsConfig) -> Result<(), ControlError> {
+        self.before_start()?;
+        self.metrics = Some(MetricsFile::open(&metrics)?);
+        self.config.metrics = Some(metrics);
+        Ok(())
+    }
+
+    /// `PUT` and `PATCH /network-interfaces/{id}`.
+    pub fn refuse_network(&self) -> ControlError {
+        ConfigError::NoNetworkYet.into()
+    }
+
+    /// `PUT /actions`.
+    pub fn act(&mut self, action: ActionType) -> Result<(), ControlError> {
+        match action {
+            ActionType::InstanceStart => self.start(),
+            ActionType::FlushMetrics => {
+                self.running()?;
+                self.flush_metrics()
+            }
+            ActionType::SendCtrlAltDel => Ok(self.running()?.send_ctrl_alt_del()?),
+        }
+    }
+
+    /// Starts the guest. A start that fails can be tried again.
+    pub fn start(&mut self) -> Result<(), ControlError> {
+        self.before_start()?;
+        self.config.validate()?;
+        self.config.require_boot_source()?;
+        self.config.check_files()?;
+        self.vm = Some(self.launcher.launch(&self.id, &self.config, &self.exit)?);
+        Ok(())
+    }
+
+    /// `PATCH /vm`.
+    pub fn set_state(&mut self, state: WantedState) -> Result<(), ControlError> {
+        let vm = self.running()?;
+        match state {
+            WantedState::Paused => vm.pause()?,
+            WantedState::Resumed => vm.resume()?,
+        }
+        Ok(())
+    }
+
+    /// `GET /memory`.
+    pub fn memory(&mut self) -> Result<MemoryReport, ControlError> {
+        let memory = self.running()?.memory_stats();
+        Ok(MemoryReport { balloon_device: self.balloon_progress(), memory })
+    }
+
+    /// Appends a line of metrics, if a file for them was named and the guest was started.
+    pub fn flush_metrics(&mut self) -> Result<(), ControlError> {
+        match (&self.vm, &mut self.metrics) {
+            (Some(vm), Some(file)) => Ok(file.write(vm.metrics())?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the guest: last metrics, then its threads, memory and terminal.
+    pub fn shut_down(&mut self) -> Result<(), ControlError> {
+        let flushed = self.flush_metrics();
+        self.vm = None;
+        flushed
+    }
+
+    fn change(
+        &mut self,
+        change: impl FnOnce(&mut VmConfig) -> Result<(), ConfigError>,
+    ) -> Result<(), ControlError> {
+        self.before_start()?;
+        let mut changed = self.config.clone();
+        change(&mut changed)?;
+        changed.validate()?;
+        self.config = changed;
+        Ok(())
+    }
+
+    fn before_start(&self) -> Result<(), ControlError> {
+        match self.vm {
+            None => Ok(()),
+            Some(_) => Err(ControlError::AfterStart),
+        }
+    }
+
+    fn running(&mut self) -> Result<&mut dyn RunningVm, ControlError> {
+        match &mut self.vm {
+            Some(vm) => Ok(vm.as_mut()),
+            None => Err(ControlError::BeforeStart),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Why the controller refuses a call.
+
+use super::super::control::{ActionError, LaunchError};
+use crate::vm::config::ConfigError;
+
+/// Why a call is refused. The phase sentences are those that clients of Firecracker know.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Too late.
+    #[error("The requested operation is not supported after starting the microVM.")]
+    AfterStart,
+    /// Too early.
+    #[error("The requested operation is not supported before starting the microVM.")]
+    BeforeStart,
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The guest cannot be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The guest cannot do it.
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    /// There is no balloon.
+    #[error("The guest has no balloon: give it one with PUT /balloon before it starts.")]
+    NoBalloon,
+    /// The balloon was started without statistics.
+    #[error(
+        "Statistics of the balloon are off: set stats_polling_interval_s with PUT /balloon before the guest starts."
+    )]
+    StatsOff,
+    /// Statistics cannot be turned on or off while the guest runs.
+    #[error(
+        "Statistics of the balloon cannot be turned on or off while the guest runs: stats_polling_interval_s stays {0}."
+    )]
+    StatsToggle(&'static str),
+    /// The balloon was started without hinting.
+    #[error(
+        "Free page hinting is off: set free_page_hinting with PUT /balloon before the guest starts."
+    )]
+    HintingOff,
+    /// The metrics file cannot be written.
+    #[error("Metrics cannot be written")]
+    Metrics(#[from] std::io::Error),
+}

@@ -1,0 +1,156 @@
+//! The log: a `tracing` layer whose target, level and form `PUT /logger` can change at any time.
+//!
+//! A line is `TIME [ID] LEVEL [file:line] message field=value …`. Until an operator asks for
+//! more, warnings and errors go to standard error.
+
+mod line;
+
+use std::{
+    fs::File,
+    io::Write,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer, Registry,
+    layer::{Context, SubscriberExt},
+};
+
+use crate::vm::config::{ConfigError, LogLevel, LoggerConfig, open_output};
+
+/// A handle on the log; clones are handles on the same one.
+#[derive(Clone, Debug)]
+pub struct Logger(Arc<RwLock<Settings>>);
+
+#[derive(Debug)]
+struct Settings {
+    id: String,
+    /// Standard error if there is none.
+    file: Option<File>,
+    level: LevelFilter,
+    module: Option<String>,
+    show_level: bool,
+    show_origin: bool,
+}
+
+impl Logger {
+    /// A log for the instance `id`. It receives nothing until it is installed.
+    pub fn new(id: &str) -> Self {
+        Self(Arc::new(RwLock::new(Settings {
+            id: id.to_owned(),
+            file: None,
+            level: LevelFilter::WARN,
+            module: None,
+            show_level: true,
+            show_origin: false,
+        })))
+    }
+
+    /// Makes this the log of the process. The first one stays: later calls do nothing.
+    pub fn install(&self) {
+        // An error says that another log is installed already, which then stays.
+        let _ = tracing::subscriber::set_global_default(self.subscriber());
+    }
+
+    /// The log as a subscriber.
+    pub fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
+        Registry::default().with(LogLayer(self.clone()))
+    }
+
+    /// Does what `PUT /logger` asks for; what it leaves out stays, except that a log that is asked
+    /// for is at `Info`.
+    pub fn configure(&self, config: &LoggerConfig) -> Result<(), ConfigError> {
+        let file = config.log_path.as_deref().map(|path| open_output("log file", path));
+        let file = file.transpose()?;
+        let mut settings = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if file.is_some() {
+            settings.file = file;
+        }
+        settings.level = filter(config.level.unwrap_or_default());
+        settings.module = config.module.clone().or(settings.module.take());
+        settings.show_level = config.show_level.unwrap_or(settings.show_level);
+        settings.show_origin = config.show_log_origin.unwrap_or(settings.show_origin);
+        drop(settings);
+        tracing::callsite::rebuild_interest_cache();
+        Ok(())
+    }
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warning => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+struct LogLayer(Logger);
+
+impl<S: Subscriber> Layer<S> for LogLayer {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        let settings = self.0.0.read().unwrap_or_else(PoisonError::into_inner);
+        let module = settings.module.as_deref().unwrap_or_default();
+        *metadata.level() <= settings.level
+            && metadata.module_path().unwrap_or_default().starts_with(module)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.0.0.read().unwrap_or_else(PoisonError::into_inner).level)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let settings = self.0.0.read().unwrap_or_else(PoisonError::into_inner);
+        let line = line::format(event, &settings.id, settings.show_level, settings.show_origin);
+        // A log that cannot be written has nowhere to say so; the guest goes on.
+        let _ = match &settings.file {
+            Some(file) => (&*file).write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+    }
+}
+
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARN",
+        Level::INFO => "INFO",
+        Level::DEBUG => "DEBUG",
+        Level::TRACE => "TRACE",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn level_module_and_form_can_change_while_it_runs() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("log");
+        let logger = Logger::new("vm7");
+        let configure = |config: &str| {
+            let mut config: LoggerConfig = serde_json::from_str(config).expect("configuration");
+            config.log_path = Some(path.clone());
+            logger.configure(&config).expect("configures");
+        };
+        tracing::subscriber::with_default(logger.subscriber(), || {
+            configure(r#"{"level": "warn"}"#);
+            tracing::info!("not this");
+            tracing::warn!(count = 3, "but this\nand this");
+            configure(r#"{"level": "Debug", "show_level": false, "show_log_origin": true}"#);
+            tracing::debug!("where");
+            configure(r#"{"module": "elsewhere"}"#);
+            tracing::error!("not from here");
+        });
+        let log = std::fs::read_to_string(&path).expect("log");
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 2, "{log}");
+        assert!(lines[0].ends_with("Z [vm7] WARN but this\\nand this count=3"), "{log}");
+        assert!(lines[1].contains("[vm7] [vmm/src/api/logger.rs:"), "{log}");
+        assert!(lines[1].ends_with("] where"), "{log}");
+    }
+}

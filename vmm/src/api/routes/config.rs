@@ -1,0 +1,67 @@
+//! What the guest is made of: kernel, CPUs and memory, disks. Only before the start.
+
+use axum::{Json, extract::State, http::StatusCode};
+
+use super::{
+    Api, Refusal,
+    extract::{Checked, Id},
+};
+use crate::{
+    api::{fault::Fault, types::MachineConfigUpdate},
+    vm::config::{BootSource, Drive, MachineConfig},
+};
+
+/// Choose kernel, initrd and command line.
+#[utoipa::path(put, path = "/boot-source", tag = "configuration", request_body = BootSource, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn boot_source(
+    State(api): State<Api>,
+    Checked(boot): Checked<BootSource>,
+) -> Result<StatusCode, Fault> {
+    api.change(|controller| controller.set_boot_source(boot)).await
+}
+
+/// CPUs and memory, in every phase.
+#[utoipa::path(get, path = "/machine-config", tag = "configuration", responses((status = 200, body = MachineConfig), Refusal))]
+pub(super) async fn machine_config(State(api): State<Api>) -> Result<Json<MachineConfig>, Fault> {
+    api.get(|controller| Ok(controller.config().machine_config.clone())).await
+}
+
+/// Choose CPUs and memory.
+#[utoipa::path(put, path = "/machine-config", tag = "configuration", request_body = MachineConfig, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn set_machine_config(
+    State(api): State<Api>,
+    Checked(machine): Checked<MachineConfig>,
+) -> Result<StatusCode, Fault> {
+    api.change(|controller| controller.set_machine_config(machine)).await
+}
+
+/// Change some of CPUs and memory.
+#[utoipa::path(patch, path = "/machine-config", tag = "configuration", request_body = MachineConfigUpdate, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn update_machine_config(
+    State(api): State<Api>,
+    Checked(update): Checked<MachineConfigUpdate>,
+) -> Result<StatusCode, Fault> {
+    api.change(|controller| controller.update_machine_config(update)).await
+}
+
+/// Add a disk, or replace the one of this id.
+#[utoipa::path(put, path = "/drives/{drive_id}", tag = "configuration", params(("drive_id" = String, Path, description = "The drive_id of the body")), request_body = Drive, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn drive(
+    State(api): State<Api>,
+    Id(id): Id,
+    Checked(drive): Checked<Drive>,
+) -> Result<StatusCode, Fault> {
+    api.change(move |controller| controller.set_drive(&id, drive)).await
+}
+
+/// Networks are not there yet: always refused.
+#[utoipa::path(put, path = "/network-interfaces/{iface_id}", tag = "configuration", params(("iface_id" = String, Path, description = "The interface")), request_body = Object, responses(Refusal))]
+pub(super) async fn network_interface(State(api): State<Api>) -> Result<StatusCode, Fault> {
+    api.change(|controller| Err(controller.refuse_network())).await
+}
+
+/// Networks are not there yet: always refused.
+#[utoipa::path(patch, path = "/network-interfaces/{iface_id}", tag = "configuration", params(("iface_id" = String, Path, description = "The interface")), request_body = Object, responses(Refusal))]
+pub(super) async fn update_network_interface(State(api): State<Api>) -> Result<StatusCode, Fault> {
+    api.change(|controller| Err(controller.refuse_network())).await
+}

@@ -1,0 +1,135 @@
+//! From HTTP to the controller: one small function per verb and path, grouped as operators think.
+
+mod balloon;
+mod config;
+mod extract;
+mod instance;
+mod outputs;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::{
+    Json, Router,
+    http::{Method, StatusCode, Uri},
+    routing::{get, patch, put},
+};
+use utoipa::OpenApi;
+
+use super::{
+    controller::{ControlError, Controller},
+    fault::Fault,
+    types::FaultMessage,
+};
+
+/// The controller as handlers hold it.
+#[derive(Clone)]
+struct Api(Arc<Mutex<Controller>>);
+
+/// What every call can answer when it is refused.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "only its derived schema is used")]
+enum Refusal {
+    /// The request is wrong, or comes in the wrong phase; the body says why.
+    #[response(status = 400)]
+    BadRequest(FaultMessage),
+}
+
+impl Api {
+    /// Calls the controller on a thread that may block, and answers with what it says.
+    async fn get<T: Send + 'static>(
+        self,
+        call: impl FnOnce(&mut Controller) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<Json<T>, Fault> {
+        let called = tokio::task::spawn_blocking(move || {
+            // The controller is whole between its steps; a panic in one call does not end the API.
+            let mut controller = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            call(&mut controller)
+        });
+        match called.await {
+            Ok(result) => Ok(Json(result?)),
+            Err(_) => Err(Fault::internal("The call failed inside Aerostat: see its log.")),
+        }
+    }
+
+    /// The same for a call that answers nothing.
+    async fn change(
+        self,
+        call: impl FnOnce(&mut Controller) -> Result<(), ControlError> + Send + 'static,
+    ) -> Result<StatusCode, Fault> {
+        self.get(call).await.map(|Json(())| StatusCode::NO_CONTENT)
+    }
+}
+
+/// All routes.
+pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
+    Router::new()
+        .route("/", get(instance::info))
+        .route("/version", get(instance::version))
+        .route("/vm", patch(instance::set_state))
+        .route("/vm/config", get(instance::config))
+        .route("/actions", put(instance::act))
+        .route("/memory", get(instance::memory))
+        .route("/openapi.json", get(instance::openapi))
+        .route("/boot-source", put(config::boot_source))
+        .route(
+            "/machine-config",
+            get(config::machine_config)
+                .put(config::set_machine_config)
+                .patch(config::update_machine_config),
+        )
+        .route("/drives/{drive_id}", put(config::drive))
+        .route(
+            "/network-interfaces/{iface_id}",
+            put(config::network_interface).patch(config::update_network_interface),
+        )
+        .route("/balloon", get(balloon::get).put(balloon::set).patch(balloon::update))
+        .route("/balloon/statistics", get(balloon::stats).patch(balloon::update_stats))
+        .route("/balloon/hinting/start", patch(balloon::hinting_start))
+        .route("/balloon/hinting/stop", patch(balloon::hinting_stop))
+        .route("/balloon/hinting/status", get(balloon::hinting_status))
+        .route("/logger", put(outputs::logger))
+        .route("/metrics", put(outputs::metrics))
+        .route("/serial", put(outputs::serial))
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
+        .with_state(Api(controller))
+}
+
+async fn unknown(method: Method, uri: Uri) -> Fault {
+    let path = uri.path();
+    Fault::bad_request(format!("Invalid request method and/or path: {method} {path}"))
+}
+
+/// The description of all of it.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Aerostat", description = "The API of a microVM, on its unix socket: Firecracker's, and GET /memory."),
+    paths(
+        instance::info,
+        instance::version,
+        instance::set_state,
+        instance::config,
+        instance::act,
+        instance::memory,
+        instance::openapi,
+        config::boot_source,
+        config::machine_config,
+        config::set_machine_config,
+        config::update_machine_config,
+        config::drive,
+        config::network_interface,
+        config::update_network_interface,
+        balloon::get,
+        balloon::set,
+        balloon::update,
+        balloon::stats,
+        balloon::update_stats,
+        balloon::hinting_start,
+        balloon::hinting_stop,
+        balloon::hinting_status,
+        outputs::logger,
+        outputs::metrics,
+        outputs::serial,
+    )
+)]
+pub(super) struct ApiDoc;

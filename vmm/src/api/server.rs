@@ -1,0 +1,82 @@
+//! The API's thread: an HTTP server on the socket, one event loop, one helper thread for calls that
+//! block. Both sleep while nobody calls; the helper ends after a while, so that memory stays small.
+
+use std::{
+    io,
+    os::unix::net::UnixListener as StdListener,
+    sync::{Arc, Mutex},
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use tokio::{net::UnixListener, runtime::Runtime, sync::oneshot};
+
+use super::{
+    controller::Controller,
+    routes,
+    socket::{ApiSocket, SocketFile},
+};
+
+/// Stack of each of the two threads, in bytes; only what is touched is resident.
+const STACK: usize = 1 << 20;
+/// How long a call in progress may go on when the process ends.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// A running server. Dropping it removes the socket and ends the thread.
+#[derive(Debug)]
+pub struct ApiServer {
+    file: Option<SocketFile>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApiServer {
+    /// Serves `controller` on `socket`, in a thread named "api".
+    pub fn spawn(socket: ApiSocket, controller: Arc<Mutex<Controller>>) -> io::Result<Self> {
+        let (listener, file) = socket.into_parts();
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .thread_name("api-call")
+            .thread_stack_size(STACK)
+            .build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = Builder::new()
+            .name("api".to_owned())
+            .stack_size(STACK)
+            .spawn(move || serve(runtime, listener, controller, stopped))?;
+        Ok(Self { file: Some(file), stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.file = None;
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was printed; there is nothing left to save.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves until the sender of `stopped` is dropped.
+fn serve(
+    runtime: Runtime,
+    listener: StdListener,
+    controller: Arc<Mutex<Controller>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let served = runtime.block_on(async {
+        let listener = UnixListener::from_std(listener)?;
+        tokio::select! {
+            served = async { axum::serve(listener, routes::router(controller)).await } => served,
+            _ = stopped => Ok(()),
+        }
+    });
+    if let Err(error) = served {
+        tracing::error!(%error, "The API has stopped");
+    }
+    runtime.shutdown_timeout(GRACE);
+}

@@ -1,0 +1,179 @@
+//! The socket file: made where nobody listens, removed at the end.
+//!
+//! ```text
+//! nothing there ───────────────────▶ bind
+//! a socket, connection refused ────▶ stale: removed, bind
+//! a socket, somebody listens ──────▶ refused
+//! anything else ───────────────────▶ refused, left alone
+//! ```
+
+use std::{
+    fs, io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileTypeExt, MetadataExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+/// Longest path of a socket: `sun_path` of `sockaddr_un` is 108 bytes, one of them the final NUL.
+const MAX_PATH: usize = 107;
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// An empty path would mean an unnamed socket.
+    #[error("The path of the API socket is empty: name a file.")]
+    Empty,
+    /// Too long for the system.
+    #[error(
+        "The path of the API socket is {0} bytes long, but a socket's path has at most {MAX_PATH}: choose a shorter one."
+    )]
+    TooLong(usize),
+    /// A file that is not ours to remove.
+    #[error("{} exists and is not a socket: remove it or choose another path.", .0.display())]
+    NotASocket(PathBuf),
+    /// Somebody listens.
+    #[error("The API socket {} is in use by another process: choose another path.", .0.display())]
+    InUse(PathBuf),
+    /// The system refuses.
+    #[error("The API socket {} cannot be made", path.display())]
+    Io {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why it cannot be.
+        source: io::Error,
+    },
+}
+
+/// A listening socket; its file goes when it is dropped.
+#[derive(Debug)]
+pub struct ApiSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+impl ApiSocket {
+    /// Listens at `path`.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        match path.as_os_str().as_bytes().len() {
+            0 => return Err(SocketError::Empty),
+            1..=MAX_PATH => {}
+            length => return Err(SocketError::TooLong(length)),
+        }
+        make_room(path)?;
+        let failed = |source| failed(path, source);
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let meta = fs::symlink_metadata(path).map_err(failed)?;
+        let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
+        Ok(Self { listener, file })
+    }
+
+    /// The listener, and the guard that removes its file when dropped.
+    pub fn into_parts(self) -> (UnixListener, SocketFile) {
+        (self.listener, self.file)
+    }
+}
+
+/// Removes the socket's file when dropped, unless it is another's by now.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
+        if ours {
+            // If it cannot be removed, the next start finds it stale and tries again.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn make_room(path: &Path) -> Result<(), SocketError> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(path, error)),
+        Ok(meta) => meta,
+    };
+    if !meta.file_type().is_socket() {
+        return Err(SocketError::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|error| failed(path, error))
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed(path, error)),
+        // Connected, or something odd lives there: either way it is not ours.
+        _ => Err(SocketError::InUse(path.to_owned())),
+    }
+}
+
+fn failed(path: &Path, source: io::Error) -> SocketError {
+    SocketError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("api.sock");
+        drop(UnixListener::bind(&path).expect("a socket that nobody removes"));
+        assert!(path.exists());
+        let socket = ApiSocket::bind(&path).expect("stale: replaced");
+        let again = ApiSocket::bind(&path).expect_err("live");
+        assert_eq!(
+            again.to_string(),
+            format!("The API socket {} is in use by another process: choose another path.", path.display())
+        );
+        assert!(UnixStream::connect(&path).is_ok(), "the live one still listens");
+        drop(socket);
+        assert!(!path.exists(), "removed at the end");
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("api.sock");
+        fs::write(&path, "precious").expect("write");
+        assert!(matches!(ApiSocket::bind(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(ApiSocket::bind(dir.path()), Err(SocketError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+
+        // Ours was replaced behind our back: the other's file stays.
+        fs::remove_file(&path).expect("remove");
+        let socket = ApiSocket::bind(&path).expect("bind");
+        fs::rename(&path, dir.path().join("moved")).expect("rename");
+        fs::write(&path, "another's").expect("write");
+        drop(socket);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn impossible_paths_say_why() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let long = dir.path().join("x".repeat(120));
+        let length = long.as_os_str().len();
+        assert_eq!(
+            ApiSocket::bind(&long).expect_err("too long").to_string(),
+            format!("The path of the API socket is {length} bytes long, but a socket's path has at most 107: choose a shorter one.")
+        );
+        assert!(matches!(ApiSocket::bind(Path::new("")), Err(SocketError::Empty)));
+        let nowhere = dir.path().join("no/such/directory");
+        assert!(matches!(ApiSocket::bind(&nowhere), Err(SocketError::Io { .. })));
+    }
+}

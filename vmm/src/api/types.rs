@@ -1,0 +1,231 @@
+//! What goes over the socket, apart from the configuration itself (see [`crate::vm::config`]).
+//! The names of fields are Firecracker's.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::vm::config::{HugePages, Mib};
+
+/// `GET /`: what this process is and what its guest is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceInfo {
+    /// The id given on the command line.
+    pub id: String,
+    /// Whether the guest runs.
+    pub state: InstanceState,
+    /// Version of this program.
+    pub vmm_version: String,
+    /// Name of this program.
+    pub app_name: String,
+}
+
+/// Whether the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum InstanceState {
+    /// It is being configured.
+    #[serde(rename = "Not started")]
+    NotStarted,
+    /// Its vCPUs run.
+    Running,
+    /// Its vCPUs are stopped.
+    Paused,
+}
+
+/// `GET /version`. The field has the name that Firecracker's clients look for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Version {
+    /// Version of this program.
+    pub firecracker_version: String,
+}
+
+/// `PATCH /vm`: stop the vCPUs or let them go on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmUpdate {
+    /// What is wanted.
+    pub state: WantedState,
+}
+
+/// What `PATCH /vm` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum WantedState {
+    /// Stop the vCPUs.
+    Paused,
+    /// Let the vCPUs go on.
+    Resumed,
+}
+
+/// `PATCH /machine-config`: what is left out stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MachineConfigUpdate {
+    /// Number of vCPUs, 1 to 32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpu_count: Option<u32>,
+    /// Guest memory in MiB: at least 64, even.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mem_size_mib: Option<Mib>,
+    /// Simultaneous multithreading: only `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smt: Option<bool>,
+    /// Dirty page tracking: only `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track_dirty_pages: Option<bool>,
+    /// Pages of hugetlbfs: only `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huge_pages: Option<HugePages>,
+    /// CPU template: only `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<String>,
+}
+
+/// `PUT /actions`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Action {
+    /// What is to be done.
+    pub action_type: ActionType,
+}
+
+/// What `PUT /actions` can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum ActionType {
+    /// Start the guest.
+    InstanceStart,
+    /// Write metrics now.
+    FlushMetrics,
+    /// Press Ctrl+Alt+Del on the guest's keyboard.
+    SendCtrlAltDel,
+}
+
+/// `PATCH /balloon`: give the balloon a new size.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonUpdate {
+    /// What the guest is asked to give up; at most its memory.
+    pub amount_mib: Mib,
+}
+
+/// `PATCH /balloon/statistics`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonStatsUpdate {
+    /// Seconds between two readings; cannot go between 0 and another value.
+    pub stats_polling_interval_s: u16,
+}
+
+/// `PATCH /balloon/hinting/start`; the body may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HintingStart {
+    /// Whether the guest may use its pages again as soon as its list is complete.
+    #[serde(default = "yes")]
+    pub acknowledge_on_stop: bool,
+}
+
+impl Default for HintingStart {
+    fn default() -> Self {
+        Self { acknowledge_on_stop: true }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `GET /balloon/hinting/status`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HintingStatus {
+    /// The command that the host gave last.
+    pub host_cmd: u32,
+    /// The command that the guest answered last, if it did.
+    pub guest_cmd: Option<u32>,
+}
+
+/// `GET /balloon/statistics`: ours, and what the guest told last. Unset fields are left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BalloonStats {
+    /// Pages of 4 KiB that the guest is asked to give up.
+    pub target_pages: u64,
+    /// Pages of 4 KiB that it has given up.
+    pub actual_pages: u64,
+    /// The target in MiB.
+    pub target_mib: Mib,
+    /// What it has given up, in MiB.
+    pub actual_mib: Mib,
+    /// Bytes swapped in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_in: Option<u64>,
+    /// Bytes swapped out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_out: Option<u64>,
+    /// Major faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub major_faults: Option<u64>,
+    /// Minor faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minor_faults: Option<u64>,
+    /// Bytes that nobody uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_memory: Option<u64>,
+    /// Bytes that the guest's kernel has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_memory: Option<u64>,
+    /// Bytes that programs can have without swapping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_memory: Option<u64>,
+    /// Bytes of cached files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_caches: Option<u64>,
+    /// Huge pages of hugetlbfs that were handed out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugetlb_allocations: Option<u64>,
+    /// Huge pages of hugetlbfs that could not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugetlb_failures: Option<u64>,
+    /// Processes killed for want of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kill: Option<u64>,
+    /// Allocations that had to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alloc_stall: Option<u64>,
+    /// Pages looked at by the background reclaimer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub async_scan: Option<u64>,
+    /// Pages looked at by allocating tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_scan: Option<u64>,
+    /// Pages reclaimed by the background reclaimer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub async_reclaim: Option<u64>,
+    /// Pages reclaimed by allocating tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_reclaim: Option<u64>,
+}
+
+/// `GET /memory`: what the memory service has and did, and how far the balloon is.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MemoryReport {
+    /// How far the balloon is; left out if the guest has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon_device: Option<BalloonProgress>,
+    /// What the memory service says.
+    #[serde(flatten)]
+    pub memory: memsvc::MemoryStats,
+}
+
+/// How far the balloon is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BalloonProgress {
+    /// What the guest is asked to give up.
+    pub target_mib: Mib,
+    /// What it has given up.
+    pub actual_mib: Mib,
+}
+
+/// The body of every answer that is an error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FaultMessage {
+    /// One sentence that says what is wrong.
+    pub fault_message: String,
+}

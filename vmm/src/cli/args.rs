@@ -1,0 +1,213 @@
+//! Flags and their help. What they mean together is decided by the commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{run::Disk, size};
+use crate::vm::config::Mib;
+
+/// Where the API is served and looked for if nobody says otherwise.
+pub(super) const DEFAULT_SOCKET: &str = "/run/aerostat.socket";
+
+const EXAMPLES: &str = "\
+Examples:
+  Start a guest and give it a balloon:
+    aerostat run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --api-sock /tmp/a.sock
+  Take 256 MiB from it, and wait until it has given them up:
+    aerostat balloon set 256 --wait --api-sock /tmp/a.sock
+  See what the memory service has and did:
+    aerostat memory show --api-sock /tmp/a.sock
+  Serve the API for a program that drives Firecracker:
+    aerostat --api-sock /tmp/a.sock --id my-guest
+
+Exit codes: 0 the guest powered off or reset, or a signal ended the process; 1 an error; 3 the
+guest's kernel panicked.";
+
+/// Runs Linux guests under KVM and keeps the host's memory whole while it does.
+///
+/// Without a command it takes Firecracker's arguments: it serves the API on a socket and waits to be
+/// told what to start.
+#[derive(Debug, Parser)]
+#[command(name = "aerostat", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
+}
+
+impl Cli {
+    /// Whether the answer is for a machine.
+    pub(super) fn json(&self) -> bool {
+        match &self.command {
+            None => self.serve.json,
+            Some(Command::Run(args)) => args.json,
+            Some(Command::Balloon(args)) => args.target().json,
+            Some(Command::Memory(args)) => args.target().json,
+            Some(Command::Check(args)) => args.json,
+            Some(Command::Openapi) => false,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Start a guest and stay with it until it ends
+    Run(Box<RunArgs>),
+    /// Set or read the balloon of a running guest
+    Balloon(BalloonArgs),
+    /// Show what the memory service of a running guest has and did
+    Memory(MemoryArgs),
+    /// Say whether this host can run guests, and what it lacks
+    Check(CheckArgs),
+    /// Print the OpenAPI description of the API
+    #[command(hide = true)]
+    Openapi,
+}
+
+/// Firecracker's form, without a command.
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Socket to serve the API on
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub(super) api_sock: PathBuf,
+    /// Name of the guest: 1 to 64 letters, digits or hyphens
+    #[arg(long, default_value = "anonymous-instance", value_parser = size::instance_id)]
+    pub(super) id: String,
+    /// Start what this file describes at once
+    #[arg(long, value_name = "FILE")]
+    pub(super) config_file: Option<PathBuf>,
+    /// Serve no API; needs --config-file
+    #[arg(long, requires = "config_file")]
+    pub(super) no_api: bool,
+    /// Say why the guest ended as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Kernel: a bzImage, or an ELF with a PVH note
+    #[arg(long, value_name = "PATH", required_unless_present = "config_file")]
+    pub(super) kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "PATH", requires = "kernel")]
+    pub(super) initrd: Option<PathBuf>,
+    /// Kernel command line [default: console=ttyS0 reboot=k panic=-1]
+    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
+    pub(super) append: Option<String>,
+    /// Raw disk image or block device; ",ro" makes it read-only; may be repeated. Without an initrd
+    /// and without root= in --append, the first is the root device
+    #[arg(long, value_name = "PATH[,ro]")]
+    pub(super) disk: Vec<Disk>,
+    /// Memory of the guest: 512M, 2G, or a number of MiB [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = size::memory)]
+    pub(super) memory: Option<Mib>,
+    /// Number of vCPUs, 1 to 32 [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(super) cpus: Option<u32>,
+    /// Memory that the guest is asked to give up from the start, in MiB [default: 0]
+    #[arg(long, value_name = "MIB", value_parser = size::size)]
+    pub(super) balloon: Option<Mib>,
+    /// Let the guest take memory back when it would otherwise kill a process
+    #[arg(long)]
+    pub(super) balloon_deflate_on_oom: bool,
+    /// Ask the guest for statistics this often; 0: never
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) balloon_stats: Option<u16>,
+    /// Let the guest report free pages by itself
+    #[arg(long)]
+    pub(super) balloon_reporting: bool,
+    /// Let the guest be asked for a list of its free pages
+    #[arg(long)]
+    pub(super) balloon_hinting: bool,
+    /// File that receives the serial console, instead of the terminal
+    #[arg(long, value_name = "PATH")]
+    pub(super) serial: Option<PathBuf>,
+    /// Serve the API on this socket [default: no API]
+    #[arg(long, value_name = "PATH")]
+    pub(super) api_sock: Option<PathBuf>,
+    /// Name of the guest: 1 to 64 letters, digits or hyphens
+    #[arg(long, default_value = "anonymous-instance", value_parser = size::instance_id)]
+    pub(super) id: String,
+    /// Configuration in Firecracker's JSON; flags change what it says
+    #[arg(long, value_name = "FILE")]
+    pub(super) config_file: Option<PathBuf>,
+    /// Say why the guest ended as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Whom a client command talks to, and how it answers.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// Socket of the guest's API
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub(super) api_sock: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BalloonArgs {
+    #[command(subcommand)]
+    pub(super) command: BalloonCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BalloonCommand {
+    /// Ask the guest to give up this much memory in all: 256, 256M, 1G; 0 gives all back
+    Set {
+        /// Size of the balloon
+        #[arg(value_name = "MIB", value_parser = size::size)]
+        amount: Mib,
+        /// Wait until the guest has done so
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show the balloon
+    Get(Target),
+    /// Show the statistics that the guest told last
+    Stats(Target),
+}
+
+impl BalloonArgs {
+    fn target(&self) -> &Target {
+        match &self.command {
+            BalloonCommand::Set { target, .. }
+            | BalloonCommand::Get(target)
+            | BalloonCommand::Stats(target) => target,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MemoryArgs {
+    #[command(subcommand)]
+    pub(super) command: MemoryCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MemoryCommand {
+    /// Show arena, blocks, frames, and counters
+    Show(Target),
+}
+
+impl MemoryArgs {
+    fn target(&self) -> &Target {
+        let MemoryCommand::Show(target) = &self.command;
+        target
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Answer in JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}

@@ -1,0 +1,86 @@
+//! `aerostat balloon`: set or read the balloon of a running guest.
+
+mod wait;
+
+use serde_json::json;
+
+use super::{
+    Outcome,
+    args::{BalloonArgs, BalloonCommand, Target},
+    output, table,
+};
+use crate::{
+    api::{
+        client::{Client, ClientError},
+        types::{BalloonProgress, BalloonStats, BalloonUpdate, MemoryReport},
+    },
+    vm::config::{BalloonConfig, Mib},
+};
+
+/// Does it.
+pub(super) fn balloon(args: BalloonArgs) -> Outcome {
+    match args.command {
+        BalloonCommand::Set { amount, wait, target } => set(amount, wait, &target),
+        BalloonCommand::Get(target) => get(&target),
+        BalloonCommand::Stats(target) => stats(&target),
+    }
+}
+
+fn set(amount: Mib, wait: bool, target: &Target) -> Outcome {
+    let client = Client::new(&target.api_sock)?;
+    client.patch("/balloon", &BalloonUpdate { amount_mib: amount })?;
+    let progress = if wait { wait::wait(&client, amount)? } else { progress(&client)? };
+    output::answer(target.json, &progress, |progress| match progress {
+        Some(now) if now.actual_mib == now.target_mib => {
+            format!("The guest has given up {}, as asked.\n", now.actual_mib)
+        }
+        Some(now) => {
+            format!("The guest is asked for {}, and has given up {}.\n", now.target_mib, now.actual_mib)
+        }
+        None => format!("The guest is asked for {amount}.\n"),
+    })
+}
+
+fn get(target: &Target) -> Outcome {
+    let client = Client::new(&target.api_sock)?;
+    let config: BalloonConfig = client.get("/balloon")?;
+    // A guest that has not been started has a balloon, but nothing in it.
+    let actual = match progress(&client) {
+        Ok(now) => now.map(|now| now.actual_mib),
+        Err(ClientError::Refused(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let on = |is_on| if is_on { "on" } else { "off" }.to_owned();
+    let mut answer = serde_json::to_value(&config)?;
+    answer["actual_mib"] = json!(actual);
+    output::answer(target.json, &answer, |_| {
+        table::pairs(&[
+            ("asked for", config.amount_mib.to_string()),
+            ("given up", actual.map_or("not started".to_owned(), |mib| mib.to_string())),
+            ("deflate on OOM", on(config.deflate_on_oom)),
+            (
+                "statistics",
+                match config.stats_polling_interval_s {
+                    0 => "off".to_owned(),
+                    seconds => format!("every {seconds} s"),
+                },
+            ),
+            ("free page hinting", on(config.free_page_hinting)),
+            ("free page reporting", on(config.free_page_reporting)),
+        ])
+    })
+}
+
+fn stats(target: &Target) -> Outcome {
+    let client = Client::new(&target.api_sock)?;
+    let stats: BalloonStats = client.get("/balloon/statistics")?;
+    let object = serde_json::to_value(&stats)?;
+    let object = object.as_object().cloned().unwrap_or_default();
+    output::answer(target.json, &object, table::render)
+}
+
+/// How far the balloon is.
+fn progress(client: &Client) -> Result<Option<BalloonProgress>, ClientError> {
+    let report: MemoryReport = client.get("/memory")?;
+    Ok(report.balloon_device)
+}

@@ -1,0 +1,122 @@
+//! `aerostat run`: a configuration from flags, started at once.
+
+use std::{convert::Infallible, path::PathBuf, str::FromStr, sync::Arc};
+
+use super::{Outcome, args::RunArgs, serve, session::Session};
+use crate::{
+    api::control::Launcher,
+    vm::config::{
+        BalloonConfig, BootSource, CacheType, Drive, IoEngine, Mib, SerialConfig, VmConfig,
+    },
+};
+
+/// Memory of a guest if nobody says.
+const DEFAULT_MEMORY: Mib = Mib(512);
+
+/// A value of `--disk`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Disk {
+    path: PathBuf,
+    read_only: bool,
+}
+
+impl FromStr for Disk {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.strip_suffix(",ro") {
+            Some(path) => Self { path: path.into(), read_only: true },
+            None => {
+                Self { path: text.strip_suffix(",rw").unwrap_or(text).into(), read_only: false }
+            }
+        })
+    }
+}
+
+/// Does it.
+pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
+    let config = Some(config(&args)?);
+    Session { id: args.id, api_sock: args.api_sock.as_deref(), config, json: args.json }
+        .live(launcher)
+}
+
+/// The configuration file if there is one, else defaults; then the flags on top.
+pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
+    let mut config = match &args.config_file {
+        Some(path) => serve::read_config(path)?,
+        None => defaults(),
+    };
+    if let Some(kernel) = &args.kernel {
+        config.boot_source = Some(BootSource {
+            kernel_image_path: kernel.clone(),
+            initrd_path: args.initrd.clone(),
+            boot_args: args.append.clone(),
+        });
+    }
+    let machine = &mut config.machine_config;
+    machine.mem_size_mib = args.memory.unwrap_or(machine.mem_size_mib);
+    machine.vcpu_count = args.cpus.unwrap_or(machine.vcpu_count);
+    if let Some(path) = &args.serial {
+        config.serial = Some(SerialConfig { serial_out_path: Some(path.clone()) });
+    }
+    balloon(&mut config, args);
+    disks(&mut config, args);
+    Ok(config)
+}
+
+fn defaults() -> VmConfig {
+    let mut config = VmConfig::default();
+    config.machine_config.mem_size_mib = DEFAULT_MEMORY;
+    config.balloon = Some(NO_BALLOON);
+    config
+}
+
+/// An empty balloon. Guests of `run` have at least that, so that one can be set later.
+const NO_BALLOON: BalloonConfig = BalloonConfig {
+    amount_mib: Mib(0),
+    deflate_on_oom: false,
+    stats_polling_interval_s: 0,
+    free_page_hinting: false,
+    free_page_reporting: false,
+};
+
+fn balloon(config: &mut VmConfig, args: &RunArgs) {
+    let asked = args.balloon.is_some()
+        || args.balloon_stats.is_some()
+        || args.balloon_deflate_on_oom
+        || args.balloon_hinting
+        || args.balloon_reporting;
+    if !asked {
+        return;
+    }
+    let balloon = config.balloon.get_or_insert(NO_BALLOON);
+    balloon.amount_mib = args.balloon.unwrap_or(balloon.amount_mib);
+    balloon.stats_polling_interval_s =
+        args.balloon_stats.unwrap_or(balloon.stats_polling_interval_s);
+    balloon.deflate_on_oom |= args.balloon_deflate_on_oom;
+    balloon.free_page_hinting |= args.balloon_hinting;
+    balloon.free_page_reporting |= args.balloon_reporting;
+}
+
+/// Adds the disks; the first is the root device if nothing else can be.
+fn disks(config: &mut VmConfig, args: &RunArgs) {
+    let has_root = config.drives.iter().any(|drive| drive.is_root_device)
+        || config.boot_source.as_ref().is_some_and(|boot| {
+            let args = boot.boot_args.as_deref().unwrap_or_default();
+            boot.initrd_path.is_some()
+                || args.split_whitespace().any(|word| word.starts_with("root="))
+        });
+    let known = config.drives.len();
+    for (index, disk) in args.disk.iter().enumerate() {
+        config.drives.push(Drive {
+            drive_id: format!("disk{}", known + index),
+            is_root_device: index == 0 && !has_root,
+            path_on_host: disk.path.clone(),
+            is_read_only: disk.read_only,
+            partuuid: None,
+            cache_type: CacheType::Writeback,
+            io_engine: IoEngine::Sync,
+            rate_limiter: None,
+        });
+    }
+}

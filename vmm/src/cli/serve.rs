@@ -1,0 +1,31 @@
+//! Firecracker's form: serve the API, start what the configuration file says if there is one.
+
+use std::{fs::File, io::Read, path::Path, sync::Arc};
+
+use anyhow::{Context, bail};
+
+use super::{Outcome, args::ServeArgs, session::Session};
+use crate::{api::control::Launcher, vm::config::VmConfig};
+
+/// Longest configuration file in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Does it.
+pub(super) fn serve(args: ServeArgs, launcher: Arc<dyn Launcher>) -> Outcome {
+    let config = args.config_file.as_deref().map(read_config).transpose()?;
+    let api_sock = (!args.no_api).then_some(args.api_sock.as_path());
+    Session { id: args.id, api_sock, config, json: args.json }.live(launcher)
+}
+
+/// Reads a configuration file; it is validated when it is loaded.
+pub(super) fn read_config(path: &Path) -> anyhow::Result<VmConfig> {
+    let what = || format!("The configuration file {} cannot be read", path.display());
+    let mut text = String::new();
+    let file = File::open(path).with_context(what)?;
+    file.take(MAX_CONFIG + 1).read_to_string(&mut text).with_context(what)?;
+    if text.len() as u64 > MAX_CONFIG {
+        bail!("The configuration file {} is longer than 1 MiB.", path.display());
+    }
+    serde_json::from_str(&text)
+        .with_context(|| format!("The configuration file {} is not valid", path.display()))
+}

@@ -1,0 +1,32 @@
+//! SIGINT, SIGTERM and SIGHUP end the process cleanly, through the [`ExitSlot`].
+//!
+//! They are blocked in the main thread before any other starts, so that all inherit it, and one
+//! thread waits for them: no handler, hence nothing that a handler may not do.
+
+#![allow(unsafe_code, reason = "sigwait is not in std")]
+
+use std::{io, sync::Arc, thread};
+
+use vmm_sys_util::signal::{block_signal, create_sigset};
+
+use crate::vm::exit::{Exit, ExitSlot};
+
+const ENDING: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// Stack of the thread in bytes.
+const STACK: usize = 64 << 10;
+
+/// Starts to listen for signals. Call it before any other thread is made.
+pub(super) fn watch(exit: Arc<ExitSlot>) -> io::Result<()> {
+    for signal in ENDING {
+        block_signal(signal).map_err(|error| io::Error::other(error.to_string()))?;
+    }
+    let set = create_sigset(&ENDING).map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+    thread::Builder::new().name("signals".to_owned()).stack_size(STACK).spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both pointers are to live locals of the right types; sigwait writes only `signal`.
+        if unsafe { libc::sigwait(&set, &mut signal) } == 0 {
+            exit.set(Exit::Signal(signal));
+        }
+    })?;
+    Ok(())
+}

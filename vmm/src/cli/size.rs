@@ -1,0 +1,84 @@
+//! Values of flags: sizes of memory, names of guests.
+
+use crate::vm::config::Mib;
+
+/// A size: a number with K, M, G or T (powers of 1024; `MiB` and the like too), or a plain number
+/// of MiB. It must come to whole MiB.
+pub(super) fn size(text: &str) -> Result<Mib, String> {
+    let wrong = || format!("\"{text}\" is not a size: write 512M, 2G, or a number of MiB");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+    if number.is_empty() {
+        return Err(wrong());
+    }
+    let unit = unit.to_ascii_lowercase();
+    let bytes_per_unit: u64 = match unit.strip_suffix("ib").unwrap_or(&unit) {
+        "" | "m" => 1 << 20,
+        "k" => 1 << 10,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let too_large = || format!("\"{text}\" is more memory than any machine can have");
+    let number: u64 = number.parse().map_err(|_| too_large())?;
+    let bytes = number.checked_mul(bytes_per_unit).ok_or_else(too_large)?;
+    if bytes % (1 << 20) != 0 {
+        return Err(format!("\"{text}\" is not a whole number of MiB"));
+    }
+    Ok(Mib(bytes >> 20))
+}
+
+/// A size that is not zero.
+pub(super) fn memory(text: &str) -> Result<Mib, String> {
+    match size(text)? {
+        Mib(0) => Err("a guest needs memory: write 512M, 2G, or a number of MiB".to_owned()),
+        size => Ok(size),
+    }
+}
+
+/// The name of a guest, by Firecracker's rule.
+pub(super) fn instance_id(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if (1..=64).contains(&text.len()) && text.chars().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err("an id has 1 to 64 letters, digits or hyphens".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        for (text, mib) in [
+            ("512M", 512),
+            ("512", 512),
+            ("1G", 1024),
+            ("2gib", 2048),
+            ("1T", 1 << 20),
+            ("2048K", 2),
+            ("0", 0),
+        ] {
+            assert_eq!(size(text), Ok(Mib(mib)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_said() {
+        for (text, sentence) in [
+            ("abc", "\"abc\" is not a size"),
+            ("", "\"\" is not a size"),
+            ("-1", "\"-1\" is not a size"),
+            ("1.5G", "\"1.5G\" is not a size"),
+            ("1Gé", "\"1Gé\" is not a size"),
+            ("1000K", "\"1000K\" is not a whole number of MiB"),
+            ("99999999999999999999", "\"99999999999999999999\" is more memory"),
+            ("18446744073709551615T", "\"18446744073709551615T\" is more memory"),
+        ] {
+            let error = size(text).expect_err(text);
+            assert!(error.starts_with(sentence), "{text}: {error}");
+        }
+        assert_eq!(memory("0M").expect_err("zero"), "a guest needs memory: write 512M, 2G, or a number of MiB");
+    }
+}

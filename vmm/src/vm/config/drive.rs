@@ -1,0 +1,161 @@
+//! `drives`: raw disk images and block devices.
+
+use std::{
+    collections::HashSet,
+    fs::OpenOptions,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::ConfigError;
+
+/// One disk of the guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drive {
+    /// Name by which the API knows the disk: letters, digits, underscores.
+    pub drive_id: String,
+    /// Whether the kernel is told to mount it as its root.
+    pub is_root_device: bool,
+    /// A raw image or a block device.
+    #[schema(value_type = String)]
+    pub path_on_host: PathBuf,
+    /// Whether the guest may only read.
+    #[serde(default)]
+    pub is_read_only: bool,
+    /// Partition that holds the root file system; only on the root device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partuuid: Option<String>,
+    /// Whether the guest is offered a flush command.
+    #[serde(default)]
+    pub cache_type: CacheType,
+    /// How requests are carried out: only `Sync`.
+    #[serde(default)]
+    pub io_engine: IoEngine,
+    /// Limits of rate: must be left out or empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
+}
+
+/// What a guest's flush does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum CacheType {
+    /// The guest is offered no flush; the host writes back when it likes.
+    #[default]
+    Unsafe,
+    /// The guest's flush reaches the disk.
+    Writeback,
+}
+
+/// How requests are carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum IoEngine {
+    /// By plain reads and writes.
+    #[default]
+    Sync,
+    /// By io_uring: known, but not offered.
+    Async,
+}
+
+/// Limits of rate, in Firecracker's shape. Only an empty one is accepted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimiter {
+    /// Bytes over time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<TokenBucket>,
+    /// Operations over time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ops: Option<TokenBucket>,
+}
+
+/// One limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenBucket {
+    /// Tokens in a full bucket.
+    pub size: u64,
+    /// Tokens that are there once only, at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_time_burst: Option<u64>,
+    /// Milliseconds in which the bucket fills.
+    pub refill_time: u64,
+}
+
+impl Drive {
+    /// What the kernel is told about its root, with a leading space.
+    pub(super) fn root_args(&self) -> String {
+        let mode = if self.is_read_only { "ro" } else { "rw" };
+        match &self.partuuid {
+            Some(uuid) => format!(" root=PARTUUID={uuid} {mode}"),
+            None => format!(" root=/dev/vda {mode}"),
+        }
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        check_id(&self.drive_id)?;
+        if self.partuuid.is_some() && !self.is_root_device {
+            return Err(ConfigError::PartuuidWithoutRoot(self.drive_id.clone()));
+        }
+        if self.partuuid.as_deref().is_some_and(|uuid| uuid.contains(char::is_whitespace)) {
+            return Err(ConfigError::BootArgs);
+        }
+        if self.io_engine == IoEngine::Async {
+            return Err(ConfigError::NotOffered { field: "io_engine", value: "Async".to_owned() });
+        }
+        match &self.rate_limiter {
+            Some(RateLimiter { bandwidth, ops }) if bandwidth.is_some() || ops.is_some() => {
+                Err(ConfigError::NotOffered { field: "rate_limiter", value: "a limit".to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the disk is there and may be opened as it will be.
+    pub fn check_file(&self) -> Result<(), ConfigError> {
+        const WHAT: &str = "disk";
+        let path = &self.path_on_host;
+        let failed = |source| ConfigError::File { what: WHAT, path: path.clone(), source };
+        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let wanted = "regular file or block device";
+            return Err(ConfigError::NotAFile { what: WHAT, path: path.clone(), wanted });
+        }
+        OpenOptions::new()
+            .read(true)
+            .write(!self.is_read_only)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(failed)?;
+        Ok(())
+    }
+}
+
+pub(super) fn validate_all(drives: &[Drive]) -> Result<(), ConfigError> {
+    let mut seen = HashSet::new();
+    let mut root: Option<&Drive> = None;
+    for drive in drives {
+        drive.validate()?;
+        if !seen.insert(&drive.drive_id) {
+            return Err(ConfigError::DuplicateDrive(drive.drive_id.clone()));
+        }
+        if let (true, Some(first)) = (drive.is_root_device, root) {
+            return Err(ConfigError::TwoRoots(first.drive_id.clone(), drive.drive_id.clone()));
+        }
+        if drive.is_root_device {
+            root = Some(drive);
+        }
+    }
+    Ok(())
+}
+
+fn check_id(id: &str) -> Result<(), ConfigError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if (1..=64).contains(&id.len()) && id.chars().all(good) {
+        return Ok(());
+    }
+    Err(ConfigError::BadId(id.to_owned()))
+}

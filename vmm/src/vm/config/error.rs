@@ -1,0 +1,95 @@
+//! What can be wrong with a configuration, one sentence each.
+
+use std::{io, path::PathBuf};
+
+use super::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, Mib};
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Nothing to boot.
+    #[error("There is no kernel to boot: set boot-source first.")]
+    NoBootSource,
+    /// The kernel command line cannot be handed to a kernel.
+    #[error("boot_args holds a NUL or line break, which a kernel command line cannot: remove it.")]
+    BootArgs,
+    /// vCPU count out of range.
+    #[error("vcpu_count is {0}, but must be 1 to {MAX_VCPUS}.")]
+    VcpuCount(u32),
+    /// Too little memory, zero included.
+    #[error("mem_size_mib is {}, but a guest needs at least {}.", .0.0, MIN_MEMORY.0)]
+    MemoryTooSmall(Mib),
+    /// More than the address space.
+    #[error("mem_size_mib is {}, but guest addresses end at {}.", .0.0, MAX_MEMORY.0)]
+    MemoryTooLarge(Mib),
+    /// Not a whole number of 2 MiB blocks.
+    #[error("mem_size_mib is {}, but must be even, since guest memory comes in blocks of 2 MiB.", .0.0)]
+    MemoryOdd(Mib),
+    /// An option that we do not have.
+    #[error("{field} is set to {value}, which Aerostat does not offer: leave it out.")]
+    NotOffered {
+        /// JSON name of the field.
+        field: &'static str,
+        /// What was asked for.
+        value: String,
+    },
+    /// An id with characters that Firecracker refuses as well.
+    #[error("The id \"{0}\" must be 1 to 64 letters, digits or underscores.")]
+    BadId(String),
+    /// Two drives of one name in a configuration file.
+    #[error("Two drives have the id \"{0}\": give each its own.")]
+    DuplicateDrive(String),
+    /// The id in the path is not that in the body.
+    #[error("The path says drive \"{path}\", but the body says \"{body}\": make them the same.")]
+    DriveIdMismatch {
+        /// Id from the path of the request.
+        path: String,
+        /// Id from its body.
+        body: String,
+    },
+    /// More than one root device.
+    #[error("Both \"{0}\" and \"{1}\" are root devices: a guest has only one.")]
+    TwoRoots(String, String),
+    /// A partition UUID on a drive that is not the root.
+    #[error("Drive \"{0}\" has a partuuid, which only a root device can have: remove it.")]
+    PartuuidWithoutRoot(String),
+    /// The balloon cannot hold more than there is.
+    #[error("The balloon of {amount} is larger than the guest's memory of {memory}.")]
+    BalloonTooLarge {
+        /// Size of the balloon asked for.
+        amount: Mib,
+        /// Size of guest memory.
+        memory: Mib,
+    },
+    /// Networks come later.
+    #[error("Network interfaces are not there yet in this version: start the guest without.")]
+    NoNetworkYet,
+    /// A file that is to be read or written cannot be.
+    #[error("The {what} {} cannot be opened", path.display())]
+    File {
+        /// What the file is for.
+        what: &'static str,
+        /// Where it is said to be.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A directory, a socket, … where a file is needed.
+    #[error("The {what} {} is not a {wanted}.", path.display())]
+    NotAFile {
+        /// What the file is for.
+        what: &'static str,
+        /// Where it is said to be.
+        path: PathBuf,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// An empty file.
+    #[error("The {what} {} is empty.", path.display())]
+    EmptyFile {
+        /// What the file is for.
+        what: &'static str,
+        /// Where it is.
+        path: PathBuf,
+    },
+}

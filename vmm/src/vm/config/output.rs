@@ -1,0 +1,101 @@
+//! `logger`, `metrics`, `serial`: what the process writes, and where.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::ConfigError;
+
+/// Where the log goes and what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoggerConfig {
+    /// File or named pipe that lines are appended to; standard error if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub log_path: Option<PathBuf>,
+    /// The least serious level that is logged; `Info` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<LogLevel>,
+    /// Whether each line says its level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub show_level: Option<bool>,
+    /// Whether each line says where in the source it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub show_log_origin: Option<bool>,
+    /// Log only what comes from modules whose path starts with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+}
+
+/// How serious a line of the log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum LogLevel {
+    /// Nothing is logged.
+    #[serde(alias = "off", alias = "OFF")]
+    Off,
+    /// Something failed.
+    #[serde(alias = "error", alias = "ERROR")]
+    Error,
+    /// Something is odd.
+    #[serde(alias = "warning", alias = "WARNING", alias = "Warn", alias = "warn", alias = "WARN")]
+    Warning,
+    /// Something happened.
+    #[default]
+    #[serde(alias = "info", alias = "INFO")]
+    Info,
+    /// For whoever looks for a fault.
+    #[serde(alias = "debug", alias = "DEBUG")]
+    Debug,
+    /// Everything.
+    #[serde(alias = "trace", alias = "TRACE")]
+    Trace,
+}
+
+/// Where metrics go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// File or named pipe; a line of JSON is appended at each flush.
+    #[schema(value_type = String)]
+    pub metrics_path: PathBuf,
+}
+
+/// Where the serial console goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SerialConfig {
+    /// File or named pipe that receives the console's output; the standard streams if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub serial_out_path: Option<PathBuf>,
+}
+
+impl SerialConfig {
+    /// Checks that the file can be opened for writing; makes it if it is not there.
+    pub fn check_file(&self) -> Result<(), ConfigError> {
+        if let Some(path) = &self.serial_out_path {
+            open_output("serial output", path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file or named pipe to append to, never waiting: neither for a reader of the pipe now
+/// (that is why it is opened for reading too) nor for room in it later.
+pub fn open_output(what: &'static str, path: &Path) -> Result<File, ConfigError> {
+    let failed = |source: io::Error| ConfigError::File { what, path: path.to_owned(), source };
+    OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)
+}

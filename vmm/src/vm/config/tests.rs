@@ -1,0 +1,119 @@
+use serde_json::json;
+
+use super::*;
+
+fn parse(value: serde_json::Value) -> Result<VmConfig, String> {
+    let config: VmConfig = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    config.validate().map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+fn drive(id: &str, root: bool) -> serde_json::Value {
+    json!({"drive_id": id, "is_root_device": root, "path_on_host": "/nowhere"})
+}
+
+#[test]
+fn a_full_configuration_survives_a_round_trip() {
+    let value = json!({
+        "boot-source": {"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "quiet"},
+        "machine-config": {"vcpu_count": 4, "mem_size_mib": 6144, "smt": false,
+            "track_dirty_pages": false, "huge_pages": "None", "cpu_template": "None"},
+        "drives": [{"drive_id": "root", "is_root_device": true, "path_on_host": "/d",
+            "is_read_only": true, "partuuid": "0eaa91a0-01", "cache_type": "Writeback",
+            "io_engine": "Sync", "rate_limiter": {}}],
+        "balloon": {"amount_mib": 6144, "deflate_on_oom": true, "stats_polling_interval_s": 1,
+            "free_page_hinting": true, "free_page_reporting": true},
+        "network-interfaces": [],
+        "logger": {"log_path": "/l", "level": "Warning", "show_level": true,
+            "show_log_origin": false, "module": "vmm"},
+        "metrics": {"metrics_path": "/m"},
+        "serial": {"serial_out_path": "/s"},
+    });
+    let config = parse(value.clone()).expect("valid");
+    assert_eq!(config.kernel_command_line(), "quiet root=PARTUUID=0eaa91a0-01 ro");
+    assert_eq!(serde_json::to_value(&config).expect("serializes"), value);
+}
+
+#[test]
+fn what_is_left_out_has_firecrackers_defaults() {
+    let config = parse(json!({})).expect("valid");
+    assert_eq!((config.machine_config.vcpu_count, config.machine_config.mem_size_mib), (1, Mib(128)));
+    assert!(matches!(config.require_boot_source(), Err(ConfigError::NoBootSource)));
+}
+
+#[test]
+fn each_mistake_has_its_sentence() {
+    let machine = |vcpus: u64, mib: u64| {
+        json!({"machine-config": {"vcpu_count": vcpus, "mem_size_mib": mib}})
+    };
+    let machine_with = |field: &str, value: serde_json::Value| {
+        json!({"machine-config": {"vcpu_count": 1, "mem_size_mib": 128, field: value}})
+    };
+    let drive_with = |field: &str, value: serde_json::Value| {
+        let mut drive = drive("a", false);
+        drive[field] = value;
+        json!({"drives": [drive]})
+    };
+    let cases = [
+        (machine(0, 128), "vcpu_count is 0, but must be 1 to 32."),
+        (machine(33, 128), "vcpu_count is 33, but must be 1 to 32."),
+        (machine(1, 0), "mem_size_mib is 0, but a guest needs at least 64."),
+        (machine(1, 129), "mem_size_mib is 129, but must be even, since guest memory comes in blocks of 2 MiB."),
+        (machine(1, 1 << 60), "mem_size_mib is 1152921504606846976, but guest addresses end at 67108864."),
+        (machine_with("smt", json!(true)), "smt is set to true, which Aerostat does not offer: leave it out."),
+        (machine_with("huge_pages", json!("2M")), "huge_pages is set to 2M, which Aerostat does not offer: leave it out."),
+        (machine_with("cpu_template", json!("T2")), "cpu_template is set to T2, which Aerostat does not offer: leave it out."),
+        (machine_with("ht_enabled", json!(true)), "unknown field `ht_enabled`"),
+        (json!({"drives": [drive("a", false), drive("a", false)]}), "Two drives have the id \"a\": give each its own."),
+        (json!({"drives": [drive("a", true), drive("b", true)]}), "Both \"a\" and \"b\" are root devices: a guest has only one."),
+        (json!({"drives": [drive("../a", true)]}), "The id \"../a\" must be 1 to 64 letters, digits or underscores."),
+        (drive_with("partuuid", json!("x")), "Drive \"a\" has a partuuid, which only a root device can have: remove it."),
+        (drive_with("io_engine", json!("Async")), "io_engine is set to Async, which Aerostat does not offer: leave it out."),
+        (drive_with("rate_limiter", json!({"ops": {"size": 1, "refill_time": 1}})), "rate_limiter is set to a limit, which Aerostat does not offer: leave it out."),
+        (json!({"balloon": {"amount_mib": 129, "deflate_on_oom": false}}), "The balloon of 129 MiB is larger than the guest's memory of 128 MiB."),
+        (json!({"network-interfaces": [{}]}), "Network interfaces are not there yet in this version: start the guest without."),
+        (json!({"vsock": {}}), "unknown field `vsock`"),
+    ];
+    for (value, sentence) in cases {
+        let error = parse(value.clone()).expect_err(&value.to_string());
+        assert!(error.starts_with(sentence), "{value}: {error}");
+    }
+}
+
+#[test]
+fn the_root_device_is_vda_whenever_it_comes() {
+    let mut config = VmConfig::default();
+    for (id, root) in [("data", false), ("root", true), ("more", false), ("data", false)] {
+        config.set_drive(serde_json::from_value(drive(id, root)).expect("drive"));
+    }
+    let ids: Vec<&str> = config.drives.iter().map(|drive| drive.drive_id.as_str()).collect();
+    assert_eq!(ids, ["root", "data", "more"]);
+    assert!(config.kernel_command_line().ends_with(" panic=-1 root=/dev/vda rw"));
+}
+
+#[test]
+fn files_are_looked_at_when_they_are_set() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("kernel");
+    let boot = |path: &std::path::Path| BootSource {
+        kernel_image_path: path.to_owned(),
+        initrd_path: None,
+        boot_args: None,
+    };
+    let missing = boot(&file).check_files().expect_err("missing");
+    assert_eq!(missing.to_string(), format!("The kernel image {} cannot be opened", file.display()));
+    let directory = boot(dir.path()).check_files().expect_err("directory");
+    assert!(directory.to_string().ends_with("is not a regular file."), "{directory}");
+    std::fs::write(&file, "").expect("write");
+    let empty = boot(&file).check_files().expect_err("empty");
+    assert!(empty.to_string().ends_with("is empty."), "{empty}");
+    std::fs::write(&file, "x").expect("write");
+    boot(&file).check_files().expect("a file is there");
+
+    let mut disk: Drive = serde_json::from_value(drive("d", false)).expect("drive");
+    assert!(matches!(disk.check_file(), Err(ConfigError::File { what: "disk", .. })));
+    disk.path_on_host = dir.path().to_owned();
+    assert!(matches!(disk.check_file(), Err(ConfigError::NotAFile { .. })));
+    disk.path_on_host = file;
+    disk.check_file().expect("a file is there");
+}

@@ -243,7 +243,9 @@ impl AgentClient {
     /// The guest's virtio disks, by name.
     pub fn disks(&mut self) -> anyhow::Result<Vec<Block>> {
         match self.call(Request::BlockList)? {
-            Answer::Blocks(blocks) => Ok(blocks.into_iter().filter(|block| block.name.starts_with("vd")).collect()),
+            Answer::Blocks(blocks) => {
+                Ok(blocks.into_iter().filter(|block| block.name.starts_with("vd")).collect())
+            }
             other => unexpected(&other),
         }
     }

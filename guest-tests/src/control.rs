@@ -53,7 +53,10 @@ impl Control {
         match self {
             Control::Api(_) => {
                 let statistics = self.api("GET", "/balloon/statistics", Value::Null)?;
-                statistics.get("actual_mib").and_then(Value::as_u64).context("the statistics have no actual_mib")
+                statistics
+                    .get("actual_mib")
+                    .and_then(Value::as_u64)
+                    .context("the statistics have no actual_mib")
             }
             Control::Qmp(qmp, memory) => Ok(memory.saturating_sub(qmp.balloon()? / MIB)),
         }
@@ -95,7 +98,9 @@ impl Control {
     /// # Errors
     /// The monitor is gone, or it is QEMU.
     pub fn api_response(&self, method: &str, path: &str, body: Value) -> anyhow::Result<Response> {
-        let Control::Api(socket) = self else { bail!("{method} {path} is for Aerostat; this guest runs under QEMU") };
+        let Control::Api(socket) = self else {
+            bail!("{method} {path} is for Aerostat; this guest runs under QEMU")
+        };
         http::request(socket, method, path, (!body.is_null()).then_some(&body))
     }
 }

@@ -34,7 +34,10 @@ pub fn run(memory_mib: u64, cpus: u32) -> anyhow::Result<()> {
         bail!("--memory {memory_mib}: the demonstration needs a guest of at least 256 MiB");
     }
     let kernel = Kernel::any()?;
-    println!("A stock Debian guest under Aerostat: {memory_mib} MiB, {cpus} vCPUs, {} KVM.\n", kvm_host::kind());
+    println!(
+        "A stock Debian guest under Aerostat: {memory_mib} MiB, {cpus} vCPUs, {} KVM.\n",
+        kvm_host::kind()
+    );
     let progress = Progress::start("boot until the agent in the guest answers");
     let vm = Spec::new(Subject::Aerostat, kernel).memory_mib(memory_mib).cpus(cpus).start()?;
     progress.done(&format!("Linux {}", vm.ready.kernel));
@@ -129,7 +132,8 @@ fn thousandths(value: f64) -> f64 {
 }
 
 fn table(report: &Demo) -> String {
-    let head = ["after step", "seconds", "guest total", "guest free", "balloon", "host resident", "in huge pages"];
+    let head =
+        ["after step", "seconds", "guest total", "guest free", "balloon", "host resident", "in huge pages"];
     let row = |step: &Step| {
         vec![
             step.name.clone(),
@@ -142,5 +146,6 @@ fn table(report: &Demo) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = report.steps.iter().map(row).collect();
-    report::table(&head, &rows) + "\n  Sizes in MiB. Host: resident memory of the aerostat process, guest RAM included.\n"
+    report::table(&head, &rows)
+        + "\n  Sizes in MiB. Host: resident memory of the aerostat process, guest RAM included.\n"
 }

@@ -74,7 +74,8 @@ fn split_smaps(text: &str) -> Split {
     }
     let mut split = Split::default();
     for run in runs {
-        let part = if run.anonymous && run.kib >= SMALLEST_RAM_KIB { &mut split.ram } else { &mut split.rest };
+        let part =
+            if run.anonymous && run.kib >= SMALLEST_RAM_KIB { &mut split.ram } else { &mut split.rest };
         part.mib += mib(run.rss);
         part.huge_mib += mib(run.huge);
     }
@@ -204,7 +205,8 @@ Rss:                1536 kB
 
     #[test]
     fn buddyinfo_counts_blocks_of_2_mib() {
-        let text = "Node 0, zone      DMA      0 0 0 0 0 0 0 0 1 1 3\nNode 0, zone   Normal 9 9 9 9 9 9 9 9 9 5 6\n";
+        let text =
+            "Node 0, zone      DMA      0 0 0 0 0 0 0 0 1 1 3\nNode 0, zone   Normal 9 9 9 9 9 9 9 9 9 5 6\n";
         assert_eq!(huge_blocks(text), 1 + 2 * 3 + 5 + 2 * 6);
     }
 }

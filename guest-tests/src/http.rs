@@ -76,7 +76,11 @@ fn read_response(stream: &mut impl BufRead) -> anyhow::Result<Response> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
-    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).context("the body is not JSON")? };
+    let body = if body.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(&body).context("the body is not JSON")?
+    };
     Ok(Response { status, body })
 }
 
@@ -88,7 +92,8 @@ mod tests {
     fn empty_and_json_bodies_are_read() -> anyhow::Result<()> {
         let empty = read_response(&mut &b"HTTP/1.1 204 No Content\r\n\r\n"[..])?;
         assert_eq!((empty.status, empty.body), (204, Value::Null));
-        let refused = &b"HTTP/1.1 400 Bad Request\r\ncontent-length: 21\r\n\r\n{\"fault_message\":\"x\"}trailing"[..];
+        let refused =
+            &b"HTTP/1.1 400 Bad Request\r\ncontent-length: 21\r\n\r\n{\"fault_message\":\"x\"}trailing"[..];
         let refused = read_response(&mut { refused })?;
         assert_eq!(refused.body.get("fault_message").and_then(Value::as_str), Some("x"));
         assert!(refused.success().is_err());

@@ -55,7 +55,8 @@ pub fn build(kernel: Kernel) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     // Written aside and moved, so that a run beside this one never sees half a file.
     let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&unfinished, archive.finish()).with_context(|| format!("cannot write {}", unfinished.display()))?;
+    fs::write(&unfinished, archive.finish())
+        .with_context(|| format!("cannot write {}", unfinished.display()))?;
     fs::rename(&unfinished, &path)?;
     Ok(path)
 }
@@ -161,7 +162,8 @@ mod tests {
             kernel/a/virtio_ring.ko.xz: kernel/a/virtio.ko.xz\n\
             kernel/b/virtio-rng.ko.xz: kernel/a/virtio_ring.ko.xz kernel/a/virtio.ko.xz\n\
             kernel/b/virtio_blk.ko.xz: kernel/a/virtio_ring.ko.xz kernel/a/virtio.ko.xz\n";
-        let files = order(dependencies, "kernel/c/virtio_pci.ko\n", &["virtio_pci", "virtio_rng", "virtio_blk"])?;
+        let files =
+            order(dependencies, "kernel/c/virtio_pci.ko\n", &["virtio_pci", "virtio_rng", "virtio_blk"])?;
         let names: Vec<&str> = files.iter().map(|file| file_name(file)).collect();
         assert_eq!(names, ["virtio.ko", "virtio_ring.ko", "virtio-rng.ko", "virtio_blk.ko"]);
         assert!(order(dependencies, "", &["virtio_pci"]).is_err(), "a module that is nowhere is an error");

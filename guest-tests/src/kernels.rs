@@ -69,8 +69,9 @@ impl Kernel {
     /// The kernel is not there.
     pub fn release(self) -> anyhow::Result<String> {
         let file = self.directory().join("release");
-        let text = std::fs::read_to_string(&file)
-            .with_context(|| format!("no guest kernel in {}: run ci/setup first", self.directory().display()))?;
+        let text = std::fs::read_to_string(&file).with_context(|| {
+            format!("no guest kernel in {}: run ci/setup first", self.directory().display())
+        })?;
         Ok(text.trim().to_owned())
     }
 

@@ -23,7 +23,8 @@ impl Qmp {
     /// # Errors
     /// Nobody listens, or it is not QEMU.
     pub fn connect(socket: &Path) -> anyhow::Result<Self> {
-        let stream = UnixStream::connect(socket).with_context(|| format!("cannot reach QEMU at {}", socket.display()))?;
+        let stream = UnixStream::connect(socket)
+            .with_context(|| format!("cannot reach QEMU at {}", socket.display()))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut qmp = Self { stream: BufReader::new(stream) };
         qmp.line().context("QEMU did not greet")?;

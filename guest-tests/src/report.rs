@@ -96,7 +96,8 @@ pub fn write(path: &Path, report: &impl Serialize) -> anyhow::Result<()> {
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(|word| (*word).to_owned()).collect();
     let all: Vec<&Vec<String>> = std::iter::once(&head).chain(rows).collect();
-    let width = |column: usize| all.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let width =
+        |column: usize| all.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let mut text = String::new();
     for row in &all {
         let mut line = String::from(" ");
@@ -123,9 +124,11 @@ mod tests {
     fn a_row_has_its_summary_beside_its_names() -> anyhow::Result<()> {
         let summary = Summary { median: 2.0, min: 1.0, max: 3.0, runs: 5 };
         let words = |word: &str| word.to_owned();
-        let row = Row { case: words("c"), subject: words("s"), metric: words("m"), unit: words("u"), summary };
+        let row =
+            Row { case: words("c"), subject: words("s"), metric: words("m"), unit: words("u"), summary };
         let json = serde_json::to_value(row)?;
-        let names: Vec<&str> = json.as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default();
+        let names: Vec<&str> =
+            json.as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default();
         let mut expected = ["case", "subject", "metric", "unit", "median", "min", "max", "runs"];
         expected.sort_unstable();
         let mut names = names;

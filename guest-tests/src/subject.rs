@@ -33,7 +33,10 @@ impl Subject {
     #[must_use]
     pub fn from_environment() -> Self {
         let name = std::env::var("AEROSTAT_SUBJECT").unwrap_or_default();
-        [Subject::QemuPc, Subject::QemuMicrovm].into_iter().find(|subject| subject.name() == name).unwrap_or(Subject::Aerostat)
+        [Subject::QemuPc, Subject::QemuMicrovm]
+            .into_iter()
+            .find(|subject| subject.name() == name)
+            .unwrap_or(Subject::Aerostat)
     }
 }
 
@@ -183,14 +186,24 @@ impl Spec {
             Subject::Aerostat => ("--kernel", "--initrd", "--append"),
             Subject::QemuPc | Subject::QemuMicrovm => ("-kernel", "-initrd", "-append"),
         };
-        command.arg(kernel_flag).arg(kernel).arg(initrd_flag).arg(initramfs).args([append_flag, append.trim_end()]);
+        command
+            .arg(kernel_flag)
+            .arg(kernel)
+            .arg(initrd_flag)
+            .arg(initramfs)
+            .args([append_flag, append.trim_end()]);
         command.args(&self.arguments);
         Ok(command)
     }
 
     fn aerostat(&self, socket: &Path) -> Command {
         let mut command = Command::new(paths::aerostat());
-        command.arg("run").args(["--memory", &format!("{}M", self.memory_mib), "--cpus", &self.cpus.to_string()]);
+        command.arg("run").args([
+            "--memory",
+            &format!("{}M", self.memory_mib),
+            "--cpus",
+            &self.cpus.to_string(),
+        ]);
         command.arg("--api-sock").arg(socket);
         for disk in &self.disks {
             let mode = if disk.read_only { ",ro" } else { "" };
@@ -221,7 +234,14 @@ impl Spec {
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-name", "guest,debug-threads=on", "-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none", "-serial", "stdio", "-machine", &format!("{machine},accel={accelerator}")])
+            .args([
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+                "-machine",
+                &format!("{machine},accel={accelerator}"),
+            ])
             .args(["-cpu", if kvm { "host" } else { "max" }])
             .args(["-m", &format!("{}M", self.memory_mib), "-smp", &self.cpus.to_string()])
             .args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())])

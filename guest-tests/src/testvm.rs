@@ -48,7 +48,8 @@ impl Spec {
         die_with_parent(&mut command);
         let start = Instant::now();
         let program = command.get_program().to_owned();
-        let spawned = command.spawn().with_context(|| format!("cannot run {}: build it first", program.display()))?;
+        let spawned =
+            command.spawn().with_context(|| format!("cannot run {}: build it first", program.display()))?;
         let mut child = Reaped(spawned);
         let transcript = Transcript::default();
         let missing = "the monitor's streams are not there";
@@ -56,7 +57,8 @@ impl Spec {
         let replies = console::replies(child.0.stdout.take().context(missing)?, &transcript);
         let port = Box::new(child.0.stdin.take().context(missing)?);
         let mut agent = AgentClient::new(port, replies, transcript.clone());
-        let ready = agent.wait_ready().with_context(|| format!("{} with {}", self.subject.name(), self.kernel))?;
+        let ready =
+            agent.wait_ready().with_context(|| format!("{} with {}", self.subject.name(), self.kernel))?;
         let boot = start.elapsed();
         let control = Control::connect(self.subject, &socket, self.memory_mib)?;
         Ok(TestVm { agent, control, ready, boot, transcript, child, _directory: directory })
@@ -134,7 +136,9 @@ impl TestVm {
         })?;
         // The reader threads may have a last line to take.
         std::thread::sleep(INTERVAL);
-        status.with_context(|| format!("the monitor does not end; the console ends with:\n{}", self.transcript.tail(20)))
+        status.with_context(|| {
+            format!("the monitor does not end; the console ends with:\n{}", self.transcript.tail(20))
+        })
     }
 
     /// Powers the guest off and waits for the monitor to end well.
@@ -170,7 +174,10 @@ pub fn wait_until(mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Res
 
 /// A test that is killed leaves no guest behind.
 fn die_with_parent(command: &mut std::process::Command) {
-    let set = || rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(Into::into);
+    let set = || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(Into::into)
+    };
     #[allow(unsafe_code, reason = "Command offers the hook between fork and exec only as unsafe")]
     // SAFETY: the hook makes one system call and does not allocate.
     unsafe {

@@ -20,7 +20,11 @@ pub(crate) fn list() -> Result<Vec<Block>, String> {
     };
     let mut blocks: Vec<Block> = entries
         .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-        .map(|name| Block { bytes: number(&name, "size") * SECTOR, read_only: number(&name, "ro") != 0, name })
+        .map(|name| Block {
+            bytes: number(&name, "size") * SECTOR,
+            read_only: number(&name, "ro") != 0,
+            name,
+        })
         .collect();
     blocks.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(blocks)
@@ -41,7 +45,8 @@ pub(crate) fn write(device: &str, offset: u64, bytes: u64, seed: u64) -> Result<
         }
         file.sync_all()
     };
-    open(device, true, offset, bytes).and_then(|file| attempt(file).map_err(|error| failed("write", device, &error)))
+    open(device, true, offset, bytes)
+        .and_then(|file| attempt(file).map_err(|error| failed("write", device, &error)))
 }
 
 /// Reads back what [`write`] wrote, from the device and not from the cache.

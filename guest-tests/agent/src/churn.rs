@@ -47,7 +47,10 @@ impl Threads {
 
     /// Work so far.
     pub(crate) fn status(&self) -> Churn {
-        Churn { pages: self.shared.pages.load(Ordering::Relaxed), errors: self.shared.errors.load(Ordering::Relaxed) }
+        Churn {
+            pages: self.shared.pages.load(Ordering::Relaxed),
+            errors: self.shared.errors.load(Ordering::Relaxed),
+        }
     }
 
     /// Ends the threads; says what they did.

@@ -15,4 +15,6 @@
 pub mod pattern;
 pub mod protocol;
 
-pub use protocol::{Answer, Block, Call, Churn, FROM_GUEST, Pages, Ready, Reply, Request, TO_GUEST, Verified};
+pub use protocol::{
+    Answer, Block, Call, Churn, FROM_GUEST, Pages, Ready, Reply, Request, TO_GUEST, Verified,
+};

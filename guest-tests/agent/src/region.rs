@@ -44,8 +44,9 @@ impl Region {
         let bytes = bytes.filter(|bytes| *bytes > 0).ok_or("a region has at least 1 MiB")?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags) }
-            .map_err(failed)?;
+        let start =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags) }
+                .map_err(failed)?;
         let start = NonNull::new(start.cast()).ok_or("mapped at address 0")?;
         let region = Self { start, pages: bytes / PAGE, punched: None };
         let advice = match kind {
@@ -166,7 +167,8 @@ impl Region {
         let keep = pages.clamp(1, self.pages);
         if keep < self.pages {
             // SAFETY: the tail is part of our mapping and is not used after this.
-            let _ = unsafe { munmap(self.start.as_ptr().add(keep * PAGE).cast(), (self.pages - keep) * PAGE) };
+            let _ =
+                unsafe { munmap(self.start.as_ptr().add(keep * PAGE).cast(), (self.pages - keep) * PAGE) };
             self.pages = keep;
         }
     }

@@ -24,7 +24,9 @@ pub(crate) struct State {
 pub(crate) fn line(state: &mut State, line: &str) -> (Reply, Option<Ending>) {
     let call: Call = match serde_json::from_str(line) {
         Ok(call) => call,
-        Err(error) => return (Reply { id: 0, answer: Answer::Error(format!("not a request: {error}")) }, None),
+        Err(error) => {
+            return (Reply { id: 0, answer: Answer::Error(format!("not a request: {error}")) }, None);
+        }
     };
     let ending = match call.request {
         Request::PowerOff => Some(Ending::PowerOff),

@@ -47,7 +47,8 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
     for round in 1..=rounds {
         for case in [FRESH, SCATTERED] {
             for subject in SUBJECTS {
-                let progress = Progress::start(&format!("round {round} of {rounds}, {case}, {}", subject.name()));
+                let progress =
+                    Progress::start(&format!("round {round} of {rounds}, {case}, {}", subject.name()));
                 measure(&Spec::new(subject, kernel).memory_mib(RAM_MIB), case, &mut samples)?;
                 progress.done("");
             }

@@ -28,7 +28,8 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
     for round in 1..=rounds {
         for (case, image) in [(BZIMAGE, Image::BzImage), (VMLINUX, Image::Elf)] {
             for subject in SUBJECTS {
-                let progress = Progress::start(&format!("round {round} of {rounds}, {case}, {}", subject.name()));
+                let progress =
+                    Progress::start(&format!("round {round} of {rounds}, {case}, {}", subject.name()));
                 let spec = Spec::new(subject, kernel).memory_mib(RAM_MIB).image(image);
                 measure(&spec, case, &mut samples)?;
                 progress.done("");

@@ -32,7 +32,14 @@ struct Series {
 pub(crate) struct Samples(Vec<(Series, Subject, Vec<f64>)>);
 
 impl Samples {
-    pub(crate) fn add(&mut self, case: &'static str, subject: Subject, metric: &'static str, unit: &'static str, value: f64) {
+    pub(crate) fn add(
+        &mut self,
+        case: &'static str,
+        subject: Subject,
+        metric: &'static str,
+        unit: &'static str,
+        value: f64,
+    ) {
         let series = Series { case, metric, unit };
         match self.0.iter_mut().find(|(known, who, _)| *known == series && *who == subject) {
             Some((_, _, values)) => values.push(value),
@@ -51,7 +58,13 @@ impl Samples {
     }
 
     /// Aerostat's median by the best of QEMU's.
-    pub(crate) fn ratio(&self, name: &str, case: &str, metric: &str, best: fn(f64, f64) -> f64) -> anyhow::Result<Ratio> {
+    pub(crate) fn ratio(
+        &self,
+        name: &str,
+        case: &str,
+        metric: &str,
+        best: fn(f64, f64) -> f64,
+    ) -> anyhow::Result<Ratio> {
         let ours = self.median(case, Subject::Aerostat, metric);
         let pair = ours.zip(self.best_qemu(case, metric, best));
         let (ours, theirs) = pair.with_context(|| format!("nothing was measured for {name}"))?;
@@ -87,7 +100,9 @@ impl Samples {
         let cell = |series: Series, subject: Subject| {
             self.summary(|known, who| known == series && who == subject).map_or_else(
                 || "-".to_owned(),
-                |summary| format!("{} ({} to {})", short(summary.median), short(summary.min), short(summary.max)),
+                |summary| {
+                    format!("{} ({} to {})", short(summary.median), short(summary.min), short(summary.max))
+                },
             )
         };
         let rows: Vec<Vec<String>> = seen
@@ -97,7 +112,8 @@ impl Samples {
                 names.into_iter().chain(SUBJECTS.map(|subject| cell(series, subject))).collect()
             })
             .collect();
-        let head: Vec<&str> = ["case", "metric", "unit"].into_iter().chain(SUBJECTS.map(Subject::name)).collect();
+        let head: Vec<&str> =
+            ["case", "metric", "unit"].into_iter().chain(SUBJECTS.map(Subject::name)).collect();
         report::table(&head, &rows)
     }
 }
@@ -133,7 +149,9 @@ mod tests {
     #[test]
     fn a_ratio_compares_with_the_better_qemu() -> anyhow::Result<()> {
         let mut samples = Samples::default();
-        for (subject, value) in [(Subject::Aerostat, 2.0), (Subject::QemuMicrovm, 4.0), (Subject::QemuPc, 8.0)] {
+        for (subject, value) in
+            [(Subject::Aerostat, 2.0), (Subject::QemuMicrovm, 4.0), (Subject::QemuPc, 8.0)]
+        {
             samples.add("c", subject, "time", "ms", value);
         }
         assert!((samples.ratio("r", "c", "time", f64::min)?.value - 0.5).abs() < 1e-9);

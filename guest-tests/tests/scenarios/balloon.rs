@@ -165,7 +165,9 @@ fn statistics() -> anyhow::Result<()> {
 
     vm.balloon(64)?;
     let statistics = vm.control.api("GET", "/balloon/statistics", Value::Null)?;
-    for (name, expected) in [("target_mib", 64), ("actual_mib", 64), ("target_pages", 64 << 8), ("actual_pages", 64 << 8)] {
+    for (name, expected) in
+        [("target_mib", 64), ("actual_mib", 64), ("target_pages", 64 << 8), ("actual_pages", 64 << 8)]
+    {
         let value = statistics.get(name).and_then(Value::as_u64);
         ensure!(value == Some(expected), "{name} is {value:?}, expected {expected}");
     }

@@ -11,7 +11,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         .flat_map(|kernel| [(kernel, Image::BzImage, 1), (kernel, Image::Elf, 4)])
         .map(|(kernel, image, cpus)| {
             let form = if image == Image::Elf { "vmlinux" } else { "bzimage" };
-            scenario(&format!("boot::{kernel}_as_{form}_with_{cpus}_vcpus"), move || boots(kernel, image, cpus))
+            scenario(&format!("boot::{kernel}_as_{form}_with_{cpus}_vcpus"), move || {
+                boots(kernel, image, cpus)
+            })
         })
         .collect();
     trials.push(scenario("boot::more_than_4_gib", more_than_4_gib));
@@ -47,6 +49,9 @@ fn more_than_4_gib() -> anyhow::Result<()> {
     ensure!(zones.contains("zone   Normal"), "no memory above 4 GiB");
 
     let resident = vm.resident()?.mib;
-    ensure!(resident < 1500.0, "{resident:.0} MiB are resident, though the guest touched a fraction of its RAM");
+    ensure!(
+        resident < 1500.0,
+        "{resident:.0} MiB are resident, though the guest touched a fraction of its RAM"
+    );
     vm.shut_down()
 }

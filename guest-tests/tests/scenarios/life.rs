@@ -33,7 +33,11 @@ fn pause() -> anyhow::Result<()> {
     let ping = vm.agent.send(Request::Ping)?;
     ensure!(!vm.agent.answers_within(ping, Duration::from_millis(500)), "a paused guest answered");
     let (after, _) = host::cpu_times(vm.pid())?;
-    ensure!(after - before < Duration::from_millis(20), "the vCPUs ran for {:?} while paused", after - before);
+    ensure!(
+        after - before < Duration::from_millis(20),
+        "the vCPUs ran for {:?} while paused",
+        after - before
+    );
 
     vm.control.resume()?;
     let so_far = vm.agent.churn_status()?.pages;

@@ -54,8 +54,13 @@ fn adds_up() -> anyhow::Result<()> {
     };
     let types = memory.pointer("/arena/frames_by_type").and_then(Value::as_object);
     let sum: u64 = types.into_iter().flat_map(|types| types.values()).filter_map(Value::as_u64).sum();
-    ensure!(sum == number("/arena/frames")?, "frames by type add up to {sum}, the arena has {}", number("/arena/frames")?);
-    let blocks = number("/guest/absent_blocks")? + number("/guest/huge_blocks")? + number("/guest/split_blocks")?;
+    ensure!(
+        sum == number("/arena/frames")?,
+        "frames by type add up to {sum}, the arena has {}",
+        number("/arena/frames")?
+    );
+    let blocks =
+        number("/guest/absent_blocks")? + number("/guest/huge_blocks")? + number("/guest/split_blocks")?;
     ensure!(blocks == number("/guest/blocks")?, "blocks by state add up to {blocks}");
     ensure!(number("/guest/ballooned_frames")? == 100 << 8, "the ledger holds {memory}");
     ensure!(number("/refusals/outside_ram")? == 0, "a well-behaved guest was refused: {memory}");

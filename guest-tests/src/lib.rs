@@ -1,1 +1,34 @@
-//! Fixture for scenarios with real guests.
+//! Real guests for tests, demo and benchmarks.
+//!
+//! ```text
+//!  Spec ──start──▶ TestVm ─┬─ AgentClient ◀─ serial over stdio ─▶ guest agent (init of the initramfs)
+//!  (subject, kernel,       ├─ Control     ◀─ API socket or QMP ─▶ monitor
+//!   memory, disks, …)      └─ host        ◀─ /proc/PID          ─  what the host pays for it
+//! ```
+//!
+//! A subject is Aerostat or, as the measure beside it, QEMU; both get the same kernel and initramfs.
+
+pub mod agent_client;
+pub mod bench;
+pub mod console;
+pub mod control;
+pub mod cpio;
+pub mod demo;
+pub mod host;
+pub mod http;
+pub mod initramfs;
+pub mod kernels;
+pub mod kvm_host;
+pub mod paths;
+pub mod progress;
+pub mod qmp;
+pub mod report;
+pub mod stats;
+pub mod subject;
+pub mod testvm;
+
+pub use agent_client::AgentClient;
+pub use guest_agent::{Pages, Request};
+pub use kernels::Kernel;
+pub use subject::{Balloon, Disk, Image, Spec, Subject};
+pub use testvm::TestVm;

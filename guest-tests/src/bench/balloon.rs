@@ -1,0 +1,158 @@
+//! How fast a balloon takes and gives back, what that costs the host, and what the host has of it.
+//!
+//! Two cases. *fresh*: the guest has touched all of its memory once and freed it, so free memory lies in
+//! large pieces. *scattered*: the guest holds every second page of it. What the host has is measured
+//! three ways, as they differ: resident memory of the monitor, MemFree, and free 2 MiB blocks.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use guest_agent::Pages;
+
+use super::{SUBJECTS, Samples, publish};
+use crate::host::{self, HostFree, Resident};
+use crate::kernels::Kernel;
+use crate::progress::Progress;
+use crate::subject::Spec;
+use crate::testvm::TestVm;
+
+const RAM_MIB: u64 = 512;
+/// What the guest keeps for itself while its memory is filled.
+const SPARE_MIB: u64 = 32;
+/// Pattern of the pages that the guest keeps.
+const SEED: u64 = 11;
+/// Time between two looks at the balloon's size.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// Longest inflate or deflate.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Looks by which the cost of a look is found.
+const CALIBRATION: u32 = 20;
+/// Before the host's free memory is read: what is freed late has this long.
+const SETTLE: Duration = Duration::from_millis(500);
+
+const FRESH: &str = "fresh";
+const SCATTERED: &str = "scattered";
+const INFLATE: &str = "inflate";
+const DEFLATE: &str = "deflate";
+const INFLATE_CPU: &str = "host CPU of inflate";
+
+/// Measures for so many rounds; prints the table and writes the report.
+///
+/// # Errors
+/// A guest failed, held a wrong page, or the report cannot be written.
+pub fn run(rounds: u32) -> anyhow::Result<()> {
+    let kernel = Kernel::any()?;
+    let mut samples = Samples::default();
+    for round in 1..=rounds {
+        for case in [FRESH, SCATTERED] {
+            for subject in SUBJECTS {
+                let progress =
+                    Progress::start(&format!("round {round} of {rounds}, {case}, {}", subject.name()));
+                measure(&Spec::new(subject, kernel).memory_mib(RAM_MIB), case, &mut samples)?;
+                progress.done("");
+            }
+        }
+    }
+    let ratios = vec![
+        samples.ratio("inflate_fresh_vs_qemu", FRESH, INFLATE, f64::max)?,
+        samples.ratio("inflate_scattered_vs_qemu", SCATTERED, INFLATE, f64::max)?,
+        samples.ratio("deflate_vs_qemu", FRESH, DEFLATE, f64::max)?,
+        samples.ratio("inflate_cpu_vs_qemu", FRESH, INFLATE_CPU, f64::min)?,
+    ];
+    publish("balloon", &samples, ratios).map(drop)
+}
+
+/// The host before or after a step.
+struct Standing {
+    resident: Resident,
+    free: HostFree,
+}
+
+impl Standing {
+    fn read(vm: &TestVm) -> anyhow::Result<Self> {
+        sleep(SETTLE);
+        Ok(Self { resident: vm.resident()?, free: host::free()? })
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "numbers of blocks in one host")]
+fn measure(spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Result<()> {
+    let mut vm = spec.start()?;
+    let free = vm.agent.fill("all", SPARE_MIB, Pages::Base)?;
+    vm.agent.write("all", SEED)?;
+    let asked = if case == FRESH {
+        vm.agent.free("all")?;
+        free / 2
+    } else {
+        vm.agent.punch("all", 2, 0)?;
+        free * 2 / 5
+    };
+    let look = cost_of_a_look(&mut vm)?;
+    let mut add = |metric, unit, value| samples.add(case, spec.subject, metric, unit, value);
+
+    let before = Standing::read(&vm)?;
+    let inflate = timed(&mut vm, asked, look)?;
+    let inflated = Standing::read(&vm)?;
+    let deflate = timed(&mut vm, 0, look)?;
+    add(INFLATE, "MiB/s", asked as f64 / inflate.time.as_secs_f64());
+    add(DEFLATE, "MiB/s", asked as f64 / deflate.time.as_secs_f64());
+    add(INFLATE_CPU, "ms/GiB", per_gib(inflate.service, asked));
+    add("vCPU time of inflate", "ms/GiB", per_gib(inflate.vcpus, asked));
+    add("host CPU of deflate", "ms/GiB", per_gib(deflate.service, asked));
+    let won = |before: f64, after: f64| 100.0 * (after - before) / asked as f64;
+    add("of what was asked: resident fell by", "%", won(inflated.resident.mib, before.resident.mib));
+    add("of what was asked: MemFree rose by", "%", won(before.free.mib, inflated.free.mib));
+    let whole = 2.0 * (inflated.free.huge_blocks as f64 - before.free.huge_blocks as f64);
+    add("of what was asked: free 2 MiB blocks rose by", "%", won(0.0, whole));
+
+    // All of it is used again; how much of the guest's RAM is in huge pages then.
+    if case == SCATTERED {
+        vm.agent.verify("all", SEED)?;
+    }
+    vm.agent.fill("again", SPARE_MIB, Pages::Base)?;
+    let ram = host::split(vm.pid())?.ram;
+    add("RAM in huge pages after use again", "%", 100.0 * ram.huge_mib / ram.mib.max(1.0));
+    vm.shut_down()
+}
+
+fn per_gib(time: Duration, mib: u64) -> f64 {
+    time.as_secs_f64() * 1000.0 * 1024.0 / Duration::from_secs(mib.max(1)).as_secs_f64()
+}
+
+/// What one change of the balloon took.
+struct Taken {
+    time: Duration,
+    /// CPU time of all threads but the vCPUs', without what our looking cost.
+    service: Duration,
+    vcpus: Duration,
+}
+
+fn timed(vm: &mut TestVm, target: u64, look: Duration) -> anyhow::Result<Taken> {
+    let (vcpus, service) = host::cpu_times(vm.pid())?;
+    let start = Instant::now();
+    vm.control.set_balloon(target)?;
+    let mut looks = 1;
+    while vm.control.balloon_actual()? != target {
+        if start.elapsed() > PATIENCE {
+            bail!("the balloon does not get to {target} MiB in {PATIENCE:?}");
+        }
+        looks += 1;
+        sleep(INTERVAL);
+    }
+    let time = start.elapsed();
+    let (vcpus_after, service_after) = host::cpu_times(vm.pid())?;
+    let service = (service_after - service).saturating_sub(look * looks);
+    Ok(Taken { time, service, vcpus: vcpus_after - vcpus })
+}
+
+/// The monitor's CPU time for one question about the balloon's size, while nothing else happens.
+fn cost_of_a_look(vm: &mut TestVm) -> anyhow::Result<Duration> {
+    let (_, before) = host::cpu_times(vm.pid())?;
+    for _ in 0..CALIBRATION {
+        vm.control.balloon_actual()?;
+        sleep(INTERVAL);
+    }
+    let (_, after) = host::cpu_times(vm.pid())?;
+    Ok((after - before) / CALIBRATION)
+}

@@ -1,0 +1,162 @@
+//! Aerostat and QEMU, measured in turn in one run, on the same host with the same kernel and agent.
+//!
+//! Every round visits every subject, so that what else the machine does falls on all of them alike.
+
+pub mod balloon;
+pub mod boot;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::report::{self, Bench, Ratio, Row};
+use crate::stats::Summary;
+use crate::subject::Subject;
+use crate::{kvm_host, paths};
+
+/// Who is measured, in the order of a round.
+pub const SUBJECTS: [Subject; 3] = [Subject::Aerostat, Subject::QemuMicrovm, Subject::QemuPc];
+/// Those that Aerostat is compared with.
+const QEMU: [Subject; 2] = [Subject::QemuMicrovm, Subject::QemuPc];
+
+/// What one series of samples is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Series {
+    case: &'static str,
+    metric: &'static str,
+    unit: &'static str,
+}
+
+/// Samples in the order in which they were first seen.
+#[derive(Debug, Default)]
+pub(crate) struct Samples(Vec<(Series, Subject, Vec<f64>)>);
+
+impl Samples {
+    pub(crate) fn add(
+        &mut self,
+        case: &'static str,
+        subject: Subject,
+        metric: &'static str,
+        unit: &'static str,
+        value: f64,
+    ) {
+        let series = Series { case, metric, unit };
+        match self.0.iter_mut().find(|(known, who, _)| *known == series && *who == subject) {
+            Some((_, _, values)) => values.push(value),
+            None => self.0.push((series, subject, vec![value])),
+        }
+    }
+
+    pub(crate) fn median(&self, case: &str, subject: Subject, metric: &str) -> Option<f64> {
+        self.summary(|series, who| series.case == case && series.metric == metric && who == subject)
+            .map(|summary| summary.median)
+    }
+
+    /// The largest or smallest median among QEMU's machines.
+    pub(crate) fn best_qemu(&self, case: &str, metric: &str, best: fn(f64, f64) -> f64) -> Option<f64> {
+        QEMU.into_iter().filter_map(|subject| self.median(case, subject, metric)).reduce(best)
+    }
+
+    /// Aerostat's median by the best of QEMU's.
+    pub(crate) fn ratio(
+        &self,
+        name: &str,
+        case: &str,
+        metric: &str,
+        best: fn(f64, f64) -> f64,
+    ) -> anyhow::Result<Ratio> {
+        let ours = self.median(case, Subject::Aerostat, metric);
+        let pair = ours.zip(self.best_qemu(case, metric, best));
+        let (ours, theirs) = pair.with_context(|| format!("nothing was measured for {name}"))?;
+        Ok(Ratio { name: name.to_owned(), value: ours / theirs })
+    }
+
+    fn summary(&self, wanted: impl Fn(Series, Subject) -> bool) -> Option<Summary> {
+        let found = self.0.iter().find(|(series, subject, _)| wanted(*series, *subject));
+        found.and_then(|(_, _, values)| Summary::of(values))
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let row = |(series, subject, values): &(Series, Subject, Vec<f64>)| {
+            Some(Row {
+                case: series.case.to_owned(),
+                subject: subject.name().to_owned(),
+                metric: series.metric.to_owned(),
+                unit: series.unit.to_owned(),
+                summary: Summary::of(values)?,
+            })
+        };
+        self.0.iter().filter_map(row).collect()
+    }
+
+    /// Medians with their range, one column for each subject.
+    fn table(&self) -> String {
+        let mut seen: Vec<Series> = Vec::new();
+        for (series, _, _) in &self.0 {
+            if !seen.contains(series) {
+                seen.push(*series);
+            }
+        }
+        let cell = |series: Series, subject: Subject| {
+            self.summary(|known, who| known == series && who == subject).map_or_else(
+                || "-".to_owned(),
+                |summary| {
+                    format!("{} ({} to {})", short(summary.median), short(summary.min), short(summary.max))
+                },
+            )
+        };
+        let rows: Vec<Vec<String>> = seen
+            .into_iter()
+            .map(|series| {
+                let names = [series.case, series.metric, series.unit].map(str::to_owned);
+                names.into_iter().chain(SUBJECTS.map(|subject| cell(series, subject))).collect()
+            })
+            .collect();
+        let head: Vec<&str> =
+            ["case", "metric", "unit"].into_iter().chain(SUBJECTS.map(Subject::name)).collect();
+        report::table(&head, &rows)
+    }
+}
+
+fn short(value: f64) -> String {
+    if value.abs() < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
+}
+
+/// Prints the table and writes `target/bench/NAME.json`; gives its path.
+pub(crate) fn publish(name: &str, samples: &Samples, ratios: Vec<Ratio>) -> anyhow::Result<PathBuf> {
+    println!("\n{}", samples.table());
+    println!("  Median (least to most).\n");
+    let lines: Vec<Vec<String>> =
+        ratios.iter().map(|ratio| vec![ratio.name.clone(), format!("{:.3}", ratio.value)]).collect();
+    println!("{}", report::table(&["ratio", "value"], &lines));
+    let path = paths::target().join("bench").join(format!("{name}.json"));
+    let host = host_description();
+    report::write(&path, &Bench { name: name.to_owned(), host, rows: samples.rows(), ratios })?;
+    println!("Report: {}", path.display());
+    Ok(path)
+}
+
+fn host_description() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{} KVM, Linux {}, {cpus} CPUs", kvm_host::kind(), release.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_compares_with_the_better_qemu() -> anyhow::Result<()> {
+        let mut samples = Samples::default();
+        for (subject, value) in
+            [(Subject::Aerostat, 2.0), (Subject::QemuMicrovm, 4.0), (Subject::QemuPc, 8.0)]
+        {
+            samples.add("c", subject, "time", "ms", value);
+        }
+        assert!((samples.ratio("r", "c", "time", f64::min)?.value - 0.5).abs() < 1e-9);
+        assert!((samples.ratio("r", "c", "time", f64::max)?.value - 0.25).abs() < 1e-9);
+        assert!(samples.ratio("r", "c", "speed", f64::max).is_err(), "nothing measured is no ratio");
+        Ok(())
+    }
+}

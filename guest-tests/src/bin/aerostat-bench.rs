@@ -1,0 +1,31 @@
+//! Benchmarks, behind `ci/bench NAME`: see [`guest_tests::bench`].
+
+use clap::{Parser, ValueEnum};
+use guest_tests::{bench, kvm_host};
+
+/// Measures Aerostat and QEMU in turn; prints a table and writes target/bench/NAME.json.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to measure.
+    name: Name,
+    /// How often every subject is measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Name {
+    /// Time until the agent in the guest is ready, and the monitor's own memory.
+    Boot,
+    /// Speed and cost of inflate and deflate, and what the host gets back.
+    Balloon,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    kvm_host::enter()?;
+    match arguments.name {
+        Name::Boot => bench::boot::run(arguments.rounds),
+        Name::Balloon => bench::balloon::run(arguments.rounds),
+    }
+}

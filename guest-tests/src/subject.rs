@@ -1,0 +1,269 @@
+//! A guest as it is to be, and the command that starts it under each monitor.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::kernels::Kernel;
+use crate::{initramfs, kvm_host, paths};
+
+/// Who runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// Our monitor.
+    Aerostat,
+    /// QEMU's PC: PCI devices.
+    QemuPc,
+    /// QEMU's microvm: virtio-mmio devices announced by ACPI.
+    QemuMicrovm,
+}
+
+impl Subject {
+    /// Name in tables and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Subject::Aerostat => "aerostat",
+            Subject::QemuPc => "qemu-pc",
+            Subject::QemuMicrovm => "qemu-microvm",
+        }
+    }
+
+    /// The subject that scenarios use: `AEROSTAT_SUBJECT`, or Aerostat. A scenario that fails with every
+    /// subject is probably wrong itself.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let name = std::env::var("AEROSTAT_SUBJECT").unwrap_or_default();
+        [Subject::QemuPc, Subject::QemuMicrovm]
+            .into_iter()
+            .find(|subject| subject.name() == name)
+            .unwrap_or(Subject::Aerostat)
+    }
+}
+
+/// Which file of a kernel is booted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Image {
+    /// As Debian ships it.
+    #[default]
+    BzImage,
+    /// The ELF inside, by its PVH note.
+    Elf,
+}
+
+/// A raw disk image.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// The image.
+    pub path: PathBuf,
+    /// Whether the guest may not write.
+    pub read_only: bool,
+}
+
+/// How the balloon starts out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Balloon {
+    /// First target in MiB.
+    pub mib: u64,
+    /// Whether a guest short of memory takes from the balloon before it kills.
+    pub deflate_on_oom: bool,
+    /// Seconds between statistics; 0 for none.
+    pub statistics_s: u16,
+    /// Free page reporting.
+    pub reporting: bool,
+    /// Free page hinting (Aerostat only).
+    pub hinting: bool,
+}
+
+/// A guest to start.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Who runs it.
+    pub subject: Subject,
+    /// What it boots.
+    pub kernel: Kernel,
+    /// In which form.
+    pub image: Image,
+    /// RAM.
+    pub memory_mib: u64,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Disks, in the order in which the guest names them vda, vdb, ….
+    pub disks: Vec<Disk>,
+    /// The balloon.
+    pub balloon: Balloon,
+    /// More of the kernel's command line.
+    pub append: String,
+    /// More arguments for the monitor.
+    pub arguments: Vec<String>,
+}
+
+/// Setters that give the spec back, for scenarios in plain lines.
+#[allow(missing_docs, reason = "they are named after the fields that they set")]
+impl Spec {
+    /// 512 MiB, one vCPU, balloon with statistics every second, no disks.
+    #[must_use]
+    pub fn new(subject: Subject, kernel: Kernel) -> Self {
+        Self {
+            subject,
+            kernel,
+            image: Image::BzImage,
+            memory_mib: 512,
+            cpus: 1,
+            disks: Vec::new(),
+            balloon: Balloon { statistics_s: 1, ..Balloon::default() },
+            append: String::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn image(mut self, image: Image) -> Self {
+        self.image = image;
+        self
+    }
+
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u64) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    #[must_use]
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    #[must_use]
+    pub fn disk(mut self, path: &Path) -> Self {
+        self.disks.push(Disk { path: path.to_path_buf(), read_only: false });
+        self
+    }
+
+    #[must_use]
+    pub fn read_only_disk(mut self, path: &Path) -> Self {
+        self.disks.push(Disk { path: path.to_path_buf(), read_only: true });
+        self
+    }
+
+    #[must_use]
+    pub fn balloon(mut self, balloon: Balloon) -> Self {
+        self.balloon = balloon;
+        self
+    }
+
+    #[must_use]
+    pub fn append(mut self, words: &str) -> Self {
+        self.append = words.to_owned();
+        self
+    }
+
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+}
+
+impl Spec {
+    /// The command that starts the guest, controlled through `socket`.
+    ///
+    /// # Errors
+    /// The initramfs cannot be built.
+    pub fn command(&self, socket: &Path) -> anyhow::Result<Command> {
+        let initramfs = initramfs::ready(self.kernel)?;
+        let kernel = match self.image {
+            Image::BzImage => self.kernel.vmlinuz(),
+            Image::Elf => self.kernel.vmlinux(),
+        };
+        // A guest that panics ends at once, and what it says before the agent is up goes to the transcript.
+        let append = format!("console=ttyS0 panic=-1 loglevel=4 {}", self.append);
+        let mut command = match self.subject {
+            Subject::Aerostat => self.aerostat(socket),
+            Subject::QemuPc | Subject::QemuMicrovm => self.qemu(socket),
+        };
+        let (kernel_flag, initrd_flag, append_flag) = match self.subject {
+            Subject::Aerostat => ("--kernel", "--initrd", "--append"),
+            Subject::QemuPc | Subject::QemuMicrovm => ("-kernel", "-initrd", "-append"),
+        };
+        command
+            .arg(kernel_flag)
+            .arg(kernel)
+            .arg(initrd_flag)
+            .arg(initramfs)
+            .args([append_flag, append.trim_end()]);
+        command.args(&self.arguments);
+        Ok(command)
+    }
+
+    fn aerostat(&self, socket: &Path) -> Command {
+        let mut command = Command::new(paths::aerostat());
+        command.arg("run").args([
+            "--memory",
+            &format!("{}M", self.memory_mib),
+            "--cpus",
+            &self.cpus.to_string(),
+        ]);
+        command.arg("--api-sock").arg(socket);
+        for disk in &self.disks {
+            let mode = if disk.read_only { ",ro" } else { "" };
+            command.arg("--disk").arg(format!("{}{mode}", disk.path.display()));
+        }
+        let balloon = self.balloon;
+        command.args(["--balloon", &balloon.mib.to_string()]);
+        if balloon.statistics_s > 0 {
+            command.args(["--balloon-stats", &balloon.statistics_s.to_string()]);
+        }
+        let switches = [
+            (balloon.deflate_on_oom, "--balloon-deflate-on-oom"),
+            (balloon.reporting, "--balloon-reporting"),
+            (balloon.hinting, "--balloon-hinting"),
+        ];
+        command.args(switches.into_iter().filter(|(on, _)| *on).map(|(_, flag)| flag));
+        command
+    }
+
+    fn qemu(&self, socket: &Path) -> Command {
+        let kvm = kvm_host::has_kvm();
+        let accelerator = if kvm { "kvm" } else { "tcg" };
+        let (machine, bus) = match self.subject {
+            Subject::QemuMicrovm => ("microvm", "device"),
+            Subject::Aerostat | Subject::QemuPc => ("pc", "pci"),
+        };
+        let on = |switch: bool| if switch { "on" } else { "off" };
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-name", "guest,debug-threads=on", "-nodefaults", "-no-user-config", "-no-reboot"])
+            .args([
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+                "-machine",
+                &format!("{machine},accel={accelerator}"),
+            ])
+            .args(["-cpu", if kvm { "host" } else { "max" }])
+            .args(["-m", &format!("{}M", self.memory_mib), "-smp", &self.cpus.to_string()])
+            .args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())])
+            .args(["-device", &format!("virtio-rng-{bus}")])
+            .arg("-device")
+            .arg(format!(
+                "virtio-balloon-{bus},id=balloon,deflate-on-oom={},free-page-reporting={}",
+                on(self.balloon.deflate_on_oom),
+                on(self.balloon.reporting)
+            ));
+        // QEMU's microvm gives the slots out from the last to the first device.
+        let mut disks: Vec<(usize, &Disk)> = self.disks.iter().enumerate().collect();
+        if self.subject == Subject::QemuMicrovm {
+            disks.reverse();
+        }
+        for (index, disk) in disks {
+            let path = disk.path.display();
+            let mode = on(disk.read_only);
+            command
+                .args(["-drive", &format!("if=none,id=disk{index},format=raw,file={path},read-only={mode}")])
+                .args(["-device", &format!("virtio-blk-{bus},drive=disk{index}")]);
+        }
+        command
+    }
+}

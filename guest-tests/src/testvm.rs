@@ -1,0 +1,197 @@
+//! A running guest: started, driven, measured, and killed when it is dropped.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use guest_agent::Ready;
+
+use crate::agent_client::AgentClient;
+use crate::console::{self, Transcript};
+use crate::control::Control;
+use crate::host::{self, Resident};
+use crate::subject::Spec;
+
+/// Longest wait for something that a guest or the monitor is about to do.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Time between two looks at something that is waited for.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// A guest whose agent is up.
+#[derive(Debug)]
+pub struct TestVm {
+    /// The guest's side.
+    pub agent: AgentClient,
+    /// The monitor's side.
+    pub control: Control,
+    /// What the agent said first.
+    pub ready: Ready,
+    /// From starting the monitor until the agent's first word.
+    pub boot: Duration,
+    transcript: Transcript,
+    child: Reaped,
+    /// Holds the socket; removed with the guest.
+    _directory: tempfile::TempDir,
+}
+
+impl Spec {
+    /// Starts the guest and waits for its agent.
+    ///
+    /// # Errors
+    /// Something is missing, the monitor ended, or the agent did not come up; with the end of the console.
+    pub fn start(&self) -> anyhow::Result<TestVm> {
+        let directory = tempfile::Builder::new().prefix("aerostat-").tempdir()?;
+        let socket = directory.path().join("socket");
+        let mut command = self.command(&socket)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        die_with_parent(&mut command);
+        let start = Instant::now();
+        let program = command.get_program().to_owned();
+        let spawned =
+            command.spawn().with_context(|| format!("cannot run {}: build it first", program.display()))?;
+        let mut child = Reaped(spawned);
+        let transcript = Transcript::default();
+        let missing = "the monitor's streams are not there";
+        console::keep(child.0.stderr.take().context(missing)?, &transcript);
+        let replies = console::replies(child.0.stdout.take().context(missing)?, &transcript);
+        let port = Box::new(child.0.stdin.take().context(missing)?);
+        let mut agent = AgentClient::new(port, replies, transcript.clone());
+        let ready =
+            agent.wait_ready().with_context(|| format!("{} with {}", self.subject.name(), self.kernel))?;
+        let boot = start.elapsed();
+        let control = Control::connect(self.subject, &socket, self.memory_mib)?;
+        Ok(TestVm { agent, control, ready, boot, transcript, child, _directory: directory })
+    }
+}
+
+impl TestVm {
+    /// The monitor's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// All that guest and monitor said.
+    #[must_use]
+    pub fn transcript(&self) -> String {
+        self.transcript.text()
+    }
+
+    /// The monitor's resident memory.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident(&self) -> anyhow::Result<Resident> {
+        host::resident(self.pid())
+    }
+
+    /// Sets the balloon's target and waits until the guest is there; gives the time it took.
+    ///
+    /// # Errors
+    /// The guest does not get there, or the monitor is gone.
+    pub fn balloon(&mut self, mib: u64) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        self.control.set_balloon(mib)?;
+        self.wait_balloon(mib)?;
+        Ok(start.elapsed())
+    }
+
+    /// Waits until the balloon holds this much.
+    ///
+    /// # Errors
+    /// It does not come to that in time.
+    pub fn wait_balloon(&mut self, mib: u64) -> anyhow::Result<()> {
+        let mut actual = 0;
+        let arrived = wait_until(|| {
+            actual = self.control.balloon_actual()?;
+            Ok(actual == mib)
+        })?;
+        if !arrived {
+            bail!("the balloon is at {actual} MiB and does not get to {mib}");
+        }
+        Ok(())
+    }
+
+    /// Waits until the monitor's resident memory is at most this.
+    ///
+    /// # Errors
+    /// It does not come to that in time.
+    pub fn wait_resident_below(&self, mib: f64) -> anyhow::Result<()> {
+        if !wait_until(|| Ok(self.resident()?.mib <= mib))? {
+            bail!("{:.0} MiB stay resident, expected at most {mib:.0}", self.resident()?.mib);
+        }
+        Ok(())
+    }
+
+    /// Waits for the monitor's end.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn wait_exit(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut status = None;
+        wait_until(|| {
+            status = self.child.0.try_wait()?;
+            Ok(status.is_some())
+        })?;
+        // The reader threads may have a last line to take.
+        std::thread::sleep(INTERVAL);
+        status.with_context(|| {
+            format!("the monitor does not end; the console ends with:\n{}", self.transcript.tail(20))
+        })
+    }
+
+    /// Powers the guest off and waits for the monitor to end well.
+    ///
+    /// # Errors
+    /// It does not end, or not with exit code 0.
+    pub fn shut_down(mut self) -> anyhow::Result<()> {
+        self.agent.power_off()?;
+        let status = self.wait_exit()?;
+        if !status.success() {
+            bail!("the monitor ended with {status} after a power-off:\n{}", self.transcript.tail(20));
+        }
+        Ok(())
+    }
+}
+
+/// Looks again and again until `done`, for a bounded time; says whether it came true.
+///
+/// # Errors
+/// As `done`.
+pub fn wait_until(mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if done()? {
+            return Ok(true);
+        }
+        if Instant::now() > end {
+            return Ok(false);
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+/// A test that is killed leaves no guest behind.
+fn die_with_parent(command: &mut std::process::Command) {
+    let set = || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(Into::into)
+    };
+    #[allow(unsafe_code, reason = "Command offers the hook between fork and exec only as unsafe")]
+    // SAFETY: the hook makes one system call and does not allocate.
+    unsafe {
+        command.pre_exec(set)
+    };
+}
+
+/// A child that is killed and waited for when it goes out of scope.
+#[derive(Debug)]
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

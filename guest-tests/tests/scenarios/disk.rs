@@ -1,0 +1,64 @@
+//! Disks keep what they are given.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use libtest_mimic::Trial;
+
+use crate::{guest, scenario};
+
+const MIB: u64 = 1 << 20;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        scenario("disk::survives_power_off_and_the_next_boot", survives),
+        scenario("disk::several_are_told_apart_and_read_only_is_kept", several),
+    ]
+}
+
+fn image(directory: &Path, name: &str, mib: u64) -> anyhow::Result<PathBuf> {
+    let path = directory.join(name);
+    File::create(&path)?.set_len(mib * MIB).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path)
+}
+
+fn survives() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let disk = image(directory.path(), "disk", 64)?;
+
+    let mut vm = guest()?.disk(&disk).start()?;
+    vm.agent.disk_write("vda", 0, 8 * MIB, 1)?;
+    vm.agent.disk_write("vda", 60 * MIB, 4 * MIB, 2)?;
+    vm.agent.disk_flush("vda")?;
+    vm.agent.disk_verify("vda", 0, 8 * MIB, 1)?;
+    vm.shut_down()?;
+
+    let mut vm = guest()?.disk(&disk).start()?;
+    vm.agent.disk_verify("vda", 0, 8 * MIB, 1)?;
+    vm.agent.disk_verify("vda", 60 * MIB, 4 * MIB, 2)?;
+    ensure!(vm.agent.disk_verify("vda", 0, 8 * MIB, 3).is_err(), "another pattern matches as well");
+    vm.shut_down()
+}
+
+fn several() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let first = image(directory.path(), "first", 16)?;
+    let second = image(directory.path(), "second", 24)?;
+    let third = image(directory.path(), "third", 32)?;
+
+    let mut vm = guest()?.disk(&first).read_only_disk(&second).disk(&third).start()?;
+    let disks = vm.agent.disks()?;
+    let seen: Vec<(&str, u64, bool)> =
+        disks.iter().map(|disk| (disk.name.as_str(), disk.bytes / MIB, disk.read_only)).collect();
+    ensure!(seen == [("vda", 16, false), ("vdb", 24, true), ("vdc", 32, false)], "the guest sees {seen:?}");
+
+    vm.agent.disk_write("vda", 0, MIB, 1)?;
+    vm.agent.disk_write("vdc", 0, MIB, 3)?;
+    ensure!(vm.agent.disk_write("vdb", 0, MIB, 2).is_err(), "a read-only disk was written");
+    vm.agent.disk_verify("vda", 0, MIB, 1)?;
+    vm.agent.disk_verify("vdc", 0, MIB, 3)?;
+    vm.shut_down()?;
+    ensure!(std::fs::read(&second)?.iter().all(|byte| *byte == 0), "the read-only image was changed");
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! A guest's life: it is paused, resumed, gets random bytes, and ends in one of three ways.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::ensure;
+use guest_tests::{Request, host};
+use libtest_mimic::Trial;
+
+use crate::{guest, ours, scenario};
+
+/// What the monitor answers with its exit code after the guest's kernel panicked.
+const PANIC_CODE: i32 = 3;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        scenario("life::pause_stops_the_vcpus_and_resume_lets_them_go_on", pause),
+        scenario("life::random_bytes_come_from_the_host", random),
+        scenario("life::reset_ends_the_monitor_well", reset),
+    ];
+    trials.extend(ours("life::panic_ends_the_monitor_and_it_says_so", panic));
+    trials
+}
+
+fn pause() -> anyhow::Result<()> {
+    let mut vm = guest()?.cpus(2).start()?;
+    vm.agent.churn_start(32, 2)?;
+    vm.control.pause()?;
+    // A vCPU that was on its way out of the guest may still be charged for that.
+    sleep(Duration::from_millis(200));
+    let (before, _) = host::cpu_times(vm.pid())?;
+    ensure!(!before.is_zero(), "no vCPU thread found: {:?}", host::threads(vm.pid())?);
+    let ping = vm.agent.send(Request::Ping)?;
+    ensure!(!vm.agent.answers_within(ping, Duration::from_millis(500)), "a paused guest answered");
+    let (after, _) = host::cpu_times(vm.pid())?;
+    ensure!(
+        after - before < Duration::from_millis(20),
+        "the vCPUs ran for {:?} while paused",
+        after - before
+    );
+
+    vm.control.resume()?;
+    let so_far = vm.agent.churn_status()?.pages;
+    let goes_on = guest_tests::testvm::wait_until(|| Ok(vm.agent.churn_status()?.pages > so_far))?;
+    ensure!(goes_on, "the guest's threads stand still after resume");
+    let churn = vm.agent.churn_stop()?;
+    ensure!(churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
+    vm.shut_down()
+}
+
+fn random() -> anyhow::Result<()> {
+    let mut vm = guest()?.start()?;
+    let source = vm.agent.read_file("/sys/class/misc/hw_random/rng_current")?;
+    ensure!(source.starts_with("virtio"), "random numbers come from {source:?}");
+    let (first, second) = (vm.agent.random(64)?, vm.agent.random(64)?);
+    ensure!(first.len() == 128 && first != second, "twice the same bytes: {first}");
+    ensure!(first.bytes().any(|digit| digit != b'0'), "all bytes are 0");
+    vm.shut_down()
+}
+
+fn reset() -> anyhow::Result<()> {
+    let mut vm = guest()?.start()?;
+    vm.agent.reboot()?;
+    let status = vm.wait_exit()?;
+    ensure!(status.success(), "the monitor ended with {status}:\n{}", vm.transcript());
+    Ok(())
+}
+
+fn panic() -> anyhow::Result<()> {
+    let mut vm = guest()?.start()?;
+    vm.agent.panic()?;
+    let status = vm.wait_exit()?;
+    let transcript = vm.transcript();
+    ensure!(status.code() == Some(PANIC_CODE), "the monitor ended with {status}:\n{transcript}");
+    ensure!(transcript.contains("Kernel panic"), "the guest's last words are lost:\n{transcript}");
+    ensure!(transcript.contains("guest's kernel panicked"), "the monitor does not say so:\n{transcript}");
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! Scenarios with real guests, in plain words: one file for each theme.
+//!
+//! `cargo test -p guest-tests --test scenarios [-- FILTER]`. They run one after the other, where KVM runs
+//! a stock kernel: this program starts itself again through `ci/kvm-host`. With `AEROSTAT_SUBJECT=qemu-pc`
+//! they run against QEMU, and with `AEROSTAT_KVM_HOST=none` besides, QEMU emulates: that tries out the
+//! scenarios themselves.
+
+mod balloon;
+mod boot;
+mod disk;
+mod life;
+mod memory;
+
+use std::process::ExitCode;
+
+use guest_tests::{Kernel, Spec, Subject, kvm_host};
+use libtest_mimic::{Arguments, Trial};
+
+/// Guest RAM of most scenarios.
+const RAM_MIB: u64 = 512;
+/// What a guest needs for itself while a scenario fills the rest.
+const SPARE_MIB: u64 = 24;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    if !arguments.list
+        && let Err(error) = kvm_host::enter()
+    {
+        eprintln!("scenarios: {error:?}");
+        return ExitCode::FAILURE;
+    }
+    // Two guests at once would share two emulated cores and measure each other.
+    arguments.test_threads.get_or_insert(1);
+    let mut trials = boot::trials();
+    trials.extend(disk::trials());
+    trials.extend(balloon::trials());
+    trials.extend(memory::trials());
+    trials.extend(life::trials());
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A scenario that holds for every monitor.
+fn scenario(name: &str, run: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || run().map_err(|error| format!("{error:?}").into()))
+}
+
+/// A scenario about what only Aerostat has.
+fn ours(name: &str, run: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
+    (Subject::from_environment() == Subject::Aerostat).then(|| scenario(name, run))
+}
+
+/// A guest with the oldest kernel.
+fn guest() -> anyhow::Result<Spec> {
+    Ok(Spec::new(Subject::from_environment(), Kernel::any()?).memory_mib(RAM_MIB))
+}

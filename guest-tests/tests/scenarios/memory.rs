@@ -1,0 +1,68 @@
+//! Guest RAM is the memory service's: absent until touched, and huge where it is there.
+
+use anyhow::ensure;
+use guest_tests::{Pages, TestVm, host};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{SPARE_MIB, guest, ours};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    trials.extend(ours("memory::resident_ram_is_huge_and_stays_so_through_inflate_and_deflate", huge));
+    trials.extend(ours("memory::untouched_ram_is_absent", absent));
+    trials.extend(ours("memory::frames_by_type_add_up", adds_up));
+    trials
+}
+
+fn ensure_huge(vm: &TestVm, when: &str) -> anyhow::Result<()> {
+    let ram = host::split(vm.pid())?.ram;
+    ensure!(ram.mib > 100.0, "{when}: no guest RAM found, {:.0} MiB resident", ram.mib);
+    let share = ram.huge_mib / ram.mib;
+    ensure!(share >= 0.99, "{when}: {:.1} of {:.1} MiB are in huge pages", ram.huge_mib, ram.mib);
+    Ok(())
+}
+
+fn huge() -> anyhow::Result<()> {
+    let mut vm = guest()?.cpus(2).start()?;
+    ensure_huge(&vm, "after boot")?;
+    vm.agent.fill("all", SPARE_MIB, Pages::Any)?;
+    ensure_huge(&vm, "with all RAM touched")?;
+    vm.agent.free("all")?;
+    vm.balloon(256)?;
+    ensure_huge(&vm, "with 256 MiB in the balloon")?;
+    vm.balloon(0)?;
+    vm.agent.fill("all", SPARE_MIB, Pages::Any)?;
+    ensure_huge(&vm, "after deflate, with all RAM touched again")?;
+    vm.shut_down()
+}
+
+fn absent() -> anyhow::Result<()> {
+    let vm = guest()?.memory_mib(2048).start()?;
+    let resident = vm.resident()?.mib;
+    ensure!(resident < 700.0, "{resident:.0} of 2048 MiB are resident after boot");
+    vm.shut_down()
+}
+
+fn adds_up() -> anyhow::Result<()> {
+    let mut vm = guest()?.start()?;
+    vm.balloon(100)?;
+    let memory = vm.control.api("GET", "/memory", Value::Null)?;
+    let number = |path: &str| -> anyhow::Result<u64> {
+        let value = memory.pointer(path).and_then(Value::as_u64);
+        value.ok_or_else(|| anyhow::anyhow!("GET /memory has no {path}: {memory}"))
+    };
+    let types = memory.pointer("/arena/frames_by_type").and_then(Value::as_object);
+    let sum: u64 = types.into_iter().flat_map(|types| types.values()).filter_map(Value::as_u64).sum();
+    ensure!(
+        sum == number("/arena/frames")?,
+        "frames by type add up to {sum}, the arena has {}",
+        number("/arena/frames")?
+    );
+    let blocks =
+        number("/guest/absent_blocks")? + number("/guest/huge_blocks")? + number("/guest/split_blocks")?;
+    ensure!(blocks == number("/guest/blocks")?, "blocks by state add up to {blocks}");
+    ensure!(number("/guest/ballooned_frames")? == 100 << 8, "the ledger holds {memory}");
+    ensure!(number("/refusals/outside_ram")? == 0, "a well-behaved guest was refused: {memory}");
+    vm.shut_down()
+}

@@ -21,7 +21,7 @@ fn service(blocks: u64) -> Arc<MemoryService> {
         RegionSpec { gpa: 0, len: low * BLOCK },
         RegionSpec { gpa: (low + 1) * BLOCK, len: (blocks - low) * BLOCK },
     ];
-    MemoryService::new(&Config { regions }).unwrap()
+    MemoryService::new(&Config { regions }).expect("a service on this host")
 }
 
 /// The n-th RAM page of the guest.
@@ -112,7 +112,7 @@ fn what_makes_no_sense_is_refused_and_counted() {
     assert_eq!(service.inflate(&[hole, Gfn(u64::MAX), Gfn(5 * FRAMES)]).refused, 3);
     assert_eq!(service.inflate(&[Gfn(1), Gfn(1)]).refused, 1);
     assert_eq!(service.deflate(&[Gfn(1), Gfn(1), Gfn(2)]).refused, 2);
-    assert_eq!(service.report_free(0, u64::MAX & !4095).accepted, 4 * FRAMES as u32);
+    assert_eq!(service.report_free(0, !4095).accepted, 4 * FRAMES as u32);
     assert_eq!(service.report_free(1, 4096).refused, 1);
     let refusals = service.stats().refusals;
     assert_eq!((refusals.inflated_twice, refusals.never_inflated), (1, 2));
@@ -297,7 +297,7 @@ fn against_model(ops: Vec<Op>) {
                 let span = span(page, count);
                 for page in span.clone() {
                     let Gfn(gfn) = gfn(&service, page as u64);
-                    if page == span.start || page as u64 % FRAMES == 0 {
+                    if page == span.start || (page as u64).is_multiple_of(FRAMES) {
                         let end = ((page as u64 / FRAMES + 1) * FRAMES).min(span.end as u64);
                         service.report_free(gfn * FRAME_SIZE as u64, (end - page as u64) * FRAME_SIZE as u64);
                     }

@@ -64,13 +64,12 @@ pub enum StartError {
     },
 }
 
-/// Checks kernel, userfaultfd and huge pages; what `aerostat check` and every start do.
+/// Checks kernel version and userfaultfd.
 ///
 /// # Errors
-/// The first thing that is missing.
-pub fn check() -> Result<(), StartError> {
-    open_uffd()?;
-    check_huge_pages()
+/// What is missing.
+pub fn check_userfaultfd() -> Result<(), StartError> {
+    open_uffd().map(drop)
 }
 
 pub(crate) fn open_uffd() -> Result<Uffd, StartError> {
@@ -83,7 +82,11 @@ pub(crate) fn open_uffd() -> Result<Uffd, StartError> {
     })
 }
 
-pub(crate) fn check_huge_pages() -> Result<(), StartError> {
+/// Checks that the kernel gives huge pages to those who ask (`MADV_HUGEPAGE`).
+///
+/// # Errors
+/// That they are off.
+pub fn check_huge_pages() -> Result<(), StartError> {
     let setting = |name: &str| fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}"));
     let top = setting("enabled").map_err(|_| StartError::NoHugePages)?;
     // Since 6.8 each size has a setting of its own, "inherit" by default.

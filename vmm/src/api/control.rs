@@ -6,7 +6,7 @@ use std::{error::Error, sync::Arc};
 
 use memsvc::MemoryStats;
 
-use super::types::{BalloonStats, HintingStatus};
+use super::types::{GuestStats, HintingStatus};
 use crate::vm::{
     config::{Mib, VmConfig},
     exit::ExitSlot,
@@ -38,9 +38,8 @@ pub trait RunningVm: Send {
     fn set_balloon(&mut self, amount: Mib) -> Result<(), ActionError>;
     /// Frames that the guest has given up to the balloon, by our own ledger.
     fn balloon_pages(&self) -> u64;
-    /// The statistics that the guest told last; only if an interval is set. The controller fills in
-    /// the four `target_*` and `actual_*` fields.
-    fn balloon_stats(&self) -> Result<BalloonStats, ActionError>;
+    /// The statistics that the guest told last; only if an interval is set.
+    fn balloon_stats(&self) -> Result<GuestStats, ActionError>;
     /// Sets the seconds between two readings of statistics; never 0.
     fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError>;
     /// Begins a run of free page hinting.

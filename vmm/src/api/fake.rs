@@ -12,7 +12,7 @@ use super::{
     control::{ActionError, LaunchError, Launcher, RunningVm},
     controller::Controller,
     logger::Logger,
-    types::{BalloonStats, HintingStatus},
+    types::{GuestStats, HintingStatus},
 };
 use crate::vm::{
     config::{Mib, VmConfig},
@@ -89,8 +89,8 @@ impl RunningVm for FakeVm {
         self.balloon.pages()
     }
 
-    fn balloon_stats(&self) -> Result<BalloonStats, ActionError> {
-        Ok(BalloonStats { free_memory: Some(4096), ..BalloonStats::default() })
+    fn balloon_stats(&self) -> Result<GuestStats, ActionError> {
+        Ok(GuestStats { free_memory: Some(4096), ..GuestStats::default() })
     }
 
     fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError> {

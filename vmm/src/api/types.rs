@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::devices::virtio::balloon::{GuestStats, HintingStatus};
 use crate::vm::config::{HugePages, Mib};
 
 /// `GET /`: what this process is and what its guest is doing.
@@ -133,15 +134,6 @@ fn yes() -> bool {
     true
 }
 
-/// `GET /balloon/hinting/status`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct HintingStatus {
-    /// The command that the host gave last.
-    pub host_cmd: u32,
-    /// The command that the guest answered last, if it did.
-    pub guest_cmd: Option<u32>,
-}
-
 /// `GET /balloon/statistics`: ours, and what the guest told last. Unset fields are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BalloonStats {
@@ -153,54 +145,9 @@ pub struct BalloonStats {
     pub target_mib: Mib,
     /// What it has given up, in MiB.
     pub actual_mib: Mib,
-    /// Bytes swapped in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub swap_in: Option<u64>,
-    /// Bytes swapped out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub swap_out: Option<u64>,
-    /// Major faults.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub major_faults: Option<u64>,
-    /// Minor faults.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub minor_faults: Option<u64>,
-    /// Bytes that nobody uses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub free_memory: Option<u64>,
-    /// Bytes that the guest's kernel has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub total_memory: Option<u64>,
-    /// Bytes that programs can have without swapping.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub available_memory: Option<u64>,
-    /// Bytes of cached files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk_caches: Option<u64>,
-    /// Huge pages of hugetlbfs that were handed out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hugetlb_allocations: Option<u64>,
-    /// Huge pages of hugetlbfs that could not be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hugetlb_failures: Option<u64>,
-    /// Processes killed for want of memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oom_kill: Option<u64>,
-    /// Allocations that had to wait.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alloc_stall: Option<u64>,
-    /// Pages looked at by the background reclaimer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub async_scan: Option<u64>,
-    /// Pages looked at by allocating tasks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub direct_scan: Option<u64>,
-    /// Pages reclaimed by the background reclaimer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub async_reclaim: Option<u64>,
-    /// Pages reclaimed by allocating tasks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub direct_reclaim: Option<u64>,
+    /// What the guest told last.
+    #[serde(flatten)]
+    pub guest: GuestStats,
 }
 
 /// `GET /memory`: what the memory service has and did, and how far the balloon is.

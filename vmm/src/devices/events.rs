@@ -48,9 +48,10 @@ impl MutEventSubscriber for DeviceEvents {
         let kicks = (0u32..)
             .zip(&self.kicks)
             .map(|(index, kick)| Events::with_data(kick.as_ref(), index, EventSet::IN));
-        let own = self.own.iter().map(|event| {
-            Events::with_data_raw(event.fd, OWN + u32::from(event.token), EventSet::IN)
-        });
+        let own = self
+            .own
+            .iter()
+            .map(|event| Events::with_data_raw(event.fd, OWN + u32::from(event.token), EventSet::IN));
         for event in kicks.chain(own) {
             if let Err(cause) = ops.add(event) {
                 error!(%cause, "a device's event could not be added to the event loop");

@@ -44,7 +44,7 @@ impl Controller {
             actual_pages,
             target_mib: balloon.amount_mib,
             actual_mib: Mib(actual_pages / PAGES_PER_MIB),
-            ..vm.balloon_stats()?
+            guest: vm.balloon_stats()?,
         })
     }
 

@@ -122,7 +122,7 @@ fn the_balloon_does_what_it_was_made_for() {
     assert_eq!(controller.balloon().expect("balloon").amount_mib, 100.into());
     let stats = controller.balloon_stats().expect("stats");
     assert_eq!((stats.target_pages, stats.actual_pages), (25_600, 25_600));
-    assert_eq!((stats.actual_mib, stats.free_memory), (100.into(), Some(4096)));
+    assert_eq!((stats.actual_mib, stats.guest.free_memory), (100.into(), Some(4096)));
     let report = controller.memory().expect("memory");
     assert_eq!(report.balloon_device.map(|balloon| balloon.actual_mib), Some(100.into()));
 

@@ -28,11 +28,7 @@ impl Active {
 
     /// Serves waiting chains of one queue with `serve`, at most a ring-full, and interrupts the
     /// driver once. A ring that makes no sense puts the device into the state that needs a reset.
-    pub fn serve(
-        &mut self,
-        index: usize,
-        serve: impl FnMut(&GuestRam, Chain<'_>) -> Completion,
-    ) -> Work {
+    pub fn serve(&mut self, index: usize, serve: impl FnMut(&GuestRam, Chain<'_>) -> Completion) -> Work {
         let Some(queue) = running(&self.interrupt, &mut self.queues, index) else {
             return Work::Done;
         };

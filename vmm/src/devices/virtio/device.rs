@@ -115,9 +115,7 @@ pub trait VirtioDevice: Send {
 /// Copies from `space` (a configuration space as bytes) at `offset`; zero beyond its end.
 pub(super) fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
     data.fill(0);
-    let rest = usize::try_from(offset)
-        .ok()
-        .and_then(|start| space.get(start..));
+    let rest = usize::try_from(offset).ok().and_then(|start| space.get(start..));
     for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
         *to = *from;
     }

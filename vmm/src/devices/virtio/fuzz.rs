@@ -18,37 +18,13 @@ use super::{SharedDevice, VirtioDevice};
 /// One thing that the driver does.
 #[derive(Clone, Debug)]
 enum Act {
-    Write {
-        at: u64,
-        data: Vec<u8>,
-    },
-    Read {
-        at: u64,
-        len: usize,
-    },
-    Describe {
-        queue: usize,
-        index: u16,
-        address: u64,
-        len: u32,
-        flags: u16,
-        next: u16,
-    },
-    Fill {
-        at: u64,
-        bytes: [u8; 32],
-    },
-    Offer {
-        queue: usize,
-        head: u16,
-    },
-    Kick {
-        queue: u32,
-    },
-    Restart {
-        features: u64,
-        queues: usize,
-    },
+    Write { at: u64, data: Vec<u8> },
+    Read { at: u64, len: usize },
+    Describe { queue: usize, index: u16, address: u64, len: u32, flags: u16, next: u16 },
+    Fill { at: u64, bytes: [u8; 32] },
+    Offer { queue: usize, head: u16 },
+    Kick { queue: u32 },
+    Restart { features: u64, queues: usize },
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -58,17 +34,10 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => (0u64..0x400).prop_map(|page| page * 4096),
         1 => any::<u64>(),
     ];
-    let len = prop_oneof![
-        Just(0),
-        Just(1),
-        Just(4),
-        Just(10),
-        Just(16),
-        Just(512),
-        0u32..70_000,
-        any::<u32>()
-    ];
-    let register = prop_oneof![3 => (0u64..0x120 / 4).prop_map(|word| word * 4), 1 => 0u64..0x1000, 1 => any::<u64>()];
+    let len =
+        prop_oneof![Just(0), Just(1), Just(4), Just(10), Just(16), Just(512), 0u32..70_000, any::<u32>()];
+    let register =
+        prop_oneof![3 => (0u64..0x120 / 4).prop_map(|word| word * 4), 1 => 0u64..0x1000, 1 => any::<u64>()];
     let data = prop_oneof![
         (0u32..20).prop_map(|value| value.to_le_bytes().to_vec()),
         any::<u32>().prop_map(|value| value.to_le_bytes().to_vec()),
@@ -101,14 +70,7 @@ fn torment(device: SharedDevice, offered: u64, queues: usize, acts: Vec<Act>) {
         match act {
             Act::Write { at, data } => driver.mmio.write(at, &data),
             Act::Read { at, len } => driver.mmio.read(at, &mut vec![0; len]),
-            Act::Describe {
-                queue,
-                index,
-                address,
-                len,
-                flags,
-                next,
-            } => {
+            Act::Describe { queue, index, address, len, flags, next } => {
                 driver.describe(queue, index, Descriptor::new(address, len, flags, next));
             }
             Act::Fill { at, bytes } => driver.put(at, &bytes),
@@ -123,11 +85,7 @@ fn torment(device: SharedDevice, offered: u64, queues: usize, acts: Vec<Act>) {
     }
     driver.set(0x70, 0);
     driver.start(V1 | offered, queues);
-    assert_eq!(
-        driver.get(0x70),
-        15,
-        "an ordinary driver brings it up again"
-    );
+    assert_eq!(driver.get(0x70), 15, "an ordinary driver brings it up again");
 }
 
 /// A memory service that takes all and checks nothing: numbers reach it as the guest wrote them.
@@ -136,10 +94,7 @@ struct Anything;
 impl BalloonBackend for Anything {
     fn inflate(&self, gfns: &[Gfn]) -> Outcome {
         assert!(gfns.len() <= 256);
-        Outcome {
-            accepted: u32::MAX,
-            refused: u32::MAX,
-        }
+        Outcome { accepted: u32::MAX, refused: u32::MAX }
     }
     fn deflate(&self, gfns: &[Gfn]) -> Outcome {
         self.inflate(gfns)

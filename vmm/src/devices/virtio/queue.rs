@@ -145,10 +145,7 @@ impl VirtQueue {
         self.buffers.clear();
         self.buffers.extend(chain.take(limit));
         match self.buffers.last() {
-            Some(last) if !last.has_next() => Ok(Some(Chain {
-                head,
-                buffers: &self.buffers,
-            })),
+            Some(last) if !last.has_next() => Ok(Some(Chain { head, buffers: &self.buffers })),
             _ => Err(QueueError::Chain { head }),
         }
     }

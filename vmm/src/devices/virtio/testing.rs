@@ -42,11 +42,7 @@ pub(super) struct Rings {
 
 pub(super) fn rings(queue: usize) -> Rings {
     let table = RINGS * (queue as u64 + 1);
-    Rings {
-        table,
-        avail: table + 0x4000,
-        used: table + 0x8000,
-    }
+    Rings { table, avail: table + 0x4000, used: table + 0x8000 }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,12 +65,7 @@ impl Driver {
         let mmio = MmioTransport::new(device, ram.clone()).expect("transport");
         let mut events = EventManager::new().expect("event loop");
         events.add_subscriber(mmio.events());
-        Self {
-            ram,
-            mmio,
-            events,
-            positions: Default::default(),
-        }
+        Self { ram, mmio, events, positions: Default::default() }
     }
 
     /// A driver that has brought the device up with `features` and `queues` queues.
@@ -103,10 +94,7 @@ impl Driver {
             self.set(0x24, half);
             self.set(0x20, (features >> (32 * half)) as u32);
         }
-        self.set(
-            0x70,
-            Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK,
-        );
+        self.set(0x70, Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK);
     }
 
     pub(super) fn set_up_queue(&mut self, queue: usize, size: u32, at: Rings) {
@@ -130,18 +118,14 @@ impl Driver {
     }
 
     fn clear_rings(&mut self, queue: usize) {
-        self.ram
-            .write_slice(&[0; RINGS as usize], GuestAddress(rings(queue).table))
-            .expect("rings");
+        self.ram.write_slice(&[0; RINGS as usize], GuestAddress(rings(queue).table)).expect("rings");
         self.positions[queue] = Position::default();
     }
 
     /// Writes one descriptor, whatever is in it.
     pub(super) fn describe(&self, queue: usize, index: u16, descriptor: Descriptor) {
         let at = rings(queue).table + 16 * u64::from(index);
-        self.ram
-            .write_obj(descriptor, GuestAddress(at))
-            .expect("descriptor");
+        self.ram.write_obj(descriptor, GuestAddress(at)).expect("descriptor");
     }
 
     /// Makes a head available, whatever it is.
@@ -150,9 +134,7 @@ impl Driver {
         let at = rings(queue).avail + 4 + 2 * u64::from(position.avail % SIZE);
         position.avail = position.avail.wrapping_add(1);
         self.ram.write_obj(head, GuestAddress(at)).expect("entry");
-        self.ram
-            .write_obj(position.avail, GuestAddress(rings(queue).avail + 2))
-            .expect("index");
+        self.ram.write_obj(position.avail, GuestAddress(rings(queue).avail + 2)).expect("index");
     }
 
     /// Makes a chain available.
@@ -167,11 +149,7 @@ impl Driver {
                 Buf::In(address, len) => (address, len, WRITE),
             };
             let more = if i < buffers.len() { NEXT } else { 0 };
-            self.describe(
-                queue,
-                index,
-                Descriptor::new(address, len, flags | more, next),
-            );
+            self.describe(queue, index, Descriptor::new(address, len, flags | more, next));
         }
         self.offer(queue, head);
         head
@@ -207,11 +185,7 @@ impl Driver {
 
     /// Waits for an event of the device's own.
     pub(super) fn wait(&mut self) {
-        assert_eq!(
-            self.events.run_with_timeout(30_000).expect("event loop"),
-            1,
-            "an event came"
-        );
+        assert_eq!(self.events.run_with_timeout(30_000).expect("event loop"), 1, "an event came");
     }
 
     /// Used entries since the last call: head and length.
@@ -236,16 +210,12 @@ impl Driver {
     }
 
     pub(super) fn put(&self, at: u64, bytes: &[u8]) {
-        self.ram
-            .write_slice(bytes, GuestAddress(at))
-            .expect("in RAM");
+        self.ram.write_slice(bytes, GuestAddress(at)).expect("in RAM");
     }
 
     pub(super) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.ram
-            .read_slice(&mut bytes, GuestAddress(at))
-            .expect("in RAM");
+        self.ram.read_slice(&mut bytes, GuestAddress(at)).expect("in RAM");
         bytes
     }
 }

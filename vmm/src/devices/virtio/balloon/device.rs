@@ -17,13 +17,10 @@ use super::queues::{Role, roles};
 use super::ranges::RangeSink;
 use super::stats::StatsQueue;
 use super::{
-    BalloonBackend, BalloonError, BalloonMetrics, BalloonStats, HintingStatus, PAGES_PER_MIB,
-    feature,
+    BalloonBackend, BalloonError, BalloonMetrics, GuestStats, HintingStatus, PAGES_PER_MIB, feature,
 };
 use crate::devices::virtio::device::read_space;
-use crate::devices::virtio::{
-    ActivateError, Active, Completion, DeviceKind, OwnEvent, VirtioDevice, Work,
-};
+use crate::devices::virtio::{ActivateError, Active, Completion, DeviceKind, OwnEvent, VirtioDevice, Work};
 
 /// The only event of its own: time to ask for statistics.
 const POLL: u16 = 0;
@@ -66,10 +63,7 @@ impl Balloon {
         backend: impl BalloonBackend + 'static,
     ) -> Result<Self, NewBalloonError> {
         Ok(Self {
-            space: ConfigSpace {
-                num_pages: pages(config, config.amount_mib)?,
-                ..Default::default()
-            },
+            space: ConfigSpace { num_pages: pages(config, config.amount_mib)?, ..Default::default() },
             config,
             hinting: Hinting::default(),
             stats: StatsQueue::new(),
@@ -109,18 +103,12 @@ impl Balloon {
         Ok(())
     }
 
-    /// Sizes, and what the guest said last of its memory.
-    pub fn stats(&self) -> Result<BalloonStats, BalloonError> {
+    /// What the guest said last of its memory.
+    pub fn stats(&self) -> Result<GuestStats, BalloonError> {
         if self.config.stats_polling_interval_s == 0 {
             return Err(BalloonError::StatsOff);
         }
-        Ok(BalloonStats {
-            target_pages: self.space.num_pages,
-            actual_pages: self.space.actual,
-            target_mib: self.space.num_pages / PAGES_PER_MIB,
-            actual_mib: self.space.actual / PAGES_PER_MIB,
-            guest: self.stats.latest(),
-        })
+        Ok(self.stats.latest())
     }
 
     /// Sets the time between statistics, in seconds. It cannot become 0, nor stop being 0.
@@ -184,10 +172,7 @@ impl Balloon {
 
     /// Sets the timer for the configured interval, or stops it while no driver fills the queue.
     fn arm_timer(&mut self) {
-        let driven = self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.has(feature::STATS_VQ));
+        let driven = self.active.as_ref().is_some_and(|active| active.has(feature::STATS_VQ));
         let interval = Duration::from_secs(self.config.stats_polling_interval_s.into());
         let set = if driven && !interval.is_zero() {
             self.timer.reset(interval, Some(interval))
@@ -201,14 +186,7 @@ impl Balloon {
     }
 
     fn process_pfns(&mut self, index: usize, role: Role) -> Work {
-        let Self {
-            active: Some(active),
-            pfns,
-            backend,
-            metrics,
-            ..
-        } = self
-        else {
+        let Self { active: Some(active), pfns, backend, metrics, .. } = self else {
             return Work::Done;
         };
         active.serve(index, |memory, chain| {
@@ -226,34 +204,17 @@ impl Balloon {
     }
 
     fn process_stats(&mut self, index: usize) -> Work {
-        let Self {
-            active: Some(active),
-            stats,
-            metrics,
-            ..
-        } = self
-        else {
+        let Self { active: Some(active), stats, metrics, .. } = self else {
             return Work::Done;
         };
         active.serve(index, |memory, chain| stats.receive(memory, chain, metrics))
     }
 
     fn process_reports(&mut self, index: usize) -> Work {
-        let Self {
-            active: Some(active),
-            space,
-            backend,
-            metrics,
-            ..
-        } = self
-        else {
+        let Self { active: Some(active), space, backend, metrics, .. } = self else {
             return Work::Done;
         };
-        let sink = RangeSink {
-            keep: keeps_poison(active, space),
-            backend: backend.as_ref(),
-            metrics,
-        };
+        let sink = RangeSink { keep: keeps_poison(active, space), backend: backend.as_ref(), metrics };
         active.serve(index, |_, chain| {
             for buffer in chain.buffers {
                 metrics.reported_ranges.inc();
@@ -264,22 +225,10 @@ impl Balloon {
     }
 
     fn process_hints(&mut self, index: usize) -> Work {
-        let Self {
-            active: Some(active),
-            space,
-            backend,
-            metrics,
-            hinting,
-            ..
-        } = self
-        else {
+        let Self { active: Some(active), space, backend, metrics, hinting, .. } = self else {
             return Work::Done;
         };
-        let sink = RangeSink {
-            keep: keeps_poison(active, space),
-            backend: backend.as_ref(),
-            metrics,
-        };
+        let sink = RangeSink { keep: keeps_poison(active, space), backend: backend.as_ref(), metrics };
         let mut changed = false;
         let work = active.serve(index, |memory, chain| {
             for buffer in chain.buffers {
@@ -323,12 +272,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> u64 {
-        let BalloonConfig {
-            deflate_on_oom,
-            free_page_hinting,
-            free_page_reporting,
-            ..
-        } = self.config;
+        let BalloonConfig { deflate_on_oom, free_page_hinting, free_page_reporting, .. } = self.config;
         let stats = self.config.stats_polling_interval_s != 0;
         1 << feature::MUST_TELL_HOST
             | u64::from(stats) << feature::STATS_VQ
@@ -373,10 +317,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn own_events(&self) -> Vec<OwnEvent> {
-        vec![OwnEvent {
-            fd: self.timer.as_raw_fd(),
-            token: POLL,
-        }]
+        vec![OwnEvent { fd: self.timer.as_raw_fd(), token: POLL }]
     }
 
     fn process_event(&mut self, _token: u16) {
@@ -403,10 +344,7 @@ impl VirtioDevice for Balloon {
         self.arm_timer();
         self.stats.reset();
         self.hinting.reset();
-        self.space = ConfigSpace {
-            num_pages: self.space.num_pages,
-            ..Default::default()
-        };
+        self.space = ConfigSpace { num_pages: self.space.num_pages, ..Default::default() };
     }
 }
 
@@ -417,10 +355,7 @@ fn keeps_poison(active: &Active, space: &ConfigSpace) -> bool {
 
 /// A size in pages, if the guest has as much.
 fn pages(config: BalloonConfig, mib: u32) -> Result<u32, BalloonError> {
-    let too_large = BalloonError::TooLarge {
-        asked: mib,
-        ram: config.ram_mib,
-    };
+    let too_large = BalloonError::TooLarge { asked: mib, ram: config.ram_mib };
     if mib > config.ram_mib {
         return Err(too_large);
     }

@@ -12,9 +12,7 @@ pub enum BalloonError {
         ram: u32,
     },
     /// There is no statistics queue.
-    #[error(
-        "statistics are off; give the balloon a stats_polling_interval_s above 0 before the start"
-    )]
+    #[error("statistics are off; give the balloon a stats_polling_interval_s above 0 before the start")]
     StatsOff,
     /// The statistics queue cannot be taken away from a running guest.
     #[error("statistics cannot be turned off after the start; choose an interval above 0")]

@@ -13,7 +13,7 @@
 //! that it named back under memory pressure before the range is served here; a guest that runs out
 //! of memory should not be hinted. Reporting has no such gap.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The guest ends its hints; the host has no command in force.
 const STOP: u32 = 0;
@@ -23,7 +23,7 @@ const DONE: u32 = 1;
 const FIRST: u32 = 2;
 
 /// Where hinting stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HintingStatus {
     /// Command of the host: 0 none, 1 done, from 2 a command in force.
     pub host_cmd: u32,

@@ -30,7 +30,7 @@ pub use device::{Balloon, BalloonConfig, NewBalloonError};
 pub use error::BalloonError;
 pub use hinting::HintingStatus;
 pub use metrics::BalloonMetrics;
-pub use stats::{BalloonStats, GuestStats};
+pub use stats::GuestStats;
 
 /// Balloon pages are 4 KiB, whatever the guest's pages are (section 5.5.6).
 const PAGE: u64 = 4096;

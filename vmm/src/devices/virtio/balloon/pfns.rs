@@ -24,10 +24,7 @@ pub(super) struct PfnBuffer {
 
 impl PfnBuffer {
     pub(super) fn new() -> Box<Self> {
-        Box::new(Self {
-            bytes: [0; MAX * WIDTH],
-            gfns: [Gfn(0); MAX],
-        })
+        Box::new(Self { bytes: [0; MAX * WIDTH], gfns: [Gfn(0); MAX] })
     }
 
     /// Hands each good buffer of a chain to `give` and adds up what came of it.

@@ -18,44 +18,57 @@ const MAX_ENTRIES: usize = 256;
 /// Buffers held at a time; the specification speaks of one.
 const MAX_HELD: usize = 4;
 
-/// What the guest says of its memory; only what it said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-#[rustfmt::skip] // Two columns: field and tag side by side would be wrapped.
-#[allow(missing_docs)] // Named as in the API and in `VIRTIO_BALLOON_S_*`; amounts are bytes.
+/// What the guest says of its memory (`VIRTIO_BALLOON_S_*`); only what it said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GuestStats {
-    #[serde(skip_serializing_if = "Option::is_none")] pub swap_in: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub swap_out: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub major_faults: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub minor_faults: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub free_memory: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub total_memory: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub available_memory: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub disk_caches: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub hugetlb_allocations: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub hugetlb_failures: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub oom_kill: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub alloc_stall: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub async_scan: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub direct_scan: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub async_reclaim: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")] pub direct_reclaim: Option<u64>,
-}
-
-/// Sizes of the balloon and what the guest says of its memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BalloonStats {
-    /// What the host wants, in pages of 4 KiB.
-    pub target_pages: u32,
-    /// What the guest says it gave, in pages of 4 KiB.
-    pub actual_pages: u32,
-    /// The same in MiB.
-    pub target_mib: u32,
-    /// The same in MiB, rounded down.
-    pub actual_mib: u32,
-    /// From the statistics queue.
-    #[serde(flatten)]
-    pub guest: GuestStats,
+    /// Bytes swapped in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_in: Option<u64>,
+    /// Bytes swapped out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_out: Option<u64>,
+    /// Major faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub major_faults: Option<u64>,
+    /// Minor faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minor_faults: Option<u64>,
+    /// Bytes that nobody uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_memory: Option<u64>,
+    /// Bytes that the guest's kernel has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_memory: Option<u64>,
+    /// Bytes that programs can have without swapping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_memory: Option<u64>,
+    /// Bytes of cached files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_caches: Option<u64>,
+    /// Huge pages of hugetlbfs that were handed out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugetlb_allocations: Option<u64>,
+    /// Huge pages of hugetlbfs that could not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugetlb_failures: Option<u64>,
+    /// Processes killed for want of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kill: Option<u64>,
+    /// Allocations that had to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alloc_stall: Option<u64>,
+    /// Pages looked at by the background reclaimer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub async_scan: Option<u64>,
+    /// Pages looked at by allocating tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_scan: Option<u64>,
+    /// Pages reclaimed by the background reclaimer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub async_reclaim: Option<u64>,
+    /// Pages reclaimed by allocating tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_reclaim: Option<u64>,
 }
 
 impl GuestStats {

@@ -25,10 +25,7 @@ impl Recorder {
     fn note(&self, gfns: &[Gfn], call: fn(Vec<u64>) -> Call) -> Outcome {
         lock(&self.0).push(call(gfns.iter().map(|gfn| gfn.0).collect()));
         let refused = gfns.iter().filter(|gfn| gfn.0 == 666).count() as u32;
-        Outcome {
-            accepted: gfns.len() as u32 - refused,
-            refused,
-        }
+        Outcome { accepted: gfns.len() as u32 - refused, refused }
     }
 
     fn calls(&self) -> Vec<Call> {
@@ -45,10 +42,7 @@ impl BalloonBackend for Recorder {
     }
     fn report_free(&self, gpa: u64, len: u64) -> Outcome {
         lock(&self.0).push(Free(gpa, len));
-        Outcome {
-            accepted: (len / 4096) as u32,
-            refused: 0,
-        }
+        Outcome { accepted: (len / 4096) as u32, refused: 0 }
     }
     fn reset_balloon(&self) {
         lock(&self.0).push(Reset);
@@ -81,12 +75,7 @@ fn started(config: BalloonConfig, features: u64, queues: usize) -> Fixture {
     let metrics = Arc::clone(balloon.metrics());
     let balloon = Arc::new(Mutex::new(balloon));
     let driver = Driver::started(balloon.clone(), features, queues);
-    Fixture {
-        driver,
-        balloon,
-        calls,
-        metrics,
-    }
+    Fixture { driver, balloon, calls, metrics }
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
@@ -95,40 +84,20 @@ fn words(words: &[u32]) -> Vec<u8> {
 
 #[test]
 fn a_buffer_of_pages_is_one_batch() {
-    let Fixture {
-        mut driver,
-        calls,
-        metrics,
-        ..
-    } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     driver.put(BUFFERS, &words(&[5, 6, u32::MAX, 666]));
     assert_eq!(driver.request(0, &[Buf::Out(BUFFERS, 16)]), 0);
     assert_eq!(driver.request(1, &[Buf::Out(BUFFERS, 8)]), 0);
+    assert_eq!(calls.calls(), [Inflate(vec![5, 6, u32::MAX.into(), 666]), Deflate(vec![5, 6])]);
     assert_eq!(
-        calls.calls(),
-        [
-            Inflate(vec![5, 6, u32::MAX.into(), 666]),
-            Deflate(vec![5, 6])
-        ]
-    );
-    assert_eq!(
-        [
-            metrics.inflated_pages.get(),
-            metrics.deflated_pages.get(),
-            metrics.refused_pages.get()
-        ],
+        [metrics.inflated_pages.get(), metrics.deflated_pages.get(), metrics.refused_pages.get()],
         [3, 2, 1]
     );
 }
 
 #[test]
 fn bad_buffers_of_pages_are_counted_and_come_back() {
-    let Fixture {
-        mut driver,
-        calls,
-        metrics,
-        ..
-    } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     let bad = [
         Buf::Out(BUFFERS, 1028),
         Buf::Out(BUFFERS, u32::MAX),
@@ -154,9 +123,7 @@ fn bad_buffers_of_pages_are_counted_and_come_back() {
 #[test]
 fn queues_are_numbered_by_what_is_acknowledged() {
     let reporting = V1 | 1 << feature::REPORTING;
-    let Fixture {
-        mut driver, calls, ..
-    } = started(ALL, reporting, 3);
+    let Fixture { mut driver, calls, .. } = started(ALL, reporting, 3);
     driver.set(0x30, 3);
     assert_eq!(driver.get(0x34), 0, "there is no fourth queue");
     driver.request(2, &[Buf::In(0x20_0000, 0x20_0000)]);
@@ -171,42 +138,18 @@ fn features_are_offered_as_configured() {
         driver.get(0x10) & 0xffff
     };
     assert_eq!(offered(ALL), 0x3f);
-    assert_eq!(
-        offered(BalloonConfig {
-            ram_mib: 1,
-            ..Default::default()
-        }),
-        1
-    );
-    assert_eq!(
-        offered(BalloonConfig {
-            free_page_reporting: true,
-            ..Default::default()
-        }),
-        0x31
-    );
+    assert_eq!(offered(BalloonConfig { ram_mib: 1, ..Default::default() }), 1);
+    assert_eq!(offered(BalloonConfig { free_page_reporting: true, ..Default::default() }), 0x31);
 }
 
 #[test]
 fn reported_ranges_are_freed_unless_they_hold_poison() {
-    let Fixture {
-        mut driver,
-        calls,
-        metrics,
-        ..
-    } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     let ranges = [Buf::In(0x20_0000, 0x20_0000), Buf::In(1 << 40, 0x1000)];
     assert_eq!(driver.request(4, &ranges), 0);
-    assert_eq!(
-        calls.calls(),
-        [Free(0x20_0000, 0x20_0000), Free(1 << 40, 0x1000)]
-    );
-    for bad in [
-        Buf::In(0x800, 0x1000),
-        Buf::In(0x1000, 0x801),
-        Buf::In(0x1000, 0),
-        Buf::Out(0x1000, 0x1000),
-    ] {
+    assert_eq!(calls.calls(), [Free(0x20_0000, 0x20_0000), Free(1 << 40, 0x1000)]);
+    for bad in [Buf::In(0x800, 0x1000), Buf::In(0x1000, 0x801), Buf::In(0x1000, 0), Buf::Out(0x1000, 0x1000)]
+    {
         driver.request(4, &[bad]);
     }
     assert_eq!(metrics.bad_ranges.get(), 4);
@@ -218,12 +161,7 @@ fn reported_ranges_are_freed_unless_they_hold_poison() {
 
 #[test]
 fn the_driver_writes_its_own_fields_only() {
-    let Fixture {
-        mut driver,
-        balloon,
-        metrics,
-        ..
-    } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, balloon, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     let config = |driver: &Driver| [0x100, 0x104, 0x108, 0x10c].map(|at| driver.get(at));
     driver.set(0x104, 77);
     driver.set(0x10c, 88);
@@ -245,35 +183,20 @@ fn the_driver_writes_its_own_fields_only() {
     driver.mmio.read(0x10c, &mut wide);
     assert_eq!(wide, [88, 0, 0, 0, 0, 0, 0, 0], "zero beyond the end");
     driver.set(0x70, 0);
-    assert_eq!(
-        config(&driver),
-        [16 * 256, 0, 0, 0],
-        "a reset forgets what the driver said"
-    );
+    assert_eq!(config(&driver), [16 * 256, 0, 0, 0], "a reset forgets what the driver said");
     driver.start(V1, 2);
 }
 
 #[test]
 fn a_target_reaches_the_driver_and_fits_the_guest() {
-    let Fixture {
-        driver, balloon, ..
-    } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { driver, balloon, .. } = started(ALL, ALL_FEATURES, 5);
     let generation = driver.get(0xfc);
     lock(&balloon).set_target_mib(64).expect("fits");
     assert_eq!((driver.get(0x100), driver.interrupts()), (64 * 256, (1, 2)));
     assert_ne!(driver.get(0xfc), generation);
     let refused = lock(&balloon).set_target_mib(65);
     assert_eq!(refused, Err(BalloonError::TooLarge { asked: 65, ram: 64 }));
-    assert!(
-        Balloon::new(
-            BalloonConfig {
-                amount_mib: 65,
-                ..ALL
-            },
-            Recorder::default()
-        )
-        .is_err()
-    );
+    assert!(Balloon::new(BalloonConfig { amount_mib: 65, ..ALL }, Recorder::default()).is_err());
     assert_eq!((driver.get(0x100), driver.interrupts()), (64 * 256, (0, 0)));
 }
 
@@ -291,12 +214,7 @@ fn stats(entries: &[(u16, u64)]) -> Vec<u8> {
 
 #[test]
 fn statistics_are_read_kept_and_asked_for_again() {
-    let Fixture {
-        mut driver,
-        balloon,
-        metrics,
-        ..
-    } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, balloon, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     let entries: Vec<_> = (0..17).map(|tag| (tag, 1000 + u64::from(tag))).collect();
     driver.put(BUFFERS, &stats(&entries));
     let head = driver.add(2, &[Buf::Out(BUFFERS, 170)]);
@@ -323,51 +241,29 @@ fn statistics_are_read_kept_and_asked_for_again() {
     driver.put(BUFFERS, &stats(&[(4, 7)]));
     driver.add(2, &[Buf::Out(BUFFERS, 10)]);
     driver.kick(2);
-    let got = lock(&balloon).stats().expect("on").guest;
-    assert_eq!(
-        (got.free_memory, got.swap_in),
-        (Some(7), None),
-        "only what was said last"
-    );
+    let got = lock(&balloon).stats().expect("on");
+    assert_eq!((got.free_memory, got.swap_in), (Some(7), None), "only what was said last");
 }
 
 #[test]
 fn bad_statistics_are_bounded_and_counted() {
-    let Fixture {
-        mut driver,
-        balloon,
-        metrics,
-        ..
-    } = started(ALL, ALL_FEATURES, 5);
-    for bad in [
-        Buf::Out(BUFFERS, u32::MAX),
-        Buf::Out(BUFFERS, 2570),
-        Buf::Out(BUFFERS, 9),
-        Buf::Out(RAM, 10),
-    ] {
+    let Fixture { mut driver, balloon, metrics, .. } = started(ALL, ALL_FEATURES, 5);
+    for bad in [Buf::Out(BUFFERS, u32::MAX), Buf::Out(BUFFERS, 2570), Buf::Out(BUFFERS, 9), Buf::Out(RAM, 10)]
+    {
         driver.add(2, &[bad]);
     }
     driver.add(2, &[Buf::In(BUFFERS, 10)]);
     driver.kick(2);
     assert_eq!(driver.used(2).len(), 1, "at most four are held");
     assert_eq!(metrics.bad_stats_buffers.get(), 5 + 4);
-    assert_eq!(
-        lock(&balloon).stats().expect("on").guest,
-        Default::default()
-    );
+    assert_eq!(lock(&balloon).stats().expect("on"), Default::default());
     assert_eq!(driver.get(0x70), 15);
 }
 
 #[test]
 fn intervals_do_not_cross_zero() {
     let on = Balloon::new(ALL, Recorder::default()).expect("balloon");
-    let off = Balloon::new(
-        BalloonConfig {
-            stats_polling_interval_s: 0,
-            ..ALL
-        },
-        Recorder::default(),
-    );
+    let off = Balloon::new(BalloonConfig { stats_polling_interval_s: 0, ..ALL }, Recorder::default());
     let (mut on, mut off) = (on, off.expect("balloon"));
     assert_eq!(on.set_stats_interval(5), Ok(()));
     assert_eq!(on.set_stats_interval(0), Err(BalloonError::StatsStayOn));
@@ -377,13 +273,7 @@ fn intervals_do_not_cross_zero() {
 
 #[test]
 fn hints_count_only_under_the_command_in_force() {
-    let Fixture {
-        mut driver,
-        balloon,
-        calls,
-        metrics,
-        ..
-    } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, balloon, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     const RANGE: Buf = Buf::In(0x20_0000, 0x10_0000);
     let say = |driver: &mut Driver, id: u32| {
         driver.put(BUFFERS, &words(&[id]));
@@ -408,20 +298,12 @@ fn hints_count_only_under_the_command_in_force() {
     driver.interrupts();
     say(&mut driver, 0);
     assert_eq!(status(), (1, Some(0)));
-    assert_eq!(
-        (driver.get(0x108), driver.interrupts()),
-        (1, (2, 3)),
-        "acknowledged at once"
-    );
+    assert_eq!((driver.get(0x108), driver.interrupts()), (1, (2, 3)), "acknowledged at once");
 
     lock(&balloon).hinting_start(false).expect("driven");
     say(&mut driver, 2);
     driver.request(3, &[RANGE]);
-    assert_eq!(
-        (status(), calls.calls()),
-        ((3, Some(2)), vec![]),
-        "an old command"
-    );
+    assert_eq!((status(), calls.calls()), ((3, Some(2)), vec![]), "an old command");
     say(&mut driver, 3);
     say(&mut driver, 0);
     assert_eq!(status(), (3, Some(0)), "not acknowledged by itself");
@@ -436,19 +318,9 @@ fn hints_count_only_under_the_command_in_force() {
 
 #[test]
 fn hinting_needs_a_driver_that_knows_it() {
-    let Fixture {
-        driver: _driver,
-        balloon,
-        ..
-    } = started(ALL, V1, 2);
-    assert_eq!(
-        lock(&balloon).hinting_start(true),
-        Err(BalloonError::HintingNotDriven)
-    );
-    let off = BalloonConfig {
-        free_page_hinting: false,
-        ..ALL
-    };
+    let Fixture { driver: _driver, balloon, .. } = started(ALL, V1, 2);
+    assert_eq!(lock(&balloon).hinting_start(true), Err(BalloonError::HintingNotDriven));
+    let off = BalloonConfig { free_page_hinting: false, ..ALL };
     let mut off = Balloon::new(off, Recorder::default()).expect("balloon");
     assert_eq!(off.hinting_start(true), Err(BalloonError::HintingOff));
     assert_eq!(off.hinting_status(), Err(BalloonError::HintingOff));
@@ -456,9 +328,7 @@ fn hinting_needs_a_driver_that_knows_it() {
 
 #[test]
 fn a_reset_gives_the_ballooned_pages_back() {
-    let Fixture {
-        mut driver, calls, ..
-    } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, calls, .. } = started(ALL, ALL_FEATURES, 5);
     driver.set(0x70, 0);
     assert_eq!(calls.calls(), [Reset]);
     driver.set(0x70, 0);

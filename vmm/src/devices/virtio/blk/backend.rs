@@ -64,28 +64,17 @@ pub struct BlockBackend {
 impl BlockBackend {
     /// Opens and locks the image at `path`.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, OpenError> {
-        let host = |cause| OpenError::Host {
-            path: path.into(),
-            cause,
-        };
+        let host = |cause| OpenError::Host { path: path.into(), cause };
         // First by name, so that opening never blocks on a pipe or disturbs a device.
-        check_type(
-            path,
-            &std::fs::metadata(path).map_err(|cause| missing(path, cause))?,
-        )?;
+        check_type(path, &std::fs::metadata(path).map_err(|cause| missing(path, cause))?)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(!read_only)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(|cause| match cause.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                    if !read_only =>
-                {
-                    OpenError::NotWritable {
-                        path: path.into(),
-                        cause,
-                    }
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
+                    OpenError::NotWritable { path: path.into(), cause }
                 }
                 _ => missing(path, cause),
             })?;
@@ -98,11 +87,7 @@ impl BlockBackend {
         if bytes % SECTOR != 0 {
             warn!(disk = %path.display(), "the guest does not see the last {} bytes: they fill no sector", bytes % SECTOR);
         }
-        Ok(Self {
-            file,
-            sectors: bytes / SECTOR,
-            read_only,
-        })
+        Ok(Self { file, sectors: bytes / SECTOR, read_only })
     }
 
     /// Size in sectors of 512 bytes.
@@ -131,11 +116,7 @@ impl BlockBackend {
             iov_base: slice.ptr_guard_mut().as_ptr().cast(),
             iov_len: slice.len(),
         };
-        let mut parts: Vec<_> = slices
-            .iter()
-            .filter(|slice| !slice.is_empty())
-            .map(part)
-            .collect();
+        let mut parts: Vec<_> = slices.iter().filter(|slice| !slice.is_empty()).map(part).collect();
         let mut rest = parts.as_mut_slice();
         while !rest.is_empty() {
             let moved = self.transfer_some(direction, offset, rest)?;
@@ -146,12 +127,7 @@ impl BlockBackend {
     }
 
     /// One system call; at least one byte, or an error.
-    fn transfer_some(
-        &self,
-        direction: Direction,
-        offset: u64,
-        parts: &[libc::iovec],
-    ) -> io::Result<usize> {
+    fn transfer_some(&self, direction: Direction, offset: u64, parts: &[libc::iovec]) -> io::Result<usize> {
         let fd = self.file.as_raw_fd();
         let count = parts.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
@@ -210,11 +186,7 @@ fn check_type(path: &Path, metadata: &std::fs::Metadata) -> Result<(), OpenError
 }
 
 fn lock_file(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
-    let kind = if read_only {
-        libc::F_RDLCK
-    } else {
-        libc::F_WRLCK
-    };
+    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
     let whole = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -233,9 +205,6 @@ fn lock_file(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError>
             warn!(disk = %path.display(), %cause, "this file system has no locks: nothing keeps others from writing this disk");
             Ok(())
         }
-        _ => Err(OpenError::Host {
-            path: path.into(),
-            cause,
-        }),
+        _ => Err(OpenError::Host { path: path.into(), cause }),
     }
 }

@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use tracing::warn;
 use virtio_bindings::bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
-    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_ID_BYTES,
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
-use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
-};
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::Permissions;
 
 use super::backend::{BlockBackend, Direction};
@@ -67,16 +65,7 @@ impl BlockDevice {
             *to = from;
         }
         let metrics = Arc::default();
-        Self {
-            service: Service {
-                backend,
-                cache,
-                id,
-                metrics,
-            },
-            active: None,
-            layout: Layout::default(),
-        }
+        Self { service: Service { backend, cache, id, metrics }, active: None, layout: Layout::default() }
     }
 
     /// Its counters.
@@ -124,17 +113,10 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn process_queue(&mut self, index: usize) -> Work {
-        let Self {
-            service,
-            active: Some(active),
-            layout,
-        } = self
-        else {
+        let Self { service, active: Some(active), layout } = self else {
             return Work::Done;
         };
-        active.serve(index, |memory, chain| {
-            Completion::Used(service.serve(memory, chain, layout))
-        })
+        active.serve(index, |memory, chain| Completion::Used(service.serve(memory, chain, layout)))
     }
 
     fn stop_queue(&mut self, index: usize) {
@@ -157,9 +139,7 @@ impl Service {
                     Ok(data) => (VIRTIO_BLK_S_OK, data),
                     Err(status) => (status, 0),
                 };
-                request
-                    .finish(memory, status as u8)
-                    .then(|| data.saturating_add(1))
+                request.finish(memory, status as u8).then(|| data.saturating_add(1))
             }
             Err(Malformed::NoHeader(status)) => {
                 self.metrics.bad_requests.inc();
@@ -200,12 +180,7 @@ impl Service {
     }
 
     /// Moves the data of a request; its length in bytes.
-    fn transfer(
-        &self,
-        memory: &GuestRam,
-        request: &Request<'_>,
-        direction: Direction,
-    ) -> Result<u64, u32> {
+    fn transfer(&self, memory: &GuestRam, request: &Request<'_>, direction: Direction) -> Result<u64, u32> {
         let (spans, access) = match direction {
             Direction::Read => (request.into, Permissions::Write),
             Direction::Write => (request.out, Permissions::Read),
@@ -229,9 +204,7 @@ impl Service {
 
     fn flush(&self) -> Answer {
         if self.cache == CacheType::Writeback && !self.backend.is_read_only() {
-            self.backend
-                .flush()
-                .map_err(|cause| self.host_error(&cause))?;
+            self.backend.flush().map_err(|cause| self.host_error(&cause))?;
         }
         self.metrics.flushes.inc();
         Ok(0)

@@ -48,15 +48,11 @@ impl Layout {
         memory: &GuestRam,
         chain: Chain<'_>,
     ) -> Result<Request<'a>, Malformed> {
-        let span = |buffer: &virtio_queue::desc::split::Descriptor| {
-            (buffer.addr(), u64::from(buffer.len()))
-        };
+        let span = |buffer: &virtio_queue::desc::split::Descriptor| (buffer.addr(), u64::from(buffer.len()));
         self.out.clear();
         self.into.clear();
-        self.out
-            .extend(chain.readable().map(span).filter(|span| span.1 > 0));
-        self.into
-            .extend(chain.writable().map(span).filter(|span| span.1 > 0));
+        self.out.extend(chain.readable().map(span).filter(|span| span.1 > 0));
+        self.into.extend(chain.writable().map(span).filter(|span| span.1 > 0));
 
         let last = self.into.last_mut().ok_or(Malformed::NoStatus)?;
         last.1 -= 1;
@@ -99,9 +95,7 @@ pub(super) fn slices<'a>(
 ) -> Option<Vec<VolatileSlice<'a>>> {
     let mut found = Vec::with_capacity(spans.len());
     for (address, len) in spans {
-        let parts = memory
-            .get_slices(*address, usize::try_from(*len).ok()?, access)
-            .ok()?;
+        let parts = memory.get_slices(*address, usize::try_from(*len).ok()?, access).ok()?;
         for part in parts {
             found.push(part.ok()?);
         }

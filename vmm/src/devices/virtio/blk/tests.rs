@@ -38,10 +38,7 @@ fn started(image: &Path, read_only: bool) -> (Driver, Arc<BlockMetrics>) {
     let disk = BlockDevice::new(backend, "root", CacheType::Writeback);
     let metrics = Arc::clone(disk.metrics());
     let features = V1 | disk.features();
-    (
-        Driver::started(Arc::new(Mutex::new(disk)), features & !(3 << 28), 1),
-        metrics,
-    )
+    (Driver::started(Arc::new(Mutex::new(disk)), features & !(3 << 28), 1), metrics)
 }
 
 /// Runs a request with the usual three parts: status byte and bytes written.
@@ -68,10 +65,7 @@ fn what_is_written_is_read_and_in_the_file() {
     let scattered = [Buf::Out(DATA, 100), Buf::Out(DATA + 100, 924)];
     assert_eq!(request(&mut driver, OUT, 62, &scattered), (OK, 1));
     assert_eq!(request(&mut driver, FLUSH, 0, &[]), (OK, 1));
-    assert_eq!(
-        request(&mut driver, IN, 61, &[Buf::In(DATA + 8192, 1536)]),
-        (OK, 1537)
-    );
+    assert_eq!(request(&mut driver, IN, 61, &[Buf::In(DATA + 8192, 1536)]), (OK, 1537));
     let mut expected = vec![61; 512];
     expected.extend([0xaa; 1024]);
     assert_eq!(driver.bytes(DATA + 8192, 1536), expected);
@@ -88,18 +82,11 @@ fn header_and_status_may_be_cut_anywhere() {
     out[8] = 5;
     out[16..].fill(0xbb);
     driver.put(HEADER, &out);
-    let cut = [
-        Buf::Out(HEADER, 3),
-        Buf::Out(HEADER + 3, 525),
-        Buf::In(DATA, 1),
-    ];
+    let cut = [Buf::Out(HEADER, 3), Buf::Out(HEADER + 3, 525), Buf::In(DATA, 1)];
     assert_eq!(driver.request(0, &cut), 1);
     driver.put(HEADER, &[0; 16]);
     driver.put(HEADER + 8, &[5]);
-    assert_eq!(
-        driver.request(0, &[Buf::Out(HEADER, 16), Buf::In(DATA, 513)]),
-        513
-    );
+    assert_eq!(driver.request(0, &[Buf::Out(HEADER, 16), Buf::In(DATA, 513)]), 513);
     let mut expected = vec![0xbb; 512];
     expected.push(OK);
     assert_eq!(driver.bytes(DATA, 513), expected);
@@ -109,14 +96,8 @@ fn header_and_status_may_be_cut_anywhere() {
 fn the_serial_number_is_the_drive_id() {
     let image = image();
     let (mut driver, _) = started(image.path(), false);
-    assert_eq!(
-        request(&mut driver, GET_ID, 0, &[Buf::In(DATA, 20)]),
-        (OK, 21)
-    );
-    assert_eq!(
-        driver.bytes(DATA, 20),
-        *b"root\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
-    );
+    assert_eq!(request(&mut driver, GET_ID, 0, &[Buf::In(DATA, 20)]), (OK, 21));
+    assert_eq!(driver.bytes(DATA, 20), *b"root\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
 }
 
 #[test]
@@ -140,42 +121,18 @@ fn bad_requests_get_an_error_and_change_nothing() {
         assert_eq!(got, (status, 1), "{kind} {sector} {data:?}");
     }
     driver.put(HEADER, &[0; 16]);
-    assert_eq!(
-        driver.request(0, &[Buf::Out(HEADER, 16)]),
-        0,
-        "no status byte"
-    );
-    assert_eq!(
-        driver.request(0, &[Buf::Out(HEADER, 15), Buf::In(STATUS, 1)]),
-        1,
-        "no header"
-    );
-    assert_eq!(
-        driver.request(0, &[Buf::Out(RAM, 16), Buf::In(STATUS, 1)]),
-        1,
-        "header not in RAM"
-    );
-    assert_eq!(
-        driver.request(0, &[Buf::Out(HEADER, 16), Buf::In(RAM, 1)]),
-        0,
-        "status not in RAM"
-    );
+    assert_eq!(driver.request(0, &[Buf::Out(HEADER, 16)]), 0, "no status byte");
+    assert_eq!(driver.request(0, &[Buf::Out(HEADER, 15), Buf::In(STATUS, 1)]), 1, "no header");
+    assert_eq!(driver.request(0, &[Buf::Out(RAM, 16), Buf::In(STATUS, 1)]), 1, "header not in RAM");
+    assert_eq!(driver.request(0, &[Buf::Out(HEADER, 16), Buf::In(RAM, 1)]), 0, "status not in RAM");
     driver.set(0x100, 1);
     assert_eq!(
-        [
-            metrics.refused.get(),
-            metrics.unsupported.get(),
-            metrics.bad_config_writes.get()
-        ],
+        [metrics.refused.get(), metrics.unsupported.get(), metrics.bad_config_writes.get()],
         [5, 2, 1]
     );
     assert_eq!(metrics.bad_requests.get(), 7);
     assert_eq!(fs::read(image.path()).expect("image"), before);
-    assert_eq!(
-        request(&mut driver, IN, 1, &[Buf::In(DATA, 512)]),
-        (OK, 513),
-        "it goes on"
-    );
+    assert_eq!(request(&mut driver, IN, 1, &[Buf::In(DATA, 512)]), (OK, 513), "it goes on");
 }
 
 #[test]
@@ -185,10 +142,7 @@ fn a_read_only_disk_says_so_and_takes_no_writes() {
     let (mut driver, metrics) = started(image.path(), true);
     driver.set(0x14, 0);
     assert_ne!(driver.get(0x10) & 1 << 5, 0, "VIRTIO_BLK_F_RO");
-    assert_eq!(
-        request(&mut driver, OUT, 0, &[Buf::Out(DATA, 512)]),
-        (IOERR, 1)
-    );
+    assert_eq!(request(&mut driver, OUT, 0, &[Buf::Out(DATA, 512)]), (IOERR, 1));
     assert_eq!(metrics.refused.get(), 1);
     assert_eq!(fs::read(image.path()).expect("image"), before);
 }
@@ -197,52 +151,26 @@ fn a_read_only_disk_says_so_and_takes_no_writes() {
 fn disks_that_cannot_be_used_are_refused_in_one_sentence() {
     let image = image();
     let open = |path: &Path, read_only| BlockBackend::open(path, read_only);
-    assert!(matches!(
-        open(Path::new("/nowhere/disk"), false),
-        Err(OpenError::Missing { .. })
-    ));
-    assert!(matches!(
-        open(Path::new("/"), true),
-        Err(OpenError::NotADisk { .. })
-    ));
-    assert!(matches!(
-        open(Path::new("/dev/null"), true),
-        Err(OpenError::NotADisk { .. })
-    ));
+    assert!(matches!(open(Path::new("/nowhere/disk"), false), Err(OpenError::Missing { .. })));
+    assert!(matches!(open(Path::new("/"), true), Err(OpenError::NotADisk { .. })));
+    assert!(matches!(open(Path::new("/dev/null"), true), Err(OpenError::NotADisk { .. })));
     let empty = NamedTempFile::new().expect("file");
-    assert!(matches!(
-        open(empty.path(), true),
-        Err(OpenError::TooSmall { .. })
-    ));
+    assert!(matches!(open(empty.path(), true), Err(OpenError::TooSmall { .. })));
 
     let writer = open(image.path(), false).expect("first");
     for read_only in [false, true] {
-        assert!(matches!(
-            open(image.path(), read_only),
-            Err(OpenError::InUse { .. })
-        ));
+        assert!(matches!(open(image.path(), read_only), Err(OpenError::InUse { .. })));
     }
     drop(writer);
-    let _readers = [
-        open(image.path(), true).expect("one"),
-        open(image.path(), true).expect("two"),
-    ];
-    assert!(matches!(
-        open(image.path(), false),
-        Err(OpenError::InUse { .. })
-    ));
+    let _readers = [open(image.path(), true).expect("one"), open(image.path(), true).expect("two")];
+    assert!(matches!(open(image.path(), false), Err(OpenError::InUse { .. })));
 }
 
 #[test]
 fn the_last_incomplete_sector_is_not_seen() {
     let mut image = image();
     image.write_all(&[0; 511]).expect("tail");
-    assert_eq!(
-        BlockBackend::open(image.path(), true)
-            .expect("disk")
-            .sectors(),
-        64
-    );
+    assert_eq!(BlockBackend::open(image.path(), true).expect("disk").sectors(), 64);
 }
 
 #[test]
@@ -250,9 +178,6 @@ fn an_image_that_shrinks_gives_errors_not_zeroes() {
     let image = image();
     let (mut driver, metrics) = started(image.path(), true);
     image.as_file().set_len(512).expect("shrink");
-    assert_eq!(
-        request(&mut driver, IN, 0, &[Buf::In(DATA, 1024)]),
-        (IOERR, 1)
-    );
+    assert_eq!(request(&mut driver, IN, 0, &[Buf::In(DATA, 1024)]), (IOERR, 1));
     assert_eq!(metrics.host_errors.get(), 1);
 }

@@ -3,9 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
-};
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::Bytes;
 
 use super::RngMetrics;
@@ -29,11 +27,7 @@ pub struct Rng {
 impl Rng {
     /// A device that hands out what the host's kernel gives.
     pub fn new() -> Self {
-        Self {
-            active: None,
-            piece: Box::new([0; PIECE]),
-            metrics: Arc::default(),
-        }
+        Self { active: None, piece: Box::new([0; PIECE]), metrics: Arc::default() }
     }
 
     /// Its counters.
@@ -77,12 +71,7 @@ impl VirtioDevice for Rng {
     }
 
     fn process_queue(&mut self, index: usize) -> Work {
-        let Self {
-            active: Some(active),
-            piece,
-            metrics,
-        } = self
-        else {
+        let Self { active: Some(active), piece, metrics } = self else {
             return Work::Done;
         };
         active.serve(index, |memory, chain| {

@@ -29,10 +29,7 @@ fn requests_are_bounded_and_bad_ones_come_back() {
     let (mut driver, metrics) = started();
     assert_eq!(driver.request(0, &[Buf::In(BUFFERS, 1 << 20)]), 64 << 10);
     assert_eq!(driver.request(0, &[Buf::In(RAM, 64)]), 0);
-    assert_eq!(
-        driver.request(0, &[Buf::In(BUFFERS, 64), Buf::In(u64::MAX - 8, 64)]),
-        64
-    );
+    assert_eq!(driver.request(0, &[Buf::In(BUFFERS, 64), Buf::In(u64::MAX - 8, 64)]), 64);
     assert_eq!(driver.request(0, &[Buf::Out(BUFFERS, 64)]), 0);
     assert_eq!(driver.request(0, &[Buf::In(BUFFERS, 0)]), 0);
     assert_eq!(metrics.bad_requests.get(), 3);

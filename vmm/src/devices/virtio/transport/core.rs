@@ -25,12 +25,7 @@ use crate::devices::virtio::{
 };
 
 /// The steps of initialization in order; each needs all those before it.
-const STEPS: [u32; 4] = [
-    Status::ACKNOWLEDGE,
-    Status::DRIVER,
-    Status::FEATURES_OK,
-    Status::DRIVER_OK,
-];
+const STEPS: [u32; 4] = [Status::ACKNOWLEDGE, Status::DRIVER, Status::FEATURES_OK, Status::DRIVER_OK];
 
 /// Every bit that a driver may write. `NEEDS_RESET` is the device's, but a driver that adds a bit
 /// to what it read writes it back.
@@ -64,12 +59,7 @@ impl Core {
         let (kind, offered, queue_count, max_queue_size) = {
             let device = lock(&device);
             let offered = device.features() | 1 << VIRTIO_F_VERSION_1;
-            (
-                device.kind(),
-                offered,
-                device.queue_count(offered),
-                device.max_queue_size(),
-            )
+            (device.kind(), offered, device.queue_count(offered), device.max_queue_size())
         };
         let kicks = (0..queue_count)
             .map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new))
@@ -155,11 +145,7 @@ impl Core {
 
     /// The largest size of the selected queue; 0 where there is no such queue.
     pub fn max_queue_size(&self) -> u16 {
-        if self.selected < self.queue_count() {
-            self.max_queue_size
-        } else {
-            0
-        }
+        if self.selected < self.queue_count() { self.max_queue_size } else { 0 }
     }
 
     /// Sets the size of the selected queue; checked on activation.
@@ -180,9 +166,7 @@ impl Core {
 
     /// Whether the selected queue is in use.
     pub fn queue_ready(&self) -> bool {
-        self.queues
-            .get(self.selected)
-            .is_some_and(|queue| queue.ready)
+        self.queues.get(self.selected).is_some_and(|queue| queue.ready)
     }
 
     /// Puts the selected queue into use or takes it out.
@@ -319,9 +303,7 @@ impl Core {
 
     /// How many queues there are, as far as features are acknowledged.
     fn queue_count(&self) -> usize {
-        lock(&self.device)
-            .queue_count(self.acknowledged)
-            .min(self.queues.len())
+        lock(&self.device).queue_count(self.acknowledged).min(self.queues.len())
     }
 
     /// The selected queue, if it may be set up now: features are agreed upon, the driver is not
@@ -330,19 +312,13 @@ impl Core {
         if !self.is_at(Status::FEATURES_OK) || self.selected >= self.queue_count() {
             return None;
         }
-        self.queues
-            .get_mut(self.selected)
-            .filter(|queue| !queue.ready)
+        self.queues.get_mut(self.selected).filter(|queue| !queue.ready)
     }
 
     /// Whether `step` was the last one taken.
     fn is_at(&self, step: u32) -> bool {
         let reached = self.status() & (step | Status::FAILED);
-        let later = STEPS
-            .iter()
-            .rev()
-            .take_while(|&&other| other != step)
-            .sum::<u32>();
+        let later = STEPS.iter().rev().take_while(|&&other| other != step).sum::<u32>();
         reached == step && self.status() & later == 0
     }
 

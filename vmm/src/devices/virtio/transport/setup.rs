@@ -37,13 +37,7 @@ pub(super) struct QueueSetup {
 
 impl QueueSetup {
     pub(super) fn new(max_size: u16) -> Self {
-        Self {
-            size: max_size.into(),
-            ready: false,
-            descriptors: 0,
-            driver: 0,
-            device: 0,
-        }
+        Self { size: max_size.into(), ready: false, descriptors: 0, driver: 0, device: 0 }
     }
 
     pub(super) fn set_address(&mut self, part: QueuePart, half: Half, value: u32) {
@@ -71,15 +65,11 @@ impl QueueSetup {
         if !self.ready {
             return Ok(VirtQueue::new(ring));
         }
-        let size =
-            u16::try_from(self.size).map_err(|_| refused(virtio_queue::Error::InvalidSize))?;
+        let size = u16::try_from(self.size).map_err(|_| refused(virtio_queue::Error::InvalidSize))?;
         ring.try_set_size(size).map_err(refused)?;
-        ring.try_set_desc_table_address(GuestAddress(self.descriptors))
-            .map_err(refused)?;
-        ring.try_set_avail_ring_address(GuestAddress(self.driver))
-            .map_err(refused)?;
-        ring.try_set_used_ring_address(GuestAddress(self.device))
-            .map_err(refused)?;
+        ring.try_set_desc_table_address(GuestAddress(self.descriptors)).map_err(refused)?;
+        ring.try_set_avail_ring_address(GuestAddress(self.driver)).map_err(refused)?;
+        ring.try_set_used_ring_address(GuestAddress(self.device)).map_err(refused)?;
         ring.set_event_idx(event_idx);
         ring.set_ready(true);
         // An available ring at address 0 counts as not set up in the crate below.

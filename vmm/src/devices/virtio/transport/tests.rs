@@ -21,19 +21,13 @@ fn works(driver: &mut Driver) -> bool {
 #[test]
 fn a_device_lives_is_reset_and_lives_again() {
     let mut driver = Driver::new(rng());
-    assert_eq!(
-        [driver.get(0), driver.get(4), driver.get(8)],
-        [0x7472_6976, 2, 4]
-    );
+    assert_eq!([driver.get(0), driver.get(4), driver.get(8)], [0x7472_6976, 2, 4]);
     for _ in 0..2 {
         driver.start(V1, 1);
         assert!(works(&mut driver));
         assert_eq!(driver.interrupts(), (1, 1));
         driver.set(0x70, 0);
-        assert_eq!(
-            [driver.get(0x70), driver.get(0x44), driver.get(0x60)],
-            [0, 0, 0]
-        );
+        assert_eq!([driver.get(0x70), driver.get(0x44), driver.get(0x60)], [0, 0, 0]);
     }
     assert_eq!(driver.mmio.metrics().activations.get(), 2);
     assert_eq!(driver.mmio.metrics().bad_register_accesses.get(), 0);
@@ -44,11 +38,7 @@ fn features_are_refused_without_version_1_or_when_not_offered() {
     for features in [0, V1 | 1 << 40, V1 | 1 << 3] {
         let driver = Driver::new(rng());
         driver.negotiate(features);
-        assert_eq!(
-            driver.get(0x70),
-            Status::ACKNOWLEDGE | Status::DRIVER,
-            "{features:#x}"
-        );
+        assert_eq!(driver.get(0x70), Status::ACKNOWLEDGE | Status::DRIVER, "{features:#x}");
         assert_eq!(driver.mmio.metrics().features_refused.get(), 1);
     }
 }
@@ -56,13 +46,7 @@ fn features_are_refused_without_version_1_or_when_not_offered() {
 #[test]
 fn status_goes_forward_in_order_or_to_zero() {
     let driver = Driver::new(rng());
-    for wrong in [
-        Status::DRIVER,
-        Status::DRIVER_OK,
-        Status::FEATURES_OK,
-        16,
-        1 << 20,
-    ] {
+    for wrong in [Status::DRIVER, Status::DRIVER_OK, Status::FEATURES_OK, 16, 1 << 20] {
         driver.set(0x70, wrong);
         assert_eq!(driver.get(0x70), 0, "{wrong}");
     }
@@ -83,42 +67,12 @@ fn queues_that_cannot_be_need_a_reset_and_then_all_is_well() {
         (65, good),
         (128, good),
         (0x1_0010, good),
-        (
-            16,
-            Rings {
-                table: good.table + 8,
-                ..good
-            },
-        ),
-        (
-            16,
-            Rings {
-                avail: good.avail + 1,
-                ..good
-            },
-        ),
-        (
-            16,
-            Rings {
-                used: good.used + 2,
-                ..good
-            },
-        ),
-        (
-            16,
-            Rings {
-                table: RAM - 128,
-                ..good
-            },
-        ),
+        (16, Rings { table: good.table + 8, ..good }),
+        (16, Rings { avail: good.avail + 1, ..good }),
+        (16, Rings { used: good.used + 2, ..good }),
+        (16, Rings { table: RAM - 128, ..good }),
         (16, Rings { avail: RAM, ..good }),
-        (
-            16,
-            Rings {
-                used: u64::MAX - 3,
-                ..good
-            },
-        ),
+        (16, Rings { used: u64::MAX - 3, ..good }),
         (16, Rings { avail: 0, ..good }),
     ];
     let mut driver = Driver::new(rng());
@@ -131,10 +85,7 @@ fn queues_that_cannot_be_need_a_reset_and_then_all_is_well() {
         driver.kick(0);
         driver.set(0x70, 0);
     }
-    assert_eq!(
-        driver.mmio.metrics().activations_refused.get(),
-        bad.len() as u64
-    );
+    assert_eq!(driver.mmio.metrics().activations_refused.get(), bad.len() as u64);
     driver.start(V1, 1);
     assert!(works(&mut driver));
 }
@@ -201,11 +152,7 @@ fn rings_that_make_no_sense_need_a_reset() {
         assert_eq!(driver.interrupts(), (1, 2), "breakage {i}");
         assert_eq!(driver.used(0), [], "breakage {i}");
         driver.kick(0);
-        assert_eq!(
-            driver.mmio.metrics().queue_errors.get(),
-            i as u64 + 1,
-            "it is left alone"
-        );
+        assert_eq!(driver.mmio.metrics().queue_errors.get(), i as u64 + 1, "it is left alone");
         driver.set(0x70, 0);
     }
     driver.start(V1, 1);
@@ -224,10 +171,7 @@ fn a_batch_is_one_interrupt_and_none_where_the_driver_wants_none() {
     };
     batch(&mut driver);
     assert_eq!(driver.interrupts(), (1, 1));
-    driver
-        .ram
-        .write_obj(1u16, GuestAddress(rings(0).avail))
-        .expect("flags");
+    driver.ram.write_obj(1u16, GuestAddress(rings(0).avail)).expect("flags");
     batch(&mut driver);
     assert_eq!(driver.interrupts(), (0, 0));
 }

@@ -1,0 +1,62 @@
+//! `aerostat check`: what this host has and lacks, with a probe guest for its KVM.
+
+use memsvc::StartError;
+use memsvc::space::host;
+
+use super::kvm::{self, KvmError};
+use super::probe::{self, Verdict};
+use crate::cli::check::{Check, CheckReport, KvmReport};
+
+/// Looks.
+pub fn run() -> CheckReport {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let memory = [
+        ("userfaultfd", host::check_userfaultfd(), "userfaultfd with UFFDIO_MOVE"),
+        ("huge_pages", host::check_huge_pages(), "transparent huge pages are on"),
+    ];
+    let checks = memory.into_iter().map(|(name, result, good)| match result {
+        Ok(()) => Check::good(name, good),
+        Err(error) => missing(name, &error),
+    });
+    CheckReport::new(release, kvm_report(), checks.collect())
+}
+
+/// The service's sentences say what is missing, then after a colon how to give it.
+fn missing(name: &str, error: &StartError) -> Check {
+    let sentence = error.to_string();
+    match sentence.split_once(": ") {
+        Some((what, remedy)) => Check::bad(name, what, remedy),
+        None => Check::bad(name, sentence.as_str(), ""),
+    }
+}
+
+fn kvm_report() -> KvmReport {
+    let version = kvm::open().map(|kvm| kvm.get_api_version());
+    let present = !matches!(version, Err(KvmError::Missing | KvmError::Permission | KvmError::Open(_)));
+    let found = version.and_then(|version| Ok((version, probe::probe()?)));
+    match found {
+        Ok((version, Verdict::RunsStockKernels)) => KvmReport {
+            present,
+            api_version: Some(version),
+            stock_kernel: true,
+            detail: "a probe guest ran what a stock kernel runs".to_owned(),
+            remedy: None,
+        },
+        Ok((version, Verdict::DoesNot(why))) => KvmReport {
+            present,
+            api_version: Some(version),
+            stock_kernel: false,
+            detail: why,
+            remedy: Some(
+                "use a machine with VT-x or AMD-V, or turn on nested virtualization for this one".to_owned(),
+            ),
+        },
+        Err(error) => KvmReport {
+            present,
+            api_version: None,
+            stock_kernel: false,
+            detail: crate::api::sentence(&error),
+            remedy: Some("load the kvm module of this CPU and give this user access to /dev/kvm".to_owned()),
+        },
+    }
+}

@@ -1,0 +1,210 @@
+//! A guest, put together from its configuration.
+//!
+//! ```text
+//!   memory service ─▶ KVM, memory slots ─▶ platform (devices) ─▶ kernel, ACPI ─▶ vCPUs
+//! ```
+//!
+//! It is taken apart in the opposite order, which is the order of the fields of [`Machine`]: first
+//! those who touch guest memory, last the service that owns it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use memsvc::{Config, MemoryService, MemoryStats};
+use serde_json::{Map, Value};
+
+use super::bus::Bus;
+use super::config::{Mib, VmConfig};
+use super::event_loop::EventLoop;
+use super::exit::{Exit, ExitSlot};
+use super::kvm::{self, Vm};
+use super::memory::guest_memory;
+use super::platform::{Platform, PlatformMetrics};
+use super::vcpu::{State, Surroundings, Vcpus};
+use crate::api::control::{ActionError, LaunchError, Launcher, RunningVm};
+use crate::api::types::{GuestStats, HintingStatus};
+use crate::arch::acpi::{self, Hardware};
+use crate::arch::cpuid::Template;
+use crate::arch::kernel::{self, BootSource};
+use crate::arch::layout;
+use crate::devices::legacy::terminal::RawMode;
+use crate::devices::legacy::{ConsoleOutput, GuestEnd, I8042, Power};
+use crate::devices::virtio::balloon::{Balloon, BalloonError};
+use crate::devices::virtio::lock;
+
+/// How long output that waits may take to be written at the end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Launches guests on this host's KVM.
+#[derive(Debug)]
+pub struct KvmLauncher;
+
+/// A running guest. The order of the fields is the order in which they go.
+struct Machine {
+    vcpus: Vcpus,
+    _events: EventLoop,
+    console: ConsoleOutput,
+    _terminal: Option<RawMode>,
+    balloon: Option<Arc<Mutex<Balloon>>>,
+    keyboard: Arc<Mutex<I8042>>,
+    metrics: PlatformMetrics,
+    ports: Arc<Bus>,
+    mmio: Arc<Bus>,
+    _vm: Vm,
+    memory: Arc<MemoryService>,
+}
+
+impl Launcher for KvmLauncher {
+    fn launch(
+        &self,
+        _id: &str,
+        config: &VmConfig,
+        exit: &Arc<ExitSlot>,
+    ) -> Result<Box<dyn RunningVm>, LaunchError> {
+        let machine = Machine::build(config, exit)?;
+        machine.vcpus.resume();
+        Ok(Box::new(machine))
+    }
+}
+
+impl Machine {
+    fn build(config: &VmConfig, exit: &Arc<ExitSlot>) -> Result<Self, LaunchError> {
+        let boot = config.require_boot_source().map_err(LaunchError::new)?;
+        let bytes = config.machine_config.mem_size_mib.bytes().unwrap_or(u64::MAX);
+        let cpus = u8::try_from(config.machine_config.vcpu_count).map_err(LaunchError::new)?;
+
+        let kvm = kvm::open().map_err(LaunchError::new)?;
+        let regions = layout::ram_regions(bytes).map_err(LaunchError::new)?;
+        let memory = MemoryService::new(&Config { regions: regions.clone() }).map_err(LaunchError::new)?;
+        let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
+
+        let vm = Vm::new(&kvm).map_err(LaunchError::new)?;
+        let cpuid = Template::new(&kvm, cpus).map_err(LaunchError::new)?;
+        vm.set_memory(memory.regions(), cpuid.address_bits()).map_err(LaunchError::new)?;
+
+        let power = Arc::new(Power::new({
+            let exit = Arc::clone(exit);
+            move |end| exit.set(reason(end))
+        }));
+        let platform = Platform::new(config, &vm, &memory, &ram, &power)?;
+        let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
+        let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
+        let cmdline = config.kernel_command_line();
+        let source = BootSource {
+            kernel: &boot.kernel_image_path,
+            initrd: boot.initrd_path.as_deref(),
+            cmdline: &cmdline,
+        };
+        let entry = kernel::load(&ram, &regions, &source, rsdp).map_err(LaunchError::new)?;
+
+        let Platform { ports, mmio, subscribers, balloon, keyboard, console, terminal, metrics, .. } =
+            platform;
+        let (ports, mmio) = (Arc::new(ports), Arc::new(mmio));
+        let surroundings = Surroundings { ports: Arc::clone(&ports), mmio: Arc::clone(&mmio), power };
+        let vcpus = Vcpus::start(&vm, cpus, &cpuid, &ram, entry, &surroundings).map_err(LaunchError::new)?;
+        let events = EventLoop::start(subscribers).map_err(LaunchError::new)?;
+        Ok(Self {
+            vcpus,
+            _events: events,
+            console,
+            _terminal: terminal,
+            balloon,
+            keyboard,
+            metrics,
+            ports,
+            mmio,
+            _vm: vm,
+            memory,
+        })
+    }
+
+    fn balloon(&self) -> Result<std::sync::MutexGuard<'_, Balloon>, ActionError> {
+        let balloon = self
+            .balloon
+            .as_ref()
+            .ok_or_else(|| ActionError::new("This guest has no balloon; configure one before it starts."))?;
+        Ok(lock(balloon))
+    }
+}
+
+fn refused(error: BalloonError) -> ActionError {
+    ActionError::new(error.to_string())
+}
+
+fn reason(end: GuestEnd) -> Exit {
+    match end {
+        GuestEnd::PowerOff => Exit::PowerOff,
+        GuestEnd::Reset => Exit::Reset,
+        GuestEnd::Panic(message) => Exit::Panic(message),
+        GuestEnd::Error(sentence) => Exit::Error(sentence),
+    }
+}
+
+impl RunningVm for Machine {
+    fn pause(&mut self) -> Result<(), ActionError> {
+        self.vcpus.pause();
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), ActionError> {
+        self.vcpus.resume();
+        Ok(())
+    }
+
+    fn is_paused(&self) -> bool {
+        self.vcpus.state() == State::Paused
+    }
+
+    fn set_balloon(&mut self, amount: Mib) -> Result<(), ActionError> {
+        let amount = u32::try_from(amount.0).unwrap_or(u32::MAX);
+        self.balloon()?.set_target_mib(amount).map_err(refused)
+    }
+
+    fn balloon_pages(&self) -> u64 {
+        self.memory.ballooned_frames()
+    }
+
+    fn balloon_stats(&self) -> Result<GuestStats, ActionError> {
+        self.balloon()?.stats().map_err(refused)
+    }
+
+    fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError> {
+        self.balloon()?.set_stats_interval(seconds).map_err(refused)
+    }
+
+    fn hinting_start(&mut self, acknowledge_on_stop: bool) -> Result<(), ActionError> {
+        self.balloon()?.hinting_start(acknowledge_on_stop).map_err(refused)
+    }
+
+    fn hinting_stop(&mut self) -> Result<(), ActionError> {
+        self.balloon()?.hinting_stop().map_err(refused)
+    }
+
+    fn hinting_status(&self) -> Result<HintingStatus, ActionError> {
+        self.balloon()?.hinting_status().map_err(refused)
+    }
+
+    fn memory_stats(&self) -> MemoryStats {
+        self.memory.stats()
+    }
+
+    fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError> {
+        if lock(&self.keyboard).ctrl_alt_del() {
+            return Ok(());
+        }
+        Err(ActionError::new("The guest does not listen to its keyboard; its kernel needs an i8042 driver."))
+    }
+
+    fn metrics(&self) -> Map<String, Value> {
+        let mut metrics = self.metrics.snapshot();
+        metrics.insert("bus".to_owned(), Platform::bus_metrics(&self.ports, &self.mmio));
+        metrics
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.vcpus.end();
+        self.console.drain(DRAIN);
+    }
+}

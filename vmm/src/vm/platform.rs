@@ -1,0 +1,220 @@
+//! The devices of one guest, at their places on the buses.
+//!
+//! | place | device | line |
+//! | --- | --- | --- |
+//! | port 0x3F8 | serial console | 4 |
+//! | port 0x60, 0x64 | keyboard controller | 1 |
+//! | port 0x600 | ACPI power and reset | |
+//! | 0xD000_0000 + 4 KiB each | virtio-mmio: disks in their order, balloon, rng | 5 and up |
+
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use memsvc::MemoryService;
+use serde_json::{Map, Value, json};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::bus::{Bus, BusDevice};
+use super::config::{self, VmConfig, open_output};
+use super::event_loop::Subscriber;
+use super::kvm::Vm;
+use crate::api::control::LaunchError;
+use crate::arch::layout::{self, MmioSlot};
+use crate::devices::legacy::terminal::RawMode;
+use crate::devices::legacy::{AcpiPm, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
+use crate::devices::virtio::balloon::{self, Balloon};
+use crate::devices::virtio::blk::{BlockBackend, BlockDevice, CacheType};
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::transport::MmioTransport;
+use crate::devices::virtio::{GuestRam, SharedDevice};
+
+type Metrics = Box<dyn Fn() -> Value + Send>;
+
+/// All devices, before the CPUs start.
+pub(super) struct Platform {
+    pub(super) ports: Bus,
+    pub(super) mmio: Bus,
+    /// Where the virtio-mmio devices are, in the order of their numbers.
+    pub(super) slots: Vec<MmioSlot>,
+    /// What the event loop is to serve.
+    pub(super) subscribers: Vec<Subscriber>,
+    pub(super) balloon: Option<Arc<Mutex<Balloon>>>,
+    pub(super) keyboard: Arc<Mutex<I8042>>,
+    pub(super) console: ConsoleOutput,
+    /// The terminal, raw while the guest has it.
+    pub(super) terminal: Option<RawMode>,
+    pub(super) metrics: PlatformMetrics,
+}
+
+/// Where the counters of all devices are read.
+#[derive(Default)]
+pub(super) struct PlatformMetrics(Vec<(String, Metrics)>);
+
+impl PlatformMetrics {
+    fn add<T: serde::Serialize + Send + Sync + 'static>(&mut self, name: String, counters: &Arc<T>) {
+        let counters = Arc::clone(counters);
+        self.0.push((name, Box::new(move || serde_json::to_value(&*counters).unwrap_or(Value::Null))));
+    }
+
+    /// All counters, by device.
+    pub(super) fn snapshot(&self) -> Map<String, Value> {
+        self.0.iter().map(|(name, read)| (name.clone(), read())).collect()
+    }
+}
+
+impl Platform {
+    /// Makes the devices that `config` names.
+    pub(super) fn new(
+        config: &VmConfig,
+        vm: &Vm,
+        memory: &Arc<MemoryService>,
+        ram: &GuestRam,
+        power: &Arc<Power>,
+    ) -> Result<Self, LaunchError> {
+        let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(power), irq_line(vm, layout::I8042_GSI)?)));
+        let (console, input, terminal) = console(config)?;
+        let serial =
+            Serial::new("serial", irq_line(vm, layout::COM1_GSI)?, console.clone(), input, Arc::clone(power))
+                .map_err(LaunchError::new)?;
+        let mut platform = Self {
+            ports: Bus::new(),
+            mmio: Bus::new(),
+            slots: Vec::new(),
+            subscribers: Vec::new(),
+            balloon: None,
+            keyboard: Arc::clone(&keyboard),
+            console,
+            terminal,
+            metrics: PlatformMetrics::default(),
+        };
+        let port = |start: u16, len: u16| (u64::from(start), u64::from(len));
+        let (start, len) = port(layout::COM1_PORT, layout::COM_LEN);
+        platform.ports.insert(start, len, Arc::new(Mutex::new(serial))).map_err(LaunchError::new)?;
+        let (start, len) = port(layout::I8042_PORT, layout::I8042_LEN);
+        platform.ports.insert(start, len, keyboard).map_err(LaunchError::new)?;
+        let (start, len) = port(layout::PM_PORT, layout::PM_LEN);
+        let pm = AcpiPm::new(Arc::clone(power));
+        platform.ports.insert(start, len, Arc::new(Mutex::new(pm))).map_err(LaunchError::new)?;
+
+        for drive in &config.drives {
+            platform.add_drive(drive, vm, ram)?;
+        }
+        if let Some(balloon) = &config.balloon {
+            platform.add_balloon(balloon, config.machine_config.mem_size_mib, vm, memory, ram)?;
+        }
+        let rng = Rng::new();
+        platform.metrics.add("rng".to_owned(), rng.metrics());
+        platform.add_virtio("rng", Arc::new(Mutex::new(rng)), vm, ram)?;
+        Ok(platform)
+    }
+
+    fn add_drive(&mut self, drive: &config::Drive, vm: &Vm, ram: &GuestRam) -> Result<(), LaunchError> {
+        let backend =
+            BlockBackend::open(&drive.path_on_host, drive.is_read_only).map_err(LaunchError::new)?;
+        let cache = match drive.cache_type {
+            config::CacheType::Unsafe => CacheType::Unsafe,
+            config::CacheType::Writeback => CacheType::Writeback,
+        };
+        let device = BlockDevice::new(backend, &drive.drive_id, cache);
+        let name = format!("block_{}", drive.drive_id);
+        self.metrics.add(name.clone(), device.metrics());
+        self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)
+    }
+
+    fn add_balloon(
+        &mut self,
+        config: &config::BalloonConfig,
+        ram_size: config::Mib,
+        vm: &Vm,
+        memory: &Arc<MemoryService>,
+        ram: &GuestRam,
+    ) -> Result<(), LaunchError> {
+        let mib = |amount: config::Mib| u32::try_from(amount.0).unwrap_or(u32::MAX);
+        let options = balloon::BalloonConfig {
+            amount_mib: mib(config.amount_mib),
+            ram_mib: mib(ram_size),
+            deflate_on_oom: config.deflate_on_oom,
+            stats_polling_interval_s: config.stats_polling_interval_s,
+            free_page_hinting: config.free_page_hinting,
+            free_page_reporting: config.free_page_reporting,
+        };
+        let device = Balloon::new(options, Arc::clone(memory)).map_err(LaunchError::new)?;
+        self.metrics.add("balloon".to_owned(), device.metrics());
+        let device = Arc::new(Mutex::new(device));
+        self.balloon = Some(Arc::clone(&device));
+        self.add_virtio("balloon", device, vm, ram)
+    }
+
+    fn add_virtio(
+        &mut self,
+        name: &str,
+        device: SharedDevice,
+        vm: &Vm,
+        ram: &GuestRam,
+    ) -> Result<(), LaunchError> {
+        let slot = u32::try_from(self.slots.len()).ok().and_then(layout::mmio_device).ok_or_else(|| {
+            LaunchError::new(format!(
+                "there are more disks than interrupt lines; attach at most {}",
+                layout::MAX_MMIO_DEVICES - 2
+            ))
+        })?;
+        let transport = MmioTransport::new(device, ram.clone()).map_err(LaunchError::new)?;
+        vm.connect_irq(transport.irq(), slot.gsi).map_err(LaunchError::new)?;
+        for (index, kick) in (0u32..).zip(transport.queue_events()) {
+            let address = slot.addr + MmioTransport::NOTIFY_OFFSET;
+            vm.connect_notify(kick, address, Some(index)).map_err(LaunchError::new)?;
+        }
+        self.metrics.add(format!("transport_{name}"), transport.metrics());
+        self.subscribers.push(Arc::new(Mutex::new(transport.events())));
+        let registers = Arc::new(Mutex::new(Registers(transport)));
+        self.mmio.insert(slot.addr, layout::MMIO_LEN, registers).map_err(LaunchError::new)?;
+        self.slots.push(slot);
+        Ok(())
+    }
+
+    /// Accesses of the guest that no device claimed.
+    pub(super) fn bus_metrics(ports: &Bus, mmio: &Bus) -> Value {
+        json!({ "unclaimed_ports": ports.unclaimed(), "unclaimed_mmio": mmio.unclaimed() })
+    }
+}
+
+/// A virtio-mmio window on the bus.
+struct Registers(MmioTransport);
+
+impl BusDevice for Registers {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.write(offset, data);
+    }
+}
+
+fn irq_line(vm: &Vm, gsi: u32) -> Result<IrqLine, LaunchError> {
+    let event = EventFd::new(libc::EFD_NONBLOCK).map_err(LaunchError::new)?;
+    vm.connect_irq(&event, gsi).map_err(LaunchError::new)?;
+    Ok(IrqLine::new(event))
+}
+
+/// The console: a file, which takes output only, or the standard streams.
+fn console(config: &VmConfig) -> Result<(ConsoleOutput, Option<ConsoleInput>, Option<RawMode>), LaunchError> {
+    let path = config.serial.as_ref().and_then(|serial| serial.serial_out_path.as_ref());
+    let (sink, input, terminal): (File, Option<ConsoleInput>, _) = match path {
+        Some(path) => (open_output("serial output", path).map_err(LaunchError::new)?, None, None),
+        None => {
+            let terminal = RawMode::enter().map_err(LaunchError::new)?;
+            let stdout = standard(rustix::stdio::stdout()).map_err(LaunchError::new)?;
+            let stdin = standard(rustix::stdio::stdin()).map_err(LaunchError::new)?;
+            (stdout, Some(Box::new(stdin)), terminal)
+        }
+    };
+    let output = ConsoleOutput::new("serial", Box::new(sink)).map_err(LaunchError::new)?;
+    Ok((output, input, terminal))
+}
+
+/// A standard stream without the library's buffer.
+fn standard(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<File> {
+    Ok(File::from(fd.try_clone_to_owned()?))
+}

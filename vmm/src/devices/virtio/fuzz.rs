@@ -12,8 +12,8 @@ use virtio_queue::desc::split::Descriptor;
 use super::balloon::{Balloon, BalloonBackend, BalloonConfig};
 use super::blk::{BlockBackend, BlockDevice, CacheType};
 use super::rng::Rng;
-use super::testing::{BUFFERS, Driver, SIZE, V1};
-use super::{SharedDevice, VirtioDevice};
+use super::testing::{BUFFERS, Buf, Driver, SIZE, V1};
+use super::{SharedDevice, VirtioDevice, lock};
 
 /// One thing that the driver does.
 #[derive(Clone, Debug)]
@@ -23,6 +23,7 @@ enum Act {
     Describe { queue: usize, index: u16, address: u64, len: u32, flags: u16, next: u16 },
     Fill { at: u64, bytes: [u8; 32] },
     Offer { queue: usize, head: u16 },
+    Chain { queue: usize, buffers: Vec<Buf> },
     Kick { queue: u32 },
     Restart { features: u64, queues: usize },
 }
@@ -43,27 +44,54 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         any::<u32>().prop_map(|value| value.to_le_bytes().to_vec()),
         prop::collection::vec(any::<u8>(), 0..9),
     ];
+    // Mostly where something is, so that headers and numbers are found.
+    let near = prop_oneof![4 => (0u64..8).prop_map(|i| BUFFERS + 32 * i), 1 => address.clone()];
+    let buffer = (any::<bool>(), near, len.clone()).prop_map(|(out, at, len)| match out {
+        true => Buf::Out(at, len),
+        false => Buf::In(at, len),
+    });
+    let chain = prop::collection::vec(buffer, 1..5).prop_map(|mut buffers| {
+        // As the specification wants it: what the device reads comes first.
+        buffers.sort_by_key(|buffer| matches!(buffer, Buf::In(..)));
+        buffers
+    });
+    // The shape of a disk request, else chance would hardly ever find one.
+    let shaped = (0u64..8, any::<bool>(), 0u32..4).prop_map(|(i, out, sectors)| {
+        let data = match out {
+            true => Buf::Out(BUFFERS, 512 * sectors),
+            false => Buf::In(BUFFERS, 512 * sectors),
+        };
+        vec![Buf::Out(BUFFERS + 32 * i, 16), data, Buf::In(BUFFERS + 0x1000, 1)]
+    });
+    let descriptor = (queue.clone(), 0..SIZE, address, len, 0u16..8, 0..SIZE + 2);
     let act = prop_oneof![
         2 => (register.clone(), data).prop_map(|(at, data)| Act::Write { at, data }),
         1 => (register, 0..9usize).prop_map(|(at, len)| Act::Read { at, len }),
-        8 => (queue.clone(), 0..SIZE, address, len, 0u16..8, 0..SIZE + 2).prop_map(
-            |(queue, index, address, len, flags, next)| Act::Describe { queue, index, address, len, flags, next }
-        ),
-        2 => (0u64..0x800, any::<[u8; 32]>()).prop_map(|(at, bytes)| Act::Fill { at: BUFFERS + at, bytes }),
-        2 => (0u64..0x800, 0u8..12).prop_map(|(at, kind)| {
+        3 => descriptor.prop_map(|(queue, index, address, len, flags, next)| {
+            Act::Describe { queue, index, address, len, flags, next }
+        }),
+        2 => (queue.clone(), 0..SIZE + 1).prop_map(|(queue, head)| Act::Offer { queue, head }),
+        2 => (0u64..0x800, any::<[u8; 32]>())
+            .prop_map(|(at, bytes)| Act::Fill { at: BUFFERS + at, bytes }),
+        6 => (0u64..8, prop_oneof![0u8..2, 0u8..12], 56u8..72).prop_map(|(i, kind, sector)| {
+            // A command, a page number, a disk request near the end: whatever it is to the device.
             let mut bytes = [0; 32];
             bytes[0] = kind;
-            Act::Fill { at: BUFFERS + at, bytes }
+            bytes[8] = sector;
+            Act::Fill { at: BUFFERS + 32 * i, bytes }
         }),
-        8 => (queue.clone(), 0..SIZE + 1).prop_map(|(queue, head)| Act::Offer { queue, head }),
-        6 => (0u32..6).prop_map(|queue| Act::Kick { queue }),
-        2 => (any::<u64>(), 0..6usize).prop_map(|(features, queues)| Act::Restart { features, queues }),
+        8 => (0..2usize, shaped).prop_map(|(queue, buffers)| Act::Chain { queue, buffers }),
+        12 => (queue, chain).prop_map(|(queue, buffers)| Act::Chain { queue, buffers }),
+        8 => (0u32..6).prop_map(|queue| Act::Kick { queue }),
+        2 => (any::<u64>(), 0..6usize)
+            .prop_map(|(features, queues)| Act::Restart { features, queues }),
+        1 => Just(Act::Restart { features: u64::MAX, queues: 5 }),
     ];
     prop::collection::vec(act, 1..80)
 }
 
 /// Does all acts, then checks that an ordinary driver can use the device.
-fn torment(device: SharedDevice, offered: u64, queues: usize, acts: Vec<Act>) {
+fn torment(device: SharedDevice, offered: u64, queues: usize, acts: Vec<Act>, operator: impl Fn()) {
     let mut driver = Driver::new(device);
     driver.start(V1 | offered, queues);
     for act in acts {
@@ -75,7 +103,13 @@ fn torment(device: SharedDevice, offered: u64, queues: usize, acts: Vec<Act>) {
             }
             Act::Fill { at, bytes } => driver.put(at, &bytes),
             Act::Offer { queue, head } => driver.offer(queue, head),
-            Act::Kick { queue } => driver.kick(queue as usize),
+            Act::Chain { queue, buffers } => {
+                driver.add(queue, &buffers);
+            }
+            Act::Kick { queue } => {
+                operator();
+                driver.kick(queue as usize);
+            }
             Act::Restart { features, queues } => {
                 driver.set(0x70, 0);
                 driver.start(V1 | offered & features, queues);
@@ -122,10 +156,12 @@ proptest! {
             free_page_hinting: true,
             free_page_reporting: true,
         };
-        let mut balloon = Balloon::new(config, Anything).expect("balloon");
-        let _ = balloon.hinting_start(true);
+        let balloon = Balloon::new(config, Anything).expect("balloon");
         let offered = balloon.features();
-        torment(Arc::new(Mutex::new(balloon)), offered, 5, acts);
+        let balloon = Arc::new(Mutex::new(balloon));
+        // Refused while no driver is there; otherwise command ids come into the guest's range.
+        let operator = || { let _ = lock(&balloon).hinting_start(true); };
+        torment(balloon.clone(), offered, 5, acts, operator);
     }
 
     #[test]
@@ -135,7 +171,7 @@ proptest! {
         let backend = BlockBackend::open(image.path(), false).expect("disk");
         let disk = BlockDevice::new(backend, "fuzz", CacheType::Unsafe);
         let offered = disk.features();
-        torment(Arc::new(Mutex::new(disk)), offered, 1, acts);
+        torment(Arc::new(Mutex::new(disk)), offered, 1, acts, || ());
         prop_assert_eq!(image.as_file().metadata().expect("image").len(), 64 * 512, "it never grows");
     }
 
@@ -143,6 +179,6 @@ proptest! {
     fn the_entropy_device_stands_it(acts in acts()) {
         let rng = Rng::new();
         let offered = rng.features();
-        torment(Arc::new(Mutex::new(rng)), offered, 1, acts);
+        torment(Arc::new(Mutex::new(rng)), offered, 1, acts, || ());
     }
 }

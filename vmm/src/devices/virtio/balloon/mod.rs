@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The last three exist only where their feature is acknowledged, and queues are numbered without
-//! gaps: see [`queues`]. What a guest gives up goes to [`BalloonBackend`], which keeps the ledger;
+//! gaps: see `queues`. What a guest gives up goes to [`BalloonBackend`], which keeps the ledger;
 //! nothing that the guest says about sizes is believed here.
 
 mod backend;

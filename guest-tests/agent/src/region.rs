@@ -9,7 +9,7 @@ use guest_agent::{Pages, Verified, pattern};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 const PAGE: usize = pattern::PAGE;
-/// How much [`Region::fill`] touches between two looks at MemFree.
+/// How much [`Region::fill`] touches between two looks at MemAvailable.
 const FILL_STEP_MIB: u64 = 4;
 
 /// One mapping. It is private and anonymous, and only its owner has its address.
@@ -59,16 +59,16 @@ impl Region {
         Ok(region)
     }
 
-    /// Maps memory and touches it until `leave_mib` of MemFree are left.
+    /// Maps memory and touches it until `leave_mib` of MemAvailable are left.
     pub(crate) fn fill(leave_mib: u64, kind: Pages) -> Result<Self, String> {
-        let free = super::kernel::free_mib()?;
+        let free = super::kernel::available_mib()?;
         if free <= leave_mib {
-            return Err(format!("only {free} MiB are free, so {leave_mib} cannot be left"));
+            return Err(format!("only {free} MiB are available, so {leave_mib} cannot be left"));
         }
         let mut region = Self::map(free, kind)?;
         let step = (FILL_STEP_MIB << 20) as usize / PAGE;
         let mut done = 0;
-        while done < region.pages && super::kernel::free_mib()? > leave_mib {
+        while done < region.pages && super::kernel::available_mib()? > leave_mib {
             let end = region.pages.min(done + step);
             region.touch_pages(done, end);
             done = end;

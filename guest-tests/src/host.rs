@@ -154,14 +154,16 @@ pub fn threads(pid: u32) -> anyhow::Result<Vec<Thread>> {
     Ok(tasks.filter_map(|task| thread(task.ok()?)).collect())
 }
 
-/// CPU time of the threads that run vCPUs and of all others.
+/// CPU time of the threads that run vCPUs, and of those that do the monitor's work. Aerostat's API thread
+/// is in neither: it only answers whoever measures.
 ///
 /// # Errors
 /// The process is gone.
 pub fn cpu_times(pid: u32) -> anyhow::Result<(Duration, Duration)> {
     let (vcpus, others): (Vec<_>, Vec<_>) = threads(pid)?.into_iter().partition(Thread::is_vcpu);
-    let sum = |threads: Vec<Thread>| threads.iter().map(|thread| thread.time).sum();
-    Ok((sum(vcpus), sum(others)))
+    let sum = |threads: &[Thread]| threads.iter().map(|thread| thread.time).sum();
+    let workers: Vec<Thread> = others.into_iter().filter(|thread| thread.name != "api").collect();
+    Ok((sum(&vcpus), sum(&workers)))
 }
 
 fn read(path: &str) -> anyhow::Result<String> {

@@ -64,7 +64,7 @@ impl Qmp {
 
     fn line(&mut self) -> anyhow::Result<Value> {
         let mut line = String::new();
-        if self.stream.read_line(&mut line)? == 0 {
+        if self.stream.read_line(&mut line).context("QEMU's monitor socket broke off")? == 0 {
             bail!("QEMU closed its monitor socket");
         }
         serde_json::from_str(&line).context("QEMU's answer is not JSON")

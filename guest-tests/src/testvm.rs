@@ -82,6 +82,18 @@ impl TestVm {
         self.transcript.text()
     }
 
+    /// An error together with how the monitor stands and what was said last.
+    #[must_use]
+    pub fn explain(&mut self, error: &anyhow::Error) -> anyhow::Error {
+        // A monitor that has just broken off its connections is given the time to end.
+        std::thread::sleep(INTERVAL * 10);
+        let standing = match self.child.0.try_wait() {
+            Ok(Some(status)) => format!("the monitor ended with {status}"),
+            _ => "the monitor runs still".to_owned(),
+        };
+        anyhow::anyhow!("{error:#}; {standing}; last words:\n{}", self.transcript.tail(20))
+    }
+
     /// The monitor's resident memory.
     ///
     /// # Errors

@@ -22,12 +22,11 @@ const RAM_MIB: u64 = 512;
 const SPARE_MIB: u64 = 12;
 /// Pattern of the pages that the guest keeps.
 const SEED: u64 = 11;
-/// Time between two looks at the balloon's size.
-const INTERVAL: Duration = Duration::from_millis(20);
+/// Time between two looks at the balloon's size. QEMU answers them in the thread that serves the queue, so
+/// they are to be few; an inflate takes seconds.
+const INTERVAL: Duration = Duration::from_millis(50);
 /// Longest inflate or deflate.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Looks by which the cost of a look is found.
-const CALIBRATION: u32 = 20;
 /// Before the host's free memory is read: what is freed late has this long.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -49,7 +48,8 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
             for subject in SUBJECTS {
                 let progress =
                     Progress::start(&format!("round {round} of {rounds}, {case}, {}", subject.name()));
-                measure(&Spec::new(subject, kernel).memory_mib(RAM_MIB), case, &mut samples)?;
+                let spec = Spec::new(subject, kernel).memory_mib(RAM_MIB);
+                samples.take(subject, |samples| measure(&spec, case, samples))?;
                 progress.done("");
             }
         }
@@ -76,9 +76,16 @@ impl Standing {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "numbers of blocks in one host")]
 fn measure(spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Result<()> {
     let mut vm = spec.start()?;
+    match measure_in(&mut vm, spec, case, samples) {
+        Ok(()) => vm.shut_down(),
+        Err(error) => Err(vm.explain(&error)),
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "numbers of blocks in one host")]
+fn measure_in(vm: &mut TestVm, spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Result<()> {
     let free = vm.agent.fill("all", SPARE_MIB, Pages::Base)?;
     vm.agent.write("all", SEED)?;
     let asked = if case == FRESH {
@@ -88,13 +95,12 @@ fn measure(spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Re
         vm.agent.punch("all", 2, 0)?;
         free * 2 / 5
     };
-    let look = cost_of_a_look(&mut vm)?;
     let mut add = |metric, unit, value| samples.add(case, spec.subject, metric, unit, value);
 
-    let before = Standing::read(&vm)?;
-    let inflate = timed(&mut vm, asked, look)?;
-    let inflated = Standing::read(&vm)?;
-    let deflate = timed(&mut vm, 0, look)?;
+    let before = Standing::read(vm)?;
+    let inflate = timed(vm, asked)?;
+    let inflated = Standing::read(vm)?;
+    let deflate = timed(vm, 0)?;
     add(INFLATE, "MiB/s", asked as f64 / inflate.time.as_secs_f64());
     add(DEFLATE, "MiB/s", asked as f64 / deflate.time.as_secs_f64());
     add(INFLATE_CPU, "ms/GiB", per_gib(inflate.service, asked));
@@ -113,7 +119,7 @@ fn measure(spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Re
     vm.agent.fill("again", SPARE_MIB, Pages::Base)?;
     let ram = host::split(vm.pid())?.ram;
     add("RAM in huge pages after use again", "%", 100.0 * ram.huge_mib / ram.mib.max(1.0));
-    vm.shut_down()
+    Ok(())
 }
 
 fn per_gib(time: Duration, mib: u64) -> f64 {
@@ -123,36 +129,22 @@ fn per_gib(time: Duration, mib: u64) -> f64 {
 /// What one change of the balloon took.
 struct Taken {
     time: Duration,
-    /// CPU time of all threads but the vCPUs', without what our looking cost.
+    /// CPU time of all threads but the vCPUs' and the one that answers our looks.
     service: Duration,
     vcpus: Duration,
 }
 
-fn timed(vm: &mut TestVm, target: u64, look: Duration) -> anyhow::Result<Taken> {
+fn timed(vm: &mut TestVm, target: u64) -> anyhow::Result<Taken> {
     let (vcpus, service) = host::cpu_times(vm.pid())?;
     let start = Instant::now();
     vm.control.set_balloon(target)?;
-    let mut looks = 1;
     while vm.control.balloon_actual()? != target {
         if start.elapsed() > PATIENCE {
             bail!("the balloon does not get to {target} MiB in {PATIENCE:?}");
         }
-        looks += 1;
         sleep(INTERVAL);
     }
     let time = start.elapsed();
     let (vcpus_after, service_after) = host::cpu_times(vm.pid())?;
-    let service = (service_after - service).saturating_sub(look * looks);
-    Ok(Taken { time, service, vcpus: vcpus_after - vcpus })
-}
-
-/// The monitor's CPU time for one question about the balloon's size, while nothing else happens.
-fn cost_of_a_look(vm: &mut TestVm) -> anyhow::Result<Duration> {
-    let (_, before) = host::cpu_times(vm.pid())?;
-    for _ in 0..CALIBRATION {
-        vm.control.balloon_actual()?;
-        sleep(INTERVAL);
-    }
-    let (_, after) = host::cpu_times(vm.pid())?;
-    Ok((after - before) / CALIBRATION)
+    Ok(Taken { time, service: service_after - service, vcpus: vcpus_after - vcpus })
 }

@@ -31,7 +31,7 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
                 let progress =
                     Progress::start(&format!("round {round} of {rounds}, {case}, {}", subject.name()));
                 let spec = Spec::new(subject, kernel).memory_mib(RAM_MIB).image(image);
-                measure(&spec, case, &mut samples)?;
+                samples.take(subject, |samples| measure(&spec, case, samples))?;
                 progress.done("");
             }
         }

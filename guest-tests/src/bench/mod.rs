@@ -47,6 +47,29 @@ impl Samples {
         }
     }
 
+    /// Adds what one run of a subject gives. QEMU, which is not ours to mend, may fail once; that is said.
+    pub(crate) fn take(
+        &mut self,
+        subject: Subject,
+        run: impl Fn(&mut Samples) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut taken = Samples::default();
+        if let Err(error) = run(&mut taken) {
+            if subject == Subject::Aerostat {
+                return Err(error);
+            }
+            eprintln!("\n{} failed and is run once more: {error:#}", subject.name());
+            taken = Samples::default();
+            run(&mut taken)?;
+        }
+        for (series, subject, values) in taken.0 {
+            for value in values {
+                self.add(series.case, subject, series.metric, series.unit, value);
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn median(&self, case: &str, subject: Subject, metric: &str) -> Option<f64> {
         self.summary(|series, who| series.case == case && series.metric == metric && who == subject)
             .map(|summary| summary.median)
@@ -68,7 +91,9 @@ impl Samples {
         let ours = self.median(case, Subject::Aerostat, metric);
         let pair = ours.zip(self.best_qemu(case, metric, best));
         let (ours, theirs) = pair.with_context(|| format!("nothing was measured for {name}"))?;
-        Ok(Ratio { name: name.to_owned(), value: ours / theirs })
+        let value = ours / theirs;
+        anyhow::ensure!(value.is_finite(), "{name} cannot be told: {ours} by {theirs}");
+        Ok(Ratio { name: name.to_owned(), value })
     }
 
     fn summary(&self, wanted: impl Fn(Series, Subject) -> bool) -> Option<Summary> {

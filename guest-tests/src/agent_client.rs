@@ -174,7 +174,7 @@ impl AgentClient {
         Ok(self.region(Request::Allocate { name: name.to_owned(), mib, pages })?.1)
     }
 
-    /// Allocates all free memory but `leave_mib`; gives the size in MiB.
+    /// Allocates all available memory but `leave_mib`; gives the size in MiB.
     pub fn fill(&mut self, name: &str, leave_mib: u64, pages: Pages) -> anyhow::Result<u64> {
         Ok(self.region(Request::Fill { name: name.to_owned(), leave_mib, pages })?.0)
     }

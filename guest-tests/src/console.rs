@@ -8,6 +8,8 @@ use guest_agent::{FROM_GUEST, Reply};
 
 /// Of the transcript, as much as this is kept, in bytes; the newest half when it is full.
 const LONGEST: usize = 1 << 20;
+/// Of one line of it, as much goes into an error message, in characters.
+const LONGEST_LINE: usize = 160;
 
 /// All that was said, by guest and monitor; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +27,9 @@ impl Transcript {
     pub fn tail(&self, lines: usize) -> String {
         let text = self.text();
         let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+        let last = all.get(all.len().saturating_sub(lines)..).unwrap_or_default();
+        let short = |line: &&str| line.chars().take(LONGEST_LINE).collect::<String>();
+        last.iter().map(short).collect::<Vec<_>>().join("\n")
     }
 
     fn add(&self, piece: &str) {

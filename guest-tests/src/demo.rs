@@ -18,7 +18,7 @@ use crate::testvm::TestVm;
 use crate::{kvm_host, paths};
 
 /// RAM that the guest's kernel and agent keep while the rest is touched.
-const SPARE_MIB: u64 = 32;
+const SPARE_MIB: u64 = 12;
 /// The part of the memory whose pattern stays from the first step to the last.
 const KEPT_MIB: u64 = 64;
 const KEPT_SEED: u64 = 1;

@@ -11,7 +11,7 @@ use crate::agent_client::AgentClient;
 use crate::console::{self, Transcript};
 use crate::control::Control;
 use crate::host::{self, Resident};
-use crate::subject::Spec;
+use crate::subject::{Spec, Subject};
 
 /// Longest wait for something that a guest or the monitor is about to do.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -47,9 +47,13 @@ impl Spec {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         die_with_parent(&mut command);
         let start = Instant::now();
+        let remedy = match self.subject {
+            Subject::Aerostat => "run cargo build --release first",
+            Subject::QemuPc | Subject::QemuMicrovm => "run ci/setup first",
+        };
         let program = command.get_program().to_owned();
         let spawned =
-            command.spawn().with_context(|| format!("cannot run {}: build it first", program.display()))?;
+            command.spawn().with_context(|| format!("cannot run {}: {remedy}", program.display()))?;
         let mut child = Reaped(spawned);
         let transcript = Transcript::default();
         let missing = "the monitor's streams are not there";

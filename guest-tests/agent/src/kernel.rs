@@ -68,10 +68,10 @@ fn numbers(text: &str) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// MemFree in MiB.
-pub(crate) fn free_mib() -> Result<u64, String> {
-    let free = meminfo()?.get("MemFree").copied();
-    free.map(|kib| kib >> 10).ok_or_else(|| "/proc/meminfo has no MemFree".to_owned())
+/// MemAvailable in MiB: what processes can have before the kernel runs into its watermarks.
+pub(crate) fn available_mib() -> Result<u64, String> {
+    let available = meminfo()?.get("MemAvailable").copied();
+    available.map(|kib| kib >> 10).ok_or_else(|| "/proc/meminfo has no MemAvailable".to_owned())
 }
 
 /// Number of CPUs online, from a list as `0-2,5`.

@@ -64,11 +64,12 @@ pub enum Request {
         #[serde(default)]
         pages: Pages,
     },
-    /// Allocates until about `leave_mib` of MemFree are left.
+    /// Allocates until about `leave_mib` of MemAvailable are left. MemFree would not do: the kernel keeps a
+    /// part of it (up to 5 % of RAM) for itself, and kills before it gives that away.
     Fill {
         /// Name for later requests.
         name: String,
-        /// What to leave free.
+        /// What to leave.
         leave_mib: u64,
         /// Page size.
         #[serde(default)]

@@ -9,9 +9,6 @@ use guest_agent::{Pages, Verified, pattern};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 const PAGE: usize = pattern::PAGE;
-/// How much [`Region::fill`] touches between two looks at MemFree.
-const FILL_STEP_MIB: u64 = 4;
-
 /// One mapping. It is private and anonymous, and only its owner has its address.
 #[derive(Debug)]
 pub(crate) struct Region {
@@ -59,17 +56,21 @@ impl Region {
         Ok(region)
     }
 
-    /// Maps memory and touches it until `leave_mib` of MemFree are left.
+    /// Maps memory and touches it until `leave_mib` of MemAvailable are left.
     pub(crate) fn fill(leave_mib: u64, kind: Pages) -> Result<Self, String> {
-        let free = super::kernel::free_mib()?;
+        let free = super::kernel::available_mib()?;
         if free <= leave_mib {
-            return Err(format!("only {free} MiB are free, so {leave_mib} cannot be left"));
+            return Err(format!("only {free} MiB are available, so {leave_mib} cannot be left"));
         }
         let mut region = Self::map(free, kind)?;
-        let step = (FILL_STEP_MIB << 20) as usize / PAGE;
         let mut done = 0;
-        while done < region.pages && super::kernel::free_mib()? > leave_mib {
-            let end = region.pages.min(done + step);
+        while done < region.pages {
+            // Half of what is left to take at each step, so that little is taken between the last looks.
+            let take = super::kernel::available_mib()?.saturating_sub(leave_mib).div_ceil(2);
+            if take == 0 {
+                break;
+            }
+            let end = region.pages.min(done + (take << 20) as usize / PAGE);
             region.touch_pages(done, end);
             done = end;
         }

@@ -19,7 +19,7 @@ use crate::testvm::TestVm;
 
 const RAM_MIB: u64 = 512;
 /// What the guest keeps for itself while its memory is filled.
-const SPARE_MIB: u64 = 32;
+const SPARE_MIB: u64 = 12;
 /// Pattern of the pages that the guest keeps.
 const SEED: u64 = 11;
 /// Time between two looks at the balloon's size.

@@ -1,5 +1,7 @@
 //! Benchmarks, behind `ci/bench NAME`: see [`guest_tests::bench`].
 
+use std::process::ExitCode;
+
 use clap::{Parser, ValueEnum};
 use guest_tests::{bench, kvm_host};
 
@@ -21,8 +23,17 @@ enum Name {
     Balloon,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aerostat-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
     kvm_host::enter()?;
     match arguments.name {
         Name::Boot => bench::boot::run(arguments.rounds),

@@ -1,5 +1,7 @@
 //! README's first command, behind `ci/demo`: see [`guest_tests::demo`].
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use guest_tests::{demo, kvm_host};
 
@@ -14,8 +16,17 @@ struct Arguments {
     cpus: u32,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aerostat-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
     kvm_host::enter()?;
     demo::run(arguments.memory, arguments.cpus)
 }

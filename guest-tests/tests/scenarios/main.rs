@@ -19,7 +19,7 @@ use libtest_mimic::{Arguments, Trial};
 /// Guest RAM of most scenarios.
 const RAM_MIB: u64 = 512;
 /// What a guest needs for itself while a scenario fills the rest.
-const SPARE_MIB: u64 = 24;
+const SPARE_MIB: u64 = 8;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -41,7 +41,8 @@ fn main() -> ExitCode {
 
 /// A scenario that holds for every monitor.
 fn scenario(name: &str, run: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || run().map_err(|error| format!("{error:?}").into()))
+    // The chain of causes, without the backtrace that RUST_BACKTRACE adds to Debug.
+    Trial::test(name, move || run().map_err(|error| format!("{error:#}").into()))
 }
 
 /// A scenario about what only Aerostat has.

@@ -99,7 +99,7 @@ pub(super) struct RunArgs {
     /// Initial RAM disk
     #[arg(long, value_name = "PATH", requires = "kernel")]
     pub(super) initrd: Option<PathBuf>,
-    /// Kernel command line [default: console=ttyS0 reboot=k panic=-1]
+    /// Kernel command line [default: console=ttyS0 reboot=k panic=-1 pci=off]
     #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
     pub(super) append: Option<String>,
     /// Raw disk image or block device; ",ro" makes it read-only; may be repeated. Without an initrd

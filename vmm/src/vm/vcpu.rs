@@ -222,6 +222,24 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     }
 }
 
+/// Says so if a CPU's thread panics (a bug of a device), and keeps nobody waiting for it.
+struct LastWords {
+    shared: Arc<Shared>,
+    power: Arc<Power>,
+    cpu: u8,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.power
+                .failed(format!("CPU {}: the monitor failed (a bug; see the message before)", self.cpu));
+            self.shared.lock().state = State::Ending;
+            self.shared.changed.notify_all();
+        }
+    }
+}
+
 struct Vcpu {
     fd: VcpuFd,
     shared: Arc<Shared>,
@@ -232,6 +250,11 @@ struct Vcpu {
 impl Vcpu {
     /// The thread: one method per state.
     fn live(mut self) {
+        let _last_words = LastWords {
+            shared: Arc::clone(&self.shared),
+            power: Arc::clone(&self.surroundings.power),
+            cpu: self.cpu,
+        };
         IMMEDIATE_EXIT.set(&raw mut self.fd.get_kvm_run().immediate_exit);
         let mut state = State::Paused;
         loop {
@@ -320,7 +343,8 @@ impl Vcpu {
         self.leave()
     }
 
-    /// The guest has ended by this CPU's doing: no CPU enters it again.
+    /// The guest has ended by this CPU's doing, and this CPU ends with it. The others do when they
+    /// look at the wish, at the latest in [`Vcpus::end`].
     fn leave(&self) -> Next {
         self.shared.lock().state = State::Ending;
         self.shared.changed.notify_all();

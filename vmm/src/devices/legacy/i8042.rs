@@ -24,6 +24,8 @@ const COMMAND: u64 = 4;
 const STATUS_OUTPUT_FULL: u8 = 1;
 const STATUS_SYSTEM: u8 = 1 << 2;
 const STATUS_COMMAND: u8 = 1 << 3;
+/// The keyboard's lock is open.
+const STATUS_UNLOCKED: u8 = 1 << 4;
 
 const CONTROL_KEYBOARD_IRQ: u8 = 1;
 const CONTROL_SYSTEM: u8 = 1 << 2;
@@ -71,7 +73,7 @@ impl I8042 {
             power,
             irq,
             control: CONTROL_KEYBOARD_IRQ | CONTROL_SYSTEM | CONTROL_AUX_OFF | CONTROL_TRANSLATE,
-            status: STATUS_SYSTEM,
+            status: STATUS_SYSTEM | STATUS_UNLOCKED,
             expects: Expects::KeyboardCommand,
             output: VecDeque::new(),
         }

@@ -9,7 +9,7 @@ use super::ConfigError;
 
 /// The command line of a guest whose operator gives none: console on the first serial port, reset
 /// through the keyboard controller, and a reset at once after a panic, which ends the process.
-pub const DEFAULT_BOOT_ARGS: &str = "console=ttyS0 reboot=k panic=-1";
+pub const DEFAULT_BOOT_ARGS: &str = "console=ttyS0 reboot=k panic=-1 pci=off";
 
 /// What the guest boots.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -22,7 +22,7 @@ pub struct BootSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub initrd_path: Option<PathBuf>,
-    /// The kernel command line; `console=ttyS0 reboot=k panic=-1` if left out.
+    /// The kernel command line; `console=ttyS0 reboot=k panic=-1 pci=off` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_args: Option<String>,
 }

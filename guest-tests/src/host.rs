@@ -154,16 +154,46 @@ pub fn threads(pid: u32) -> anyhow::Result<Vec<Thread>> {
     Ok(tasks.filter_map(|task| thread(task.ok()?)).collect())
 }
 
-/// CPU time of the threads that run vCPUs, and of those that do the monitor's work. Aerostat's API thread
-/// is in neither: it only answers whoever measures.
+/// CPU time of a monitor's threads, by what they are for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuTimes {
+    /// Threads that run vCPUs.
+    pub vcpus: Duration,
+    /// The thread that serves the balloon's queue: Aerostat's `devices`, QEMU's main loop.
+    pub queue: Duration,
+    /// The rest, without Aerostat's `api`, which only answers whoever measures.
+    pub others: Duration,
+}
+
+impl std::ops::Sub for CpuTimes {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            vcpus: self.vcpus - earlier.vcpus,
+            queue: self.queue - earlier.queue,
+            others: self.others.saturating_sub(earlier.others),
+        }
+    }
+}
+
+/// CPU time that a monitor has had so far.
 ///
 /// # Errors
 /// The process is gone.
-pub fn cpu_times(pid: u32) -> anyhow::Result<(Duration, Duration)> {
-    let (vcpus, others): (Vec<_>, Vec<_>) = threads(pid)?.into_iter().partition(Thread::is_vcpu);
-    let sum = |threads: &[Thread]| threads.iter().map(|thread| thread.time).sum();
-    let workers: Vec<Thread> = others.into_iter().filter(|thread| thread.name != "api").collect();
-    Ok((sum(&vcpus), sum(&workers)))
+pub fn cpu_times(pid: u32) -> anyhow::Result<CpuTimes> {
+    let mut times = CpuTimes::default();
+    for thread in threads(pid)? {
+        let sum = match thread.name.as_str() {
+            _ if thread.is_vcpu() => &mut times.vcpus,
+            "devices" => &mut times.queue,
+            name if name.starts_with("qemu-system") => &mut times.queue,
+            "api" => continue,
+            _ => &mut times.others,
+        };
+        *sum += thread.time;
+    }
+    Ok(times)
 }
 
 fn read(path: &str) -> anyhow::Result<String> {

@@ -177,9 +177,7 @@ impl Spec {
             Image::Elf => self.kernel.vmlinux(),
         };
         // A guest that panics ends at once, and what it says before the agent is up goes to the transcript.
-        // reboot=k: on hardware-reduced ACPI, Linux resets by EFI and then by the BIOS if nobody says how.
-        let reboot = if self.subject == Subject::Aerostat { "reboot=k " } else { "" };
-        let append = format!("console=ttyS0 {reboot}panic=-1 loglevel=4 {}", self.append);
+        let append = format!("console=ttyS0 panic=-1 loglevel=4 {}", self.append);
         let mut command = match self.subject {
             Subject::Aerostat => self.aerostat(socket),
             Subject::QemuPc | Subject::QemuMicrovm => self.qemu(socket),

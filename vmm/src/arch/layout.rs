@@ -6,7 +6,8 @@
 //! 0x0000_7000  zero page (bzImage)                 │ it has copied all of it before it reuses it
 //! 0x0000_9000  boot page tables (6 pages)          │
 //! 0x0002_0000  command line                        ┘
-//! 0x0009_FC00  reserved (legacy BIOS area) … 0x000E_0000 RSDP, 0x000E_1000 ACPI tables … 1 MiB
+//! 0x0009_FC00  reserved (legacy BIOS area) … 0x000E_0000 RSDP, 0x000E_1000 ACPI tables,
+//!              0x000F_FFF0 reset vector, 1 MiB
 //! 0x0010_0000  kernel, initrd, RAM up to 0xD000_0000 at most
 //! 0xD000_0000  virtio-mmio devices, 4 KiB each     ┐
 //! 0xFEC0_0000  I/O APIC                            │ the hole
@@ -74,7 +75,9 @@ pub const RSDP_ADDR: u64 = 0xE_0000;
 /// ACPI tables other than the RSDP.
 pub const ACPI_ADDR: u64 = 0xE_1000;
 /// End of the ACPI tables' area.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = 0xF_0000;
+/// Where a CPU in real mode starts after a reset: F000:FFF0, in the segment of a PC's ROM.
+pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// Start of high memory, where kernels are loaded.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 

@@ -8,6 +8,7 @@
 //! cpuid    what the guest's CPUs say about themselves
 //! regs     registers a CPU starts with: 64-bit entry or PVH entry
 //! msrs     model specific registers a CPU starts with
+//! rom      reset for a kernel that believes in a BIOS
 //! lapic    local interrupt controller wiring
 //! ```
 
@@ -20,3 +21,4 @@ pub mod layout;
 pub mod msrs;
 pub mod pvh;
 pub mod regs;
+pub mod rom;

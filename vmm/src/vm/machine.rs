@@ -26,7 +26,7 @@ use crate::api::types::{GuestStats, HintingStatus};
 use crate::arch::acpi::{self, Hardware};
 use crate::arch::cpuid::Template;
 use crate::arch::kernel::{self, BootSource};
-use crate::arch::layout;
+use crate::arch::{layout, rom};
 use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{ConsoleOutput, GuestEnd, I8042, Power};
 use crate::devices::virtio::balloon::{Balloon, BalloonError};
@@ -89,6 +89,7 @@ impl Machine {
         let platform = Platform::new(config, &vm, &memory, &ram, &power)?;
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
+        rom::write(&ram).map_err(LaunchError::new)?;
         let cmdline = config.kernel_command_line();
         let source = BootSource {
             kernel: &boot.kernel_image_path,

@@ -125,8 +125,10 @@ fn huge_blocks(buddyinfo: &str) -> u64 {
 pub struct Thread {
     /// Its name.
     pub name: String,
-    /// Time on a CPU since it started.
+    /// Time on a CPU since it started, in the guest and out of it.
     pub time: Duration,
+    /// Of that, in the guest.
+    pub guest: Duration,
 }
 
 impl Thread {
@@ -137,7 +139,7 @@ impl Thread {
     }
 }
 
-/// All threads of a process.
+/// All threads of a process. Times are in steps of 10 ms (ticks).
 ///
 /// # Errors
 /// The process is gone.
@@ -145,24 +147,36 @@ pub fn threads(pid: u32) -> anyhow::Result<Vec<Thread>> {
     let directory = format!("/proc/{pid}/task");
     let tasks = fs::read_dir(&directory).with_context(|| format!("cannot list {directory}"))?;
     let thread = |task: fs::DirEntry| {
-        let name = fs::read_to_string(task.path().join("comm")).ok()?.trim().to_owned();
-        // First number of schedstat: nanoseconds on a CPU (Documentation/scheduler/sched-stats.rst).
-        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        let time = Duration::from_nanos(stat.split_whitespace().next()?.parse().ok()?);
-        Some(Thread { name, time })
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        // proc_pid_stat(5): comm is in parentheses; of the fields behind it, counted from 3, 14 and 15
+        // are utime (with guest time in it) and stime, 43 is guest_time.
+        let (before, after) = stat.rsplit_once(')')?;
+        let name = before.split_once('(')?.1.to_owned();
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        let ticks = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let time = |ticks| Duration::from_millis(ticks * 10);
+        Some(Thread { name, time: time(ticks(14)? + ticks(15)?), guest: time(ticks(43)?) })
     };
     Ok(tasks.filter_map(|task| thread(task.ok()?)).collect())
 }
 
-/// CPU time of a monitor's threads, by what they are for.
+/// CPU time of a monitor, by where it went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuTimes {
-    /// Threads that run vCPUs.
+    /// vCPU threads in the guest.
+    pub guest: Duration,
+    /// vCPU threads out of the guest: in the kernel, and serving devices that have no thread.
     pub vcpus: Duration,
-    /// The thread that serves the balloon's queue: Aerostat's `devices`, QEMU's main loop.
-    pub queue: Duration,
-    /// The rest, without Aerostat's `api`, which only answers whoever measures.
+    /// All other threads, but Aerostat's `api`, which only answers whoever measures.
     pub others: Duration,
+}
+
+impl CpuTimes {
+    /// What the host spent, beside running the guest.
+    #[must_use]
+    pub fn host(&self) -> Duration {
+        self.vcpus + self.others
+    }
 }
 
 impl std::ops::Sub for CpuTimes {
@@ -170,8 +184,8 @@ impl std::ops::Sub for CpuTimes {
 
     fn sub(self, earlier: Self) -> Self {
         Self {
-            vcpus: self.vcpus - earlier.vcpus,
-            queue: self.queue - earlier.queue,
+            guest: self.guest.saturating_sub(earlier.guest),
+            vcpus: self.vcpus.saturating_sub(earlier.vcpus),
             others: self.others.saturating_sub(earlier.others),
         }
     }
@@ -184,14 +198,12 @@ impl std::ops::Sub for CpuTimes {
 pub fn cpu_times(pid: u32) -> anyhow::Result<CpuTimes> {
     let mut times = CpuTimes::default();
     for thread in threads(pid)? {
-        let sum = match thread.name.as_str() {
-            _ if thread.is_vcpu() => &mut times.vcpus,
-            "devices" => &mut times.queue,
-            name if name.starts_with("qemu-system") => &mut times.queue,
-            "api" => continue,
-            _ => &mut times.others,
-        };
-        *sum += thread.time;
+        if thread.is_vcpu() {
+            times.guest += thread.guest;
+            times.vcpus += thread.time.saturating_sub(thread.guest);
+        } else if thread.name != "api" {
+            times.others += thread.time;
+        }
     }
     Ok(times)
 }

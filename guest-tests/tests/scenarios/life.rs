@@ -28,11 +28,11 @@ fn pause() -> anyhow::Result<()> {
     vm.control.pause()?;
     // A vCPU that was on its way out of the guest may still be charged for that.
     sleep(Duration::from_millis(200));
-    let before = host::cpu_times(vm.pid())?.vcpus;
+    let before = host::cpu_times(vm.pid())?.guest;
     ensure!(!before.is_zero(), "no vCPU thread found: {:?}", host::threads(vm.pid())?);
     let ping = vm.agent.send(Request::Ping)?;
     ensure!(!vm.agent.answers_within(ping, Duration::from_millis(500)), "a paused guest answered");
-    let after = host::cpu_times(vm.pid())?.vcpus;
+    let after = host::cpu_times(vm.pid())?.guest;
     ensure!(
         after - before < Duration::from_millis(20),
         "the vCPUs ran for {:?} while paused",

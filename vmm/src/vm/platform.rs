@@ -75,8 +75,7 @@ impl Platform {
         let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(power), irq_line(vm, layout::I8042_GSI)?)));
         let (console, input, terminal) = console(config)?;
         let serial =
-            Serial::new("serial", irq_line(vm, layout::COM1_GSI)?, console.clone(), input, Arc::clone(power))
-                .map_err(LaunchError::new)?;
+            Serial::new("serial", irq_line(vm, layout::COM1_GSI)?, console.clone(), input, Arc::clone(power));
         let mut platform = Self {
             ports: Bus::new(),
             mmio: Bus::new(),

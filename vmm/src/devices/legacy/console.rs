@@ -26,10 +26,21 @@ const CHUNK: usize = 4096;
 /// Where a console's input comes from.
 pub type ConsoleInput = Box<dyn Read + Send>;
 
-/// The way out of a console. Clones share it.
+/// The way out of a console. Clones share it; the writer ends when the last is gone and all is written.
 #[derive(Clone)]
 pub struct ConsoleOutput {
     shared: Arc<Output>,
+    _last: Arc<Last>,
+}
+
+/// What all clones hold, and the writer does not.
+struct Last(Arc<Output>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.lock().ended = true;
+        self.0.changed.notify_all();
+    }
 }
 
 struct Output {
@@ -44,7 +55,10 @@ struct Queue {
     bytes: Vec<u8>,
     /// The writer has taken bytes and not yet written them.
     writing: bool,
+    /// Writing has failed.
     closed: bool,
+    /// Nobody is left who could queue more.
+    ended: bool,
 }
 
 impl Output {
@@ -66,7 +80,7 @@ impl ConsoleOutput {
             .name(format!("{name}-out"))
             .stack_size(STACK)
             .spawn(move || write_all(&writer, sink))?;
-        Ok(Self { shared })
+        Ok(Self { _last: Arc::new(Last(Arc::clone(&shared))), shared })
     }
 
     /// Queues a byte.
@@ -110,12 +124,16 @@ impl fmt::Debug for ConsoleOutput {
     }
 }
 
-/// The writer thread. It ends when writing fails: the other side is gone.
+/// The writer thread. It ends when writing fails, since the other side is gone then, and when nobody is
+/// left who could queue more.
 fn write_all(shared: &Output, mut sink: Box<dyn Write + Send>) {
     let mut batch = Vec::new();
     let mut queue = shared.lock();
     loop {
         while queue.bytes.is_empty() {
+            if queue.ended {
+                return;
+            }
             queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::swap(&mut queue.bytes, &mut batch);

@@ -8,10 +8,12 @@
 //!   └──────────────────────────────────────────────────────────────────────┘
 //! ```
 //! A driver that opens the port clears it by reading, which would eat a byte that is there before it
-//! wants one. A handler that finds ever more in the FIFO would not end, or fill the guest's buffers
+//! wants one; so the reader thread starts with the first driver that wants input, and a guest whose
+//! start fails has taken none from the terminal. A handler that finds ever more in the FIFO would not end, or fill the guest's buffers
 //! before anybody gets to read from them. And as long as there is data, IIR has to say so: the line is
 //! edge-triggered, so a handler that is told "nothing" too early is not called again.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
@@ -47,7 +49,6 @@ struct Shared {
     room: Condvar,
 }
 
-#[derive(Debug)]
 struct Port {
     uart: vm_superio::Serial<IrqLine, NoEvents, Transmitter>,
     ier: u8,
@@ -55,6 +56,15 @@ struct Port {
     mcr: u8,
     /// The guest has been interrupted for input and has not yet seen that there is no more.
     handling: bool,
+    /// Where input comes from, until a reader thread of this name has it.
+    source: Option<(String, ConsoleInput)>,
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = self.source.as_ref().map(|(name, _)| name);
+        f.debug_struct("Port").field("ier", &self.ier).field("source", &source).finish_non_exhaustive()
+    }
 }
 
 impl Port {
@@ -87,16 +97,21 @@ impl Serial {
         output: ConsoleOutput,
         input: Option<ConsoleInput>,
         power: Arc<Power>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let transmitter = Transmitter { output, watch: PanicWatch::default(), power };
         let uart = vm_superio::Serial::new(irq, transmitter);
-        let port = Mutex::new(Port { uart, ier: 0, lcr: 0, mcr: 0, handling: false });
-        let shared = Arc::new(Shared { port, room: Condvar::new() });
-        if let Some(input) = input {
-            let weak = Arc::downgrade(&shared);
-            read_all(name, input, move |bytes| deliver(&weak, bytes))?;
+        let source = input.map(|input| (name.to_owned(), input));
+        let port = Mutex::new(Port { uart, ier: 0, lcr: 0, mcr: 0, handling: false, source });
+        Self { shared: Arc::new(Shared { port, room: Condvar::new() }) }
+    }
+
+    /// Starts the reader thread if the driver wants input for the first time.
+    fn read_input(&self) {
+        let Some((name, input)) = self.shared.take_source() else { return };
+        let weak = Arc::downgrade(&self.shared);
+        if let Err(error) = read_all(&name, input, move |bytes| deliver(&weak, bytes)) {
+            tracing::error!(%error, "the serial console takes no input: its thread cannot be started");
         }
-        Ok(Self { shared })
     }
 
     /// Hands bytes to the guest as if they came over the line; waits until it has taken them.
@@ -111,6 +126,11 @@ fn deliver(shared: &Weak<Shared>, bytes: &[u8]) -> bool {
 }
 
 impl Shared {
+    fn take_source(&self) -> Option<(String, ConsoleInput)> {
+        let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        if port.takes_input() { port.source.take() } else { None }
+    }
+
     fn deliver(&self, mut bytes: &[u8]) {
         let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
         while !bytes.is_empty() {
@@ -164,6 +184,9 @@ impl BusDevice for Serial {
         // More than one byte is a string instruction, which writes one register again and again.
         for byte in data {
             self.shared.write(offset as u8, *byte);
+        }
+        if matches!(offset as u8, IER | MCR) {
+            self.read_input();
         }
     }
 }
@@ -222,7 +245,7 @@ mod tests {
         let output = ConsoleOutput::new("test", Box::new(sink.clone())).unwrap();
         let irq = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let line = IrqLine::new(irq.try_clone().unwrap());
-        let serial = Serial::new("test", line, output.clone(), input, Arc::clone(power)).unwrap();
+        let serial = Serial::new("test", line, output.clone(), input, Arc::clone(power));
         (serial, irq, output, sink)
     }
 

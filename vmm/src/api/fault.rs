@@ -41,11 +41,6 @@ impl Fault {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
-    /// The client sent too much.
-    pub(super) fn too_large(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::PAYLOAD_TOO_LARGE, message: message.into() }
-    }
-
     /// The fault is ours.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() }

@@ -10,6 +10,7 @@
 //! the files the operator named, [`client`] is the other end of the socket.
 
 pub mod client;
+mod connections;
 pub mod control;
 pub mod controller;
 mod fault;

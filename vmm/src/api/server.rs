@@ -12,6 +12,7 @@ use std::{
 use tokio::{net::UnixListener, runtime::Runtime, sync::oneshot};
 
 use super::{
+    connections::Bounded,
     controller::Controller,
     routes,
     socket::{ApiSocket, SocketFile},
@@ -71,7 +72,7 @@ fn serve(
     let served = runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
         tokio::select! {
-            served = async { axum::serve(listener, routes::router(controller)).await } => served,
+            served = async { axum::serve(Bounded::new(listener), routes::router(controller)).await } => served,
             _ = stopped => Ok(()),
         }
     });

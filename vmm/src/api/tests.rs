@@ -192,6 +192,12 @@ fn every_mistake_gets_400_and_one_sentence() {
             r#"{"state":"Paused"}"#,
             "The requested operation is not supported before starting the microVM.",
         ),
+        (
+            "PUT",
+            "/machine-config",
+            "[1, 256]",
+            "The body of the request is not valid: it must be a JSON object.",
+        ),
         ("GET", "/memory", "", "The requested operation is not supported before starting the microVM."),
     ] {
         let answer = client.call(verb, path, body);
@@ -211,14 +217,18 @@ fn a_body_of_10_mib_is_refused_and_the_connection_goes_on() {
     assert_eq!(client.call("PUT", "/balloon", &just_right).status, 204);
     for body in [just_right + " ", "x".repeat(10 << 20)] {
         let answer = client.call("PUT", "/balloon", &body);
-        assert_eq!(answer.status, 413);
+        assert_eq!(answer.status, 400);
         assert_eq!(answer.fault(), "The body of the request is longer than 51200 bytes.");
     }
     assert_eq!(client.call("GET", "/balloon", "").json()["amount_mib"], 1);
+    // So is one that nobody asked for.
+    for (verb, path) in [("GET", "/"), ("PUT", "/nope"), ("PUT", "/network-interfaces/eth0")] {
+        assert_eq!(client.call(verb, path, &"x".repeat(10 << 20)).status, 400, "{verb} {path}");
+    }
     // A client that asks first is told before it sends anything.
     let ask = "PUT /balloon HTTP/1.1\r\nHost: x\r\nContent-Length: 10485760\r\nExpect: 100-continue\r\n\r\n";
     client.0.get_mut().write_all(ask.as_bytes()).expect("sends");
-    assert_eq!(client.answer().status, 413);
+    assert_eq!(client.answer().status, 400);
 }
 
 #[test]
@@ -229,6 +239,19 @@ fn a_body_that_breaks_off_or_is_garbage_harms_nobody() {
         stream.write_all(text.as_bytes()).expect("sends");
     }
     assert_eq!(Connection::open(&served).call("GET", "/", "").status, 200);
+}
+
+#[test]
+fn many_connections_take_turns() {
+    let served = serve();
+    let silent: Vec<_> = (0..super::connections::MAX).map(|_| Connection::open(&served)).collect();
+    let mut extra = Connection::open(&served);
+    extra.0.get_ref().set_read_timeout(Some(std::time::Duration::from_millis(300))).expect("sets");
+    extra.0.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("sends");
+    assert!(extra.0.fill_buf().is_err(), "there is no place for one more");
+    drop(silent);
+    extra.0.get_ref().set_read_timeout(None).expect("sets");
+    assert_eq!(extra.answer().status, 200);
 }
 
 #[test]

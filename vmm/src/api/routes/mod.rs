@@ -1,6 +1,7 @@
 //! From HTTP to the controller: one small function per verb and path, grouped as operators think.
 
 mod balloon;
+mod body;
 mod config;
 mod extract;
 mod instance;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::{
     Json, Router,
     http::{Method, StatusCode, Uri},
+    middleware,
     routing::{get, patch, put},
 };
 use utoipa::OpenApi;
@@ -90,6 +92,7 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
         .route("/serial", put(outputs::serial))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
+        .layer(middleware::from_fn(body::read_first))
         .with_state(Api(controller))
 }
 

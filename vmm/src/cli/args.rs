@@ -107,19 +107,19 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "PATH[,ro]")]
     pub(super) disk: Vec<Disk>,
     /// Memory of the guest: 512M, 2G, or a number of MiB [default: 512M]
-    #[arg(long, value_name = "SIZE", value_parser = size::memory)]
+    #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
     pub(super) memory: Option<Mib>,
     /// Number of vCPUs, 1 to 32 [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = size::cpus, allow_hyphen_values = true)]
     pub(super) cpus: Option<u32>,
     /// Memory that the guest is asked to give up from the start, in MiB [default: 0]
-    #[arg(long, value_name = "MIB", value_parser = size::size)]
+    #[arg(long, value_name = "MIB", value_parser = size::size, allow_hyphen_values = true)]
     pub(super) balloon: Option<Mib>,
     /// Let the guest take memory back when it would otherwise kill a process
     #[arg(long)]
     pub(super) balloon_deflate_on_oom: bool,
     /// Ask the guest for statistics this often; 0: never
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = size::seconds, allow_hyphen_values = true)]
     pub(super) balloon_stats: Option<u16>,
     /// Let the guest report free pages by itself
     #[arg(long)]

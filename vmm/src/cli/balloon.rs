@@ -74,9 +74,40 @@ fn get(target: &Target) -> Outcome {
 fn stats(target: &Target) -> Outcome {
     let client = Client::new(&target.api_sock)?;
     let stats: BalloonStats = client.get("/balloon/statistics")?;
-    let object = serde_json::to_value(&stats)?;
-    let object = object.as_object().cloned().unwrap_or_default();
-    output::answer(target.json, &object, table::render)
+    output::answer(target.json, &stats, told)
+}
+
+/// Memory first, then what the guest did for want of it. What the guest does not tell is left out.
+fn told(stats: &BalloonStats) -> String {
+    let guest = &stats.guest;
+    let mib = |bytes: u64| format!("{} MiB", table::grouped(bytes >> 20));
+    let memory = [
+        ("guest's memory", guest.total_memory),
+        ("free", guest.free_memory),
+        ("available", guest.available_memory),
+        ("disk caches", guest.disk_caches),
+        ("swapped in", guest.swap_in),
+        ("swapped out", guest.swap_out),
+    ];
+    let counts = [
+        ("major faults", guest.major_faults),
+        ("minor faults", guest.minor_faults),
+        ("killed for memory", guest.oom_kill),
+        ("allocations stalled", guest.alloc_stall),
+        ("scanned in background", guest.async_scan),
+        ("scanned directly", guest.direct_scan),
+        ("reclaimed in background", guest.async_reclaim),
+        ("reclaimed directly", guest.direct_reclaim),
+        ("hugetlb pages given", guest.hugetlb_allocations),
+        ("hugetlb pages refused", guest.hugetlb_failures),
+    ];
+    let mut lines = vec![
+        ("asked for", stats.target_mib.to_string()),
+        ("given up", format!("{} ({} pages)", stats.actual_mib, table::grouped(stats.actual_pages))),
+    ];
+    lines.extend(memory.into_iter().filter_map(|(name, bytes)| Some((name, mib(bytes?)))));
+    lines.extend(counts.into_iter().filter_map(|(name, count)| Some((name, table::grouped(count?)))));
+    table::pairs(&lines)
 }
 
 /// How far the balloon is.

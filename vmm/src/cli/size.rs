@@ -1,6 +1,6 @@
-//! Values of flags: sizes of memory, names of guests.
+//! Values of flags: sizes of memory, numbers, names of guests.
 
-use crate::vm::config::Mib;
+use crate::vm::config::{MAX_VCPUS, Mib};
 
 /// A size: a number with K, M, G or T (powers of 1024; `MiB` and the like too), or a plain number
 /// of MiB. It must come to whole MiB.
@@ -34,6 +34,17 @@ pub(super) fn memory(text: &str) -> Result<Mib, String> {
         Mib(0) => Err("a guest needs memory: write 512M, 2G, or a number of MiB".to_owned()),
         size => Ok(size),
     }
+}
+
+/// A number of vCPUs.
+pub(super) fn cpus(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_VCPUS).contains(number));
+    number.ok_or_else(|| format!("a guest has 1 to {MAX_VCPUS} vCPUs"))
+}
+
+/// A time between two readings.
+pub(super) fn seconds(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("write a number of seconds from 0 to {}", u16::MAX))
 }
 
 /// The name of a guest, by Firecracker's rule.

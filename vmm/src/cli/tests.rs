@@ -87,6 +87,22 @@ fn each_mistake_has_its_sentence() {
             "Invalid value '0' for '--memory <SIZE>': a guest needs memory: write 512M, 2G, or a number of MiB; see aerostat --help.",
         ),
         (
+            "run --kernel k --memory -1",
+            "Invalid value '-1' for '--memory <SIZE>': \"-1\" is not a size: write 512M, 2G, or a number of MiB; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --cpus abc",
+            "Invalid value 'abc' for '--cpus <N>': a guest has 1 to 32 vCPUs; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --cpus 33",
+            "Invalid value '33' for '--cpus <N>': a guest has 1 to 32 vCPUs; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --balloon-stats 1s",
+            "Invalid value '1s' for '--balloon-stats <SECONDS>': write a number of seconds from 0 to 65535; see aerostat --help.",
+        ),
+        (
             "balloon set 99999999999999T",
             "Invalid value '99999999999999T' for '<MIB>': \"99999999999999T\" is more memory than any machine can have; see aerostat --help.",
         ),

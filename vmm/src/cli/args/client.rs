@@ -29,7 +29,7 @@ pub(in crate::cli) enum BalloonCommand {
     /// Ask the guest to give up this much memory in all: 256, 256M, 1G; 0 gives all back
     Set {
         /// Size of the balloon
-        #[arg(value_name = "MIB", value_parser = size::size)]
+        #[arg(value_name = "MIB", value_parser = size::size, allow_negative_numbers = true)]
         amount: Mib,
         /// Wait until the guest has done so
         #[arg(long)]

@@ -365,7 +365,7 @@ impl Vcpu {
 pub(crate) fn describe_internal_error(suberror: u32) -> String {
     let what = match suberror {
         1 => {
-            "KVM cannot emulate an instruction of the guest; this KVM is not backed by hardware (try `aerostat check`)"
+            "KVM met an instruction of the guest that it cannot emulate, as KVM without hardware behind it does"
         }
         2 => "KVM met an exception while it delivered one",
         3 => "KVM could not deliver an event to the guest",

@@ -17,13 +17,13 @@ pub enum ConfigError {
     #[error("vcpu_count is {0}, but must be 1 to {MAX_VCPUS}.")]
     VcpuCount(u32),
     /// Too little memory, zero included.
-    #[error("mem_size_mib is {}, but a guest needs at least {}.", .0.0, MIN_MEMORY.0)]
+    #[error("The guest's memory (mem_size_mib) is {0}, but a guest needs at least {MIN_MEMORY}.")]
     MemoryTooSmall(Mib),
     /// More than the address space.
-    #[error("mem_size_mib is {}, but guest addresses end at {}.", .0.0, MAX_MEMORY.0)]
+    #[error("The guest's memory (mem_size_mib) is {0}, but guest addresses end at {MAX_MEMORY}.")]
     MemoryTooLarge(Mib),
     /// Not a whole number of 2 MiB blocks.
-    #[error("mem_size_mib is {}, but must be even, since guest memory comes in blocks of 2 MiB.", .0.0)]
+    #[error("The guest's memory (mem_size_mib) is {0}, but must be even: it comes in blocks of 2 MiB.")]
     MemoryOdd(Mib),
     /// An option that we do not have.
     #[error("{field} is set to {value}, which Aerostat does not offer: leave it out.")]

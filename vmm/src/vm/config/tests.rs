@@ -54,12 +54,15 @@ fn each_mistake_has_its_sentence() {
     let cases = [
         (machine(0, 128), "vcpu_count is 0, but must be 1 to 32."),
         (machine(33, 128), "vcpu_count is 33, but must be 1 to 32."),
-        (machine(1, 0), "mem_size_mib is 0, but a guest needs at least 64."),
+        (machine(1, 0), "The guest's memory (mem_size_mib) is 0 MiB, but a guest needs at least 64 MiB."),
         (
             machine(1, 129),
-            "mem_size_mib is 129, but must be even, since guest memory comes in blocks of 2 MiB.",
+            "The guest's memory (mem_size_mib) is 129 MiB, but must be even: it comes in blocks of 2 MiB.",
         ),
-        (machine(1, 1 << 60), "mem_size_mib is 1152921504606846976, but guest addresses end at 67108864."),
+        (
+            machine(1, 1 << 60),
+            "The guest's memory (mem_size_mib) is 1152921504606846976 MiB, but guest addresses end at 67108864 MiB.",
+        ),
         (
             machine_with("smt", json!(true)),
             "smt is set to true, which Aerostat does not offer: leave it out.",

@@ -124,7 +124,7 @@ fn the_root_device_is_vda_whenever_it_comes() {
     }
     let ids: Vec<&str> = config.drives.iter().map(|drive| drive.drive_id.as_str()).collect();
     assert_eq!(ids, ["root", "data", "more"]);
-    assert!(config.kernel_command_line().ends_with(" panic=-1 root=/dev/vda rw"));
+    assert_eq!(config.kernel_command_line(), format!("{DEFAULT_BOOT_ARGS} root=/dev/vda rw"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP end the process cleanly, through the [`ExitSlot`].
+//! SIGINT, SIGTERM, SIGQUIT and SIGHUP end the process cleanly, through the [`ExitSlot`].
 //!
 //! They are blocked in the main thread before any other starts, so that all inherit it, and one
 //! thread waits for them: no handler, hence nothing that a handler may not do.
@@ -11,7 +11,7 @@ use vmm_sys_util::signal::{block_signal, create_sigset};
 
 use crate::vm::exit::{Exit, ExitSlot};
 
-const ENDING: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP];
 /// Stack of the thread in bytes.
 const STACK: usize = 64 << 10;
 

@@ -1,12 +1,13 @@
 //! Raw mode for the terminal on standard input, given back on every way out.
 //!
 //! The guest's console wants every key. What the terminal was before is kept once for the process,
-//! and [`restore`] gives it back: when the guard is dropped, on a panic, and from wherever the process
-//! leaves in another way. It may be called at any time, any number of times, even in a signal handler.
+//! and [`restore`] gives it back: when the guard is dropped, on a panic, and when a signal that means a
+//! crash ends the process. (Signals that ask for the end lead to the first of these.)
+#![allow(unsafe_code, reason = "signal handlers are not in std")]
 
-use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::{io, mem, ptr};
 
 use rustix::termios::{InputModes, LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
@@ -47,6 +48,7 @@ impl RawMode {
                 restore();
                 before(info);
             }));
+            restore_on_crash();
         });
         RAW.store(true, Ordering::SeqCst);
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
@@ -68,5 +70,47 @@ pub fn restore() {
     {
         // Nothing can be done if the terminal is gone.
         let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, original);
+    }
+}
+
+/// Signals by which a process ends itself when it can no longer trust itself.
+const CRASHES: [libc::c_int; 6] =
+    [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
+/// What these signals did before, in the order of [`CRASHES`].
+static BEFORE: OnceLock<[libc::sigaction; CRASHES.len()]> = OnceLock::new();
+
+/// Makes each of [`CRASHES`] give the terminal back and then do what it did before.
+fn restore_on_crash() {
+    // SAFETY: a `sigaction` of zeros is the default action with an empty mask; it has no invalid values.
+    let mut before: [libc::sigaction; CRASHES.len()] = unsafe { mem::zeroed() };
+    for (signal, action) in CRASHES.iter().zip(&mut before) {
+        // SAFETY: the null pointer asks for no change; `action` is live and of the right type.
+        unsafe { libc::sigaction(*signal, ptr::null(), action) };
+    }
+    if BEFORE.set(before).is_err() {
+        return;
+    }
+    for signal in CRASHES {
+        // SAFETY: as above.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        action.sa_sigaction = crashed as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        // On the alternate stack where a thread has one: the crash may be a stack that is full.
+        action.sa_flags = libc::SA_ONSTACK;
+        // SAFETY: `action` is live; the handler calls only what may be called in a handler.
+        unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+    }
+}
+
+/// The handler. When it returns, a fault happens again, and meets what was there before.
+extern "C" fn crashed(signal: libc::c_int) {
+    restore();
+    let Some(index) = CRASHES.iter().position(|crash| *crash == signal) else { return };
+    if let Some(before) = BEFORE.get().and_then(|before| before.get(index)) {
+        // SAFETY: `before` is what the system said of this signal; sigaction and raise may be called in
+        // a handler. The signal is blocked while its handler runs, so that it comes after the return.
+        unsafe {
+            libc::sigaction(signal, before, ptr::null_mut());
+            libc::raise(signal);
+        }
     }
 }

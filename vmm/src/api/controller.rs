@@ -191,6 +191,8 @@ impl Controller {
         self.config.require_boot_source()?;
         self.config.check_files()?;
         self.vm = Some(self.launcher.launch(&self.id, &self.config, &self.exit)?);
+        let machine = &self.config.machine_config;
+        tracing::info!(version = VERSION, cpus = machine.vcpu_count, memory = %machine.mem_size_mib, "The guest runs");
         Ok(())
     }
 
@@ -201,6 +203,7 @@ impl Controller {
             WantedState::Paused => vm.pause()?,
             WantedState::Resumed => vm.resume()?,
         }
+        tracing::info!(?state, "The guest was told");
         Ok(())
     }
 

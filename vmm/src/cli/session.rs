@@ -65,6 +65,7 @@ impl Session<'_> {
             .context("The API cannot be served")?;
         let reason = wait(&exit, &controller);
         drop(server);
+        tracing::info!("The end: {reason}");
         warn(lock(&controller).shut_down());
         Ok(output::ended(&reason, self.json))
     }

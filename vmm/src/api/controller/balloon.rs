@@ -29,6 +29,7 @@ impl Controller {
         }
         vm.set_balloon(amount)?;
         balloon.amount_mib = amount;
+        tracing::info!(%amount, "The balloon has a new target");
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fs::OpenOptions,
+    io,
     os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::PathBuf,
 };
@@ -129,7 +130,12 @@ impl Drive {
             .write(!self.is_read_only)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
-            .map_err(failed)?;
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !self.is_read_only => {
+                    ConfigError::NotWritable(path.clone(), source)
+                }
+                _ => failed(source),
+            })?;
         Ok(())
     }
 }

@@ -74,6 +74,9 @@ pub enum ConfigError {
         /// Why not.
         source: io::Error,
     },
+    /// A disk that may only be read.
+    #[error("The disk {} may not be written: attach it read-only or change its permissions", .0.display())]
+    NotWritable(PathBuf, #[source] io::Error),
     /// A directory, a socket, … where a file is needed.
     #[error("The {what} {} is not a {wanted}.", path.display())]
     NotAFile {

@@ -36,26 +36,40 @@ pub struct LoggerConfig {
 
 /// How serious a line of the log is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
 pub enum LogLevel {
     /// Nothing is logged.
-    #[serde(alias = "off", alias = "OFF")]
     Off,
     /// Something failed.
-    #[serde(alias = "error", alias = "ERROR")]
     Error,
     /// Something is odd.
-    #[serde(alias = "warning", alias = "WARNING", alias = "Warn", alias = "warn", alias = "WARN")]
     Warning,
     /// Something happened.
     #[default]
-    #[serde(alias = "info", alias = "INFO")]
     Info,
     /// For whoever looks for a fault.
-    #[serde(alias = "debug", alias = "DEBUG")]
     Debug,
     /// Everything.
-    #[serde(alias = "trace", alias = "TRACE")]
     Trace,
+}
+
+impl TryFrom<String> for LogLevel {
+    type Error = String;
+
+    /// By name, in capitals or not, as clients write them.
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.to_ascii_lowercase().as_str() {
+            "off" => Ok(Self::Off),
+            "error" => Ok(Self::Error),
+            "warning" | "warn" => Ok(Self::Warning),
+            "info" => Ok(Self::Info),
+            "debug" => Ok(Self::Debug),
+            "trace" => Ok(Self::Trace),
+            _ => Err(format!(
+                "unknown level `{name}`, expected one of `Off`, `Error`, `Warning`, `Info`, `Debug`, `Trace`"
+            )),
+        }
+    }
 }
 
 /// Where metrics go.

@@ -97,10 +97,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "PATH", required_unless_present = "config_file")]
     pub(super) kernel: Option<PathBuf>,
     /// Initial RAM disk
-    #[arg(long, value_name = "PATH", requires = "kernel")]
+    #[arg(long, value_name = "PATH")]
     pub(super) initrd: Option<PathBuf>,
     /// Kernel command line [default: console=ttyS0 reboot=k panic=-1 pci=off]
-    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub(super) append: Option<String>,
     /// Raw disk image or block device; ",ro" makes it read-only; may be repeated. Without an initrd
     /// and without root= in --append, the first is the root device
@@ -118,7 +118,7 @@ pub(super) struct RunArgs {
     /// Let the guest take memory back when it would otherwise kill a process
     #[arg(long)]
     pub(super) balloon_deflate_on_oom: bool,
-    /// Ask the guest for statistics this often; 0: never
+    /// Ask the guest for statistics this often; 0: never [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = size::seconds, allow_hyphen_values = true)]
     pub(super) balloon_stats: Option<u16>,
     /// Let the guest report free pages by itself

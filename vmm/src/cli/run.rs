@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, path::PathBuf, str::FromStr, sync::Arc};
 
+use anyhow::bail;
+
 use super::{Outcome, args::RunArgs, serve, session::Session};
 use crate::{
     api::control::Launcher,
@@ -41,13 +43,7 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
         Some(path) => serve::read_config(path)?,
         None => defaults(),
     };
-    if let Some(kernel) = &args.kernel {
-        config.boot_source = Some(BootSource {
-            kernel_image_path: kernel.clone(),
-            initrd_path: args.initrd.clone(),
-            boot_args: args.append.clone(),
-        });
-    }
+    boot(&mut config, args)?;
     let machine = &mut config.machine_config;
     machine.mem_size_mib = args.memory.unwrap_or(machine.mem_size_mib);
     machine.vcpu_count = args.cpus.unwrap_or(machine.vcpu_count);
@@ -59,6 +55,24 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     Ok(config)
 }
 
+/// What the file says of the boot, changed by the flags that are given.
+fn boot(config: &mut VmConfig, args: &RunArgs) -> anyhow::Result<()> {
+    let kernel = args.kernel.clone();
+    match (&mut config.boot_source, kernel) {
+        (Some(boot), kernel) => {
+            boot.kernel_image_path = kernel.unwrap_or(std::mem::take(&mut boot.kernel_image_path));
+            boot.initrd_path = args.initrd.clone().or(boot.initrd_path.take());
+            boot.boot_args = args.append.clone().or(boot.boot_args.take());
+        }
+        (none, Some(kernel_image_path)) => {
+            let (initrd_path, boot_args) = (args.initrd.clone(), args.append.clone());
+            *none = Some(BootSource { kernel_image_path, initrd_path, boot_args });
+        }
+        (None, None) => bail!("The configuration file names no kernel: name one with --kernel."),
+    }
+    Ok(())
+}
+
 fn defaults() -> VmConfig {
     let mut config = VmConfig::default();
     config.machine_config.mem_size_mib = DEFAULT_MEMORY;
@@ -66,11 +80,11 @@ fn defaults() -> VmConfig {
     config
 }
 
-/// An empty balloon. Guests of `run` have at least that, so that one can be set later.
+/// An empty balloon. Guests of `run` have at least that, so that one can be set and looked at later.
 const NO_BALLOON: BalloonConfig = BalloonConfig {
     amount_mib: Mib(0),
     deflate_on_oom: false,
-    stats_polling_interval_s: 0,
+    stats_polling_interval_s: 5,
     free_page_hinting: false,
     free_page_reporting: false,
 };

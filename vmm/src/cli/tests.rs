@@ -64,7 +64,7 @@ fn the_first_disk_is_the_root_only_if_nothing_else_can_be() {
 fn flags_change_what_a_file_says() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("vm.json");
-    let file = json!({"boot-source": {"kernel_image_path": "/k"},
+    let file = json!({"boot-source": {"kernel_image_path": "/k", "initrd_path": "/i"},
         "machine-config": {"vcpu_count": 4, "mem_size_mib": 256}});
     std::fs::write(&path, file.to_string()).expect("written");
     let config = configured(&format!("--config-file {} --memory 2G", path.display()));
@@ -72,6 +72,11 @@ fn flags_change_what_a_file_says() {
     assert_eq!(config["machine-config"]["vcpu_count"], 4);
     assert_eq!(config["machine-config"]["mem_size_mib"], 2048);
     assert_eq!(config.get("balloon"), None);
+    let config = configured(&format!("--config-file {} --kernel /other --append quiet", path.display()));
+    assert_eq!(
+        config["boot-source"],
+        json!({"kernel_image_path": "/other", "initrd_path": "/i", "boot_args": "quiet"})
+    );
 }
 
 #[test]

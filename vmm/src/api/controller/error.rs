@@ -22,11 +22,11 @@ pub enum ControlError {
     #[error(transparent)]
     Action(#[from] ActionError),
     /// There is no balloon.
-    #[error("The guest has no balloon: give it one with PUT /balloon before it starts.")]
+    #[error("The guest has no balloon: give it one with PUT /balloon (or --balloon) before it starts.")]
     NoBalloon,
     /// The balloon was started without statistics.
     #[error(
-        "Statistics of the balloon are off: set stats_polling_interval_s with PUT /balloon before the guest starts."
+        "Statistics of the balloon are off: set stats_polling_interval_s (--balloon-stats) before the guest starts."
     )]
     StatsOff,
     /// Statistics cannot be turned on while the guest runs.
@@ -40,7 +40,7 @@ pub enum ControlError {
     )]
     StatsStayOn,
     /// The balloon was started without hinting.
-    #[error("Free page hinting is off: set free_page_hinting with PUT /balloon before the guest starts.")]
+    #[error("Free page hinting is off: set free_page_hinting (--balloon-hinting) before the guest starts.")]
     HintingOff,
     /// The metrics file cannot be written.
     #[error("Metrics cannot be written")]

@@ -93,7 +93,7 @@ pub(super) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// Kernel: a bzImage, or an ELF with a PVH note
+    /// Kernel: a bzImage, or an ELF with a PVH note. Required unless --config-file names one
     #[arg(long, value_name = "PATH", required_unless_present = "config_file")]
     pub(super) kernel: Option<PathBuf>,
     /// Initial RAM disk

@@ -31,6 +31,9 @@ fn set(amount: Mib, wait: bool, target: &Target) -> Outcome {
     client.patch("/balloon", &BalloonUpdate { amount_mib: amount })?;
     let progress = if wait { wait::wait(&client, amount)? } else { progress(&client)? };
     output::answer(target.json, &progress, |progress| match progress {
+        Some(now) if now.actual_mib == now.target_mib && now.actual_mib == Mib(0) => {
+            "The guest has all of its memory, as asked.\n".to_owned()
+        }
         Some(now) if now.actual_mib == now.target_mib => {
             format!("The guest has given up {}, as asked.\n", now.actual_mib)
         }
@@ -82,7 +85,7 @@ fn told(stats: &BalloonStats) -> String {
     let guest = &stats.guest;
     let mib = |bytes: u64| format!("{} MiB", table::grouped(bytes >> 20));
     let memory = [
-        ("guest's memory", guest.total_memory),
+        ("left to the guest", guest.total_memory),
         ("free", guest.free_memory),
         ("available", guest.available_memory),
         ("disk caches", guest.disk_caches),

@@ -96,7 +96,7 @@ fn human(report: &MemoryReport) -> String {
             "stash",
             counts(&[
                 (stash.hits, "blocks ready in time"),
-                (stash.misses, "not"),
+                (stash.misses, "too late"),
                 (stash.blocks, "ready now"),
                 (stash.max_blocks, "at most"),
             ]),
@@ -172,9 +172,14 @@ fn resident(resident: u64, huge: u64) -> String {
     }
 }
 
+/// The counters that are not 0: most that are stand for something that is wrong.
 fn counts(counts: &[(u64, &str)]) -> String {
-    let counts: Vec<_> = counts.iter().map(|(count, name)| format!("{} {name}", grouped(*count))).collect();
-    counts.join(", ")
+    let counts: Vec<_> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{} {name}", grouped(*count)))
+        .collect();
+    if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
 }
 
 fn bytes(bytes: u64) -> f64 {
@@ -228,7 +233,7 @@ mod tests {
             "  holes            1,536 frames      6 MiB  given up in blocks that are still huge"
         );
         assert_eq!(lines[7], "Arena    528 MiB, of which nothing resident");
-        assert!(text.contains("\n  faults    1,140 in all, 114 huge, "), "{text}");
-        assert!(text.contains("2 inflated twice"), "{text}");
+        assert!(text.contains("\n  faults    1,140 in all, 114 huge\n"), "{text}");
+        assert!(text.ends_with("\n  refusals  2 inflated twice\n"), "{text}");
     }
 }

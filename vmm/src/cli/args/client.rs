@@ -28,10 +28,10 @@ pub(in crate::cli) struct BalloonArgs {
 pub(in crate::cli) enum BalloonCommand {
     /// Ask the guest to give up this much memory in all: 256, 256M, 1G; 0 gives all back
     Set {
-        /// Size of the balloon
+        /// Size of the balloon: a number of MiB, or 256M, 1G
         #[arg(value_name = "MIB", value_parser = size::size, allow_negative_numbers = true)]
         amount: Mib,
-        /// Wait until the guest has done so
+        /// Wait until the guest has done so; an error once it gets no further for 10 seconds
         #[arg(long)]
         wait: bool,
         #[command(flatten)]

@@ -10,11 +10,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::progress;
 use crate::{
-    api::{client::Client, types::BalloonProgress},
+    api::{
+        client::{Client, ClientError},
+        types::BalloonProgress,
+    },
     vm::config::Mib,
 };
 
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(100);
 /// A guest that gives up nothing for this long will not.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,8 +40,16 @@ pub(super) fn wait(client: &Client, amount: Mib) -> anyhow::Result<Option<Balloo
             );
         }
         thread::sleep(POLL);
-        match progress(client)? {
+        let now = match progress(client) {
+            Err(ClientError::NotThere(_) | ClientError::NoAnswer(_)) => {
+                bar.abandon();
+                bail!("The guest ended before it had given up {amount}.")
+            }
+            now => now?,
+        };
+        match now {
             Some(now) if now.target_mib != amount => {
+                bar.abandon();
                 bail!("Somebody else set the balloon to {} meanwhile.", now.target_mib)
             }
             Some(now) if now.actual_mib != seen.actual_mib => {

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ConfigError;
+use crate::arch::layout::MAX_MMIO_DEVICES;
+
+/// Most drives of a guest: each has a virtio-mmio slot, as have the balloon and the rng.
+pub const MAX_DRIVES: usize = MAX_MMIO_DEVICES as usize - 2;
 
 /// One disk of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -141,6 +145,9 @@ impl Drive {
 }
 
 pub(super) fn validate_all(drives: &[Drive]) -> Result<(), ConfigError> {
+    if drives.len() > MAX_DRIVES {
+        return Err(ConfigError::TooManyDrives(drives.len()));
+    }
     let mut seen = HashSet::new();
     let mut root: Option<&Drive> = None;
     for drive in drives {

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, Mib};
+use super::{MAX_DRIVES, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, Mib};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,9 @@ pub enum ConfigError {
         /// Id from its body.
         body: String,
     },
+    /// More drives than there are interrupt lines.
+    #[error("There are {0} drives, but a guest has at most {MAX_DRIVES}.")]
+    TooManyDrives(usize),
     /// More than one root device.
     #[error("Both \"{0}\" and \"{1}\" are root devices: a guest has only one.")]
     TwoRoots(String, String),

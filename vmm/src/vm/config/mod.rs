@@ -21,7 +21,7 @@ mod units;
 
 pub use balloon::BalloonConfig;
 pub use boot::{BootSource, DEFAULT_BOOT_ARGS};
-pub use drive::{CacheType, Drive, IoEngine, RateLimiter, TokenBucket};
+pub use drive::{CacheType, Drive, IoEngine, MAX_DRIVES, RateLimiter, TokenBucket};
 pub use error::ConfigError;
 pub use machine::{HugePages, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MachineConfig};
 pub use output::{LogLevel, LoggerConfig, MetricsConfig, SerialConfig, open_output};

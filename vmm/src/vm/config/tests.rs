@@ -153,3 +153,15 @@ fn files_are_looked_at_when_they_are_set() {
     disk.path_on_host = file;
     disk.check_file().expect("a file is there");
 }
+
+#[test]
+fn there_are_as_many_drives_as_slots() {
+    let mut config = VmConfig::default();
+    for number in 0..MAX_DRIVES {
+        config.set_drive(serde_json::from_value(drive(&format!("d{number}"), false)).expect("drive"));
+    }
+    config.validate().expect("as many as there may be");
+    config.set_drive(serde_json::from_value(drive("more", false)).expect("drive"));
+    let error = config.validate().expect_err("one too many").to_string();
+    assert!(error.starts_with(&format!("There are {} drives", MAX_DRIVES + 1)), "{error}");
+}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fewer than MAX open ─▶ accepted; may be silent for as long as they like
-//! MAX open            ─▶ the next waits; one that is silent for PATIENCE is closed to let it in
+//! MAX open            ─▶ the next waits; one that is silent too long is closed to let it in
 //! ```
 
 use std::{
@@ -24,8 +24,10 @@ use tokio::{
 
 /// Connections at a time.
 pub(super) const MAX: usize = 64;
-/// How long a client may say nothing while others wait for a connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client that has its answers may say nothing while others wait for a connection.
+const IDLE: Duration = Duration::from_secs(1);
+/// The same for one whose request is not whole or not yet answered.
+const BUSY: Duration = Duration::from_secs(30);
 
 /// Accepts as many connections as there may be.
 pub(super) struct Bounded {
@@ -49,7 +51,7 @@ impl Listener for Bounded {
         let (stream, address) = Listener::accept(&mut self.listener).await;
         // Nobody closes the semaphore; without a place the connection would merely not be counted.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let silence = Box::pin(tokio::time::sleep(PATIENCE));
+        let silence = Box::pin(tokio::time::sleep(IDLE));
         (Connection { stream, silence, places: Arc::clone(&self.places), _place: place }, address)
     }
 
@@ -66,6 +68,13 @@ pub(super) struct Connection {
     _place: Option<OwnedSemaphorePermit>,
 }
 
+impl Connection {
+    /// Starts to count the silence anew.
+    fn allow(&mut self, silence: Duration) {
+        self.silence.as_mut().reset(Instant::now() + silence);
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -73,7 +82,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) {
-            self.silence.as_mut().reset(Instant::now() + PATIENCE);
+            self.allow(BUSY);
             return Poll::Ready(read);
         }
         while self.silence.as_mut().poll(context).is_ready() {
@@ -81,7 +90,7 @@ impl AsyncRead for Connection {
                 // To the server this is a client that has closed the connection.
                 return Poll::Ready(Ok(()));
             }
-            self.silence.as_mut().reset(Instant::now() + PATIENCE);
+            self.allow(IDLE);
         }
         Poll::Pending
     }
@@ -93,6 +102,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.allow(IDLE);
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -101,6 +111,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.allow(IDLE);
         Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 

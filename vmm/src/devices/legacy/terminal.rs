@@ -76,41 +76,22 @@ pub fn restore() {
 /// Signals by which a process ends itself when it can no longer trust itself.
 const CRASHES: [libc::c_int; 6] =
     [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
-/// What these signals did before, in the order of [`CRASHES`].
-static BEFORE: OnceLock<[libc::sigaction; CRASHES.len()]> = OnceLock::new();
-
-/// Makes each of [`CRASHES`] give the terminal back and then do what it did before.
+/// Makes each of [`CRASHES`] give the terminal back before it ends the process.
 fn restore_on_crash() {
-    // SAFETY: a `sigaction` of zeros is the default action with an empty mask; it has no invalid values.
-    let mut before: [libc::sigaction; CRASHES.len()] = unsafe { mem::zeroed() };
-    for (signal, action) in CRASHES.iter().zip(&mut before) {
-        // SAFETY: the null pointer asks for no change; `action` is live and of the right type.
-        unsafe { libc::sigaction(*signal, ptr::null(), action) };
-    }
-    if BEFORE.set(before).is_err() {
-        return;
-    }
     for signal in CRASHES {
-        // SAFETY: as above.
+        // SAFETY: a `sigaction` of zeros is the default action with an empty mask; it has no invalid values.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = crashed as extern "C" fn(libc::c_int) as libc::sighandler_t;
         // On the alternate stack where a thread has one: the crash may be a stack that is full.
-        action.sa_flags = libc::SA_ONSTACK;
+        action.sa_flags = libc::SA_ONSTACK | libc::SA_RESETHAND;
         // SAFETY: `action` is live; the handler calls only what may be called in a handler.
         unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
     }
 }
 
-/// The handler. When it returns, a fault happens again, and meets what was there before.
+/// The handler. The signal's action is the default one by now, and comes as soon as this returns.
 extern "C" fn crashed(signal: libc::c_int) {
     restore();
-    let Some(index) = CRASHES.iter().position(|crash| *crash == signal) else { return };
-    if let Some(before) = BEFORE.get().and_then(|before| before.get(index)) {
-        // SAFETY: `before` is what the system said of this signal; sigaction and raise may be called in
-        // a handler. The signal is blocked while its handler runs, so that it comes after the return.
-        unsafe {
-            libc::sigaction(signal, before, ptr::null_mut());
-            libc::raise(signal);
-        }
-    }
+    // SAFETY: raise may be called in a handler.
+    unsafe { libc::raise(signal) };
 }

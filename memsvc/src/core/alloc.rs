@@ -68,13 +68,10 @@ pub enum FreeError {
 pub enum Freed {
     /// The frame is free in a block of which others are in use; it must carry the poison word.
     Frame,
-    /// The whole block is free now; nothing may stay behind it. `broken` says that it was handed
-    /// out frame by frame, so that its home slots have a page table.
+    /// The whole block is free now; nothing may stay behind it.
     Block {
         /// Which.
         block: BlockId,
-        /// Handed out frame by frame.
-        broken: bool,
     },
 }
 
@@ -194,25 +191,21 @@ impl FrameAllocator {
         self.table.set_all(head, order, PageType::Buddy);
         let block = head.block();
         let state = &mut self.blocks[block.0 as usize];
-        let broken = match state {
-            BlockState::Broken(broken) => {
-                let was_full = broken.free.is_empty();
-                broken.free.insert(head.index());
-                broken.poisoned.insert(head.index());
-                if broken.free.len() < FRAMES_PER_BLOCK {
-                    if was_full {
-                        self.partial.push(block);
-                    }
-                    return Ok(Freed::Frame);
+        if let BlockState::Broken(broken) = state {
+            let was_full = broken.free.is_empty();
+            broken.free.insert(head.index());
+            broken.poisoned.insert(head.index());
+            if broken.free.len() < FRAMES_PER_BLOCK {
+                if was_full {
+                    self.partial.push(block);
                 }
-                self.partial.retain(|&other| other != block);
-                true
+                return Ok(Freed::Frame);
             }
-            _ => false,
-        };
+            self.partial.retain(|&other| other != block);
+        }
         *state = BlockState::Free;
         self.free_blocks.push(block);
-        Ok(Freed::Block { block, broken })
+        Ok(Freed::Block { block })
     }
 
     fn check(&self, frame: FrameId, order: Order) -> Result<(), FreeError> {
@@ -337,7 +330,7 @@ mod tests {
         for frame in &frames[1..] {
             assert_eq!(alloc.free(*frame, Order::FRAME), Ok(Freed::Frame));
         }
-        let block = Freed::Block { block: BlockId(0), broken: true };
+        let block = Freed::Block { block: BlockId(0) };
         assert_eq!(alloc.free(frames[0], Order::FRAME), Ok(block));
         assert!(alloc.alloc(Request { order: Order::BLOCK, page_type: PageType::Guest }).is_ok());
     }

@@ -14,11 +14,10 @@ impl GuestSpace {
             let guest_block = frame.block();
             let done = match &state.blocks[guest_block.0 as usize] {
                 BlockState::Absent => Ok(()),
-                BlockState::Huge(_) if last => self.take_block(&mut state, guest_block),
-                BlockState::Huge(block) => {
-                    let frame = block.frame(frame.index());
-                    state.alloc.retag(frame, PageType::Balloon);
-                    Ok(())
+                &BlockState::Huge(block) => {
+                    // First the tag: if the kernel does not take the block, it agrees with the ledger.
+                    state.alloc.retag(block.frame(frame.index()), PageType::Balloon);
+                    if last { self.take_block(&mut state, guest_block) } else { Ok(()) }
                 }
                 BlockState::Split(_) => self.take_frame_home(&mut state, frame),
             };

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Instant;
 
+use super::free::Slots;
 use super::stash::Made;
 use super::{BlockState, GuestSpace, SplitBlock, State};
 use crate::core::alloc::Request;
@@ -51,8 +52,12 @@ impl GuestSpace {
             }
             drop(state);
             waited = true;
-            if let Made::NoHugePage = self.make_zeroed_block()? {
+            if let Made::NoHugePage(block) = self.make_zeroed_block() {
                 let mut state = self.lock();
+                if let Some(block) = block {
+                    // Its first frame goes to this fault.
+                    state.alloc.break_up(block).map_err(io::Error::other)?;
+                }
                 let entry = &mut state.blocks[frame.block().0 as usize];
                 if let BlockState::Absent = entry {
                     *entry = BlockState::Split(Box::new(SplitBlock([None; FRAMES_PER_BLOCK])));
@@ -71,7 +76,9 @@ impl GuestSpace {
         let guest_block = frame.block();
         let to = self.mapping.base() + guest_block.offset();
         if let Err(error) = self.uffd.move_pages(to, self.arena.block_address(block), BLOCK_SIZE) {
-            self.free_whole(state, block)?;
+            // A move may have gone half the way. The block is absent, so nothing may stay there.
+            self.mapping.discard(guest_block.offset(), BLOCK_SIZE)?;
+            self.free_block(state, block, Slots::PageTable);
             return Err(error);
         }
         let holes = *state.ledger.block(guest_block);
@@ -91,7 +98,7 @@ impl GuestSpace {
         let request = Request { order: Order::FRAME, page_type: PageType::Guest };
         let got = match state.alloc.alloc(request) {
             Ok(got) => got,
-            Err(_) if self.release_stash(state)? > 0 => {
+            Err(_) if self.release_stash(state) > 0 => {
                 state.alloc.alloc(request).map_err(io::Error::other)?
             }
             Err(error) => return Err(io::Error::other(error)),
@@ -101,7 +108,7 @@ impl GuestSpace {
         }
         let from = self.arena.frame_address(got.head);
         if let Err(error) = self.uffd.move_pages(self.address(frame), from, FRAME_SIZE) {
-            self.free_frame(state, got.head)?;
+            self.free(state, got.head, Order::FRAME, Slots::PageTable);
             return Err(error);
         }
         if let BlockState::Split(split) = &mut state.blocks[frame.block().0 as usize] {

@@ -6,6 +6,17 @@ use super::{BlockState, GuestSpace, State};
 use crate::core::alloc::Freed;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId, GuestBlock, GuestFrame, Order};
 
+/// What is behind the home slots of a block that becomes free.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Slots {
+    /// Nothing: it was moved out whole.
+    Empty,
+    /// A whole block.
+    Filled,
+    /// Maybe frames, but a page table for sure, which must go too or the next touch is not huge.
+    PageTable,
+}
+
 impl GuestSpace {
     /// A huge block of which nothing is live goes back to the kernel, whole, at once.
     pub(super) fn take_block(&self, state: &mut State, guest_block: GuestBlock) -> io::Result<()> {
@@ -15,9 +26,8 @@ impl GuestSpace {
         self.mapping.discard(guest_block.offset(), BLOCK_SIZE)?;
         state.blocks[guest_block.0 as usize] = BlockState::Absent;
         state.absent += 1;
-        // Nothing is left in the home slots: they were emptied when the block was moved in.
-        state.alloc.free(block.frame(0), Order::BLOCK).map_err(io::Error::other)?;
-        self.moves.blocks_returned.add(1);
+        // Nothing is left in the home slots, as they were emptied when the block was moved in.
+        self.free_block(state, block, Slots::Empty);
         Ok(())
     }
 
@@ -38,33 +48,38 @@ impl GuestSpace {
         }
         split.0[frame.index()] = None;
         self.moves.frames_home.add(1);
-        self.free_frame(state, home)
+        self.free(state, home, Order::FRAME, Slots::PageTable);
+        Ok(())
     }
 
-    pub(super) fn free_frame(&self, state: &mut State, frame: FrameId) -> io::Result<()> {
-        match state.alloc.free(frame, Order::FRAME).map_err(io::Error::other)? {
-            Freed::Frame => self.arena.poison_frame(frame),
-            Freed::Block { block, broken } => self.return_block(block, broken)?,
+    /// Frees what the allocator handed out, and gives the whole block back to the kernel if it is
+    /// free now. A refusal is a bug of ours: said, and the frames are lost rather than given twice.
+    pub(super) fn free(&self, state: &mut State, head: FrameId, order: Order, slots: Slots) {
+        match state.alloc.free(head, order) {
+            Ok(Freed::Frame) => self.arena.poison_frame(head),
+            Ok(Freed::Block { block }) => {
+                match slots {
+                    Slots::Empty => {}
+                    Slots::Filled => self.arena.discard(block),
+                    Slots::PageTable => self.arena.renew(block, &self.uffd),
+                }
+                self.moves.blocks_returned.add(1);
+            }
+            Err(error) => tracing::error!(%error, "a bug: frames could not be freed"),
         }
-        Ok(())
     }
 
-    pub(super) fn free_whole(&self, state: &mut State, block: BlockId) -> io::Result<()> {
-        state.alloc.free(block.frame(0), Order::BLOCK).map_err(io::Error::other)?;
-        self.return_block(block, false)
+    /// Frees a block that is handed out whole.
+    pub(super) fn free_block(&self, state: &mut State, block: BlockId, slots: Slots) {
+        self.free(state, block.frame(0), Order::BLOCK, slots);
     }
 
-    fn return_block(&self, block: BlockId, broken: bool) -> io::Result<()> {
-        self.arena.release(block, broken, &self.uffd)?;
-        self.moves.blocks_returned.add(1);
-        Ok(())
-    }
-
-    pub(super) fn release_stash(&self, state: &mut State) -> io::Result<usize> {
+    /// Empties the stash; says how many blocks there were.
+    pub(super) fn release_stash(&self, state: &mut State) -> usize {
         let blocks = std::mem::take(&mut state.stash);
         for &block in &blocks {
-            self.free_whole(state, block)?;
+            self.free_block(state, block, Slots::Filled);
         }
-        Ok(blocks.len())
+        blocks.len()
     }
 }

@@ -31,10 +31,10 @@ impl GuestSpace {
                 ballooned_frames: state.ledger.frames(),
             },
             arena: ArenaStats {
-                blocks: table.len() / FRAMES_PER_BLOCK as u64,
+                blocks: table.frames() / FRAMES_PER_BLOCK as u64,
                 free_blocks: state.alloc.free_blocks() as u64,
                 broken_blocks: state.alloc.broken_blocks() as u64,
-                frames: table.len(),
+                frames: table.frames(),
                 frames_by_type: FramesByType {
                     buddy: table.count(PageType::Buddy),
                     stash: table.count(PageType::Stash),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memsvc::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
-use memsvc::{Config, Gfn, MemoryService, RegionSpec};
+use memsvc::{Config, Gfn, MemoryService, MemoryStats, RegionSpec};
 use proptest::prelude::*;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -37,6 +37,13 @@ fn words(service: &MemoryService, page: u64) -> [&AtomicU64; 2] {
     unsafe {
         [AtomicU64::from_ptr(address as *mut _), AtomicU64::from_ptr((address + FRAME_SIZE - 8) as *mut _)]
     }
+}
+
+/// Statistics when nobody touches memory any more. A touch ends as soon as its page is there, and the
+/// fault handler may still be at work then: it has the lock, and the second look comes after it.
+fn quiet_stats(service: &MemoryService) -> MemoryStats {
+    service.ballooned_frames();
+    service.stats()
 }
 
 fn write(service: &MemoryService, page: u64, value: u64) {
@@ -203,6 +210,34 @@ fn a_host_that_had_no_huge_pages_for_a_while_costs_no_whole_block_for_good() {
     }
 }
 
+/// The kernel makes a page table for a touch for which it has no huge page, and a block moved there
+/// arrives in pieces: it has to be known as what it is.
+#[test]
+fn a_block_that_arrives_in_pieces_is_a_split_block() {
+    let service = service(64);
+    // Until the refiller is ahead, so that a whole block is ready when the host has none.
+    let mut block = 0;
+    while service.stats().stash.blocks < 2 {
+        assert!(block < 48, "the refiller never was ahead of the guest");
+        write(&service, block * FRAMES, 1);
+        block += 1;
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    set_huge_pages(false);
+    let given = gfn(&service, block * FRAMES + 9);
+    service.inflate(&[given]);
+    write(&service, block * FRAMES + 8, 2);
+    let stats = quiet_stats(&service);
+    assert_eq!(stats.guest.split_blocks, 1);
+    assert_eq!(stats.host.guest_huge_bytes, stats.guest.huge_blocks * BLOCK);
+    assert_eq!(stats.host.guest_resident_bytes, stats.arena.charged_frames * FRAME_SIZE as u64);
+    assert_eq!((stats.guest.holes, stats.arena.frames_by_type.balloon), (0, 0));
+    assert_eq!(read(&service, block * FRAMES + 8), 2);
+    service.report_free(0, 65 * BLOCK);
+    let stats = service.stats();
+    assert_eq!((stats.arena.broken_blocks, stats.host.guest_resident_bytes), (0, 0));
+}
+
 /// Writers that never stop check that no page is lost or another's while its neighbours in the same
 /// blocks are given up and taken back.
 #[test]
@@ -287,7 +322,7 @@ fn churn(seed: u64, steps: u64) {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    let stats = service.stats();
+    let stats = quiet_stats(&service);
     let by_type = &stats.arena.frames_by_type;
     assert_eq!(by_type.buddy + by_type.stash + by_type.guest + by_type.balloon, stats.arena.frames);
     assert_eq!(stats.host.guest_resident_bytes, stats.arena.charged_frames * FRAME_SIZE as u64);
@@ -318,6 +353,27 @@ fn guest_thread(service: &MemoryService, stop: &AtomicBool, thread: u64, mut dic
     for page in (0..CHURN_BLOCKS * FRAMES).filter(|&page| is_kept(page) && page % 2 == thread) {
         assert_eq!(read(service, page), kept[page as usize], "page {page} at the end");
     }
+}
+
+/// Huge pages come and go in the host: every path between whole, broken and split blocks.
+#[test]
+fn random_touches_and_a_random_balloon_lose_nothing_while_huge_pages_come_and_go() {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        scope.spawn(move || {
+            let mut on = false;
+            while !stop.load(Ordering::Relaxed) {
+                set_huge_pages(on);
+                on = !on;
+                std::thread::sleep(std::time::Duration::from_millis(3));
+            }
+        });
+        for seed in 1..6 {
+            churn(seed * 1000, 500);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 fn balloon_step(service: &MemoryService, dice: &mut Dice) {

@@ -182,6 +182,18 @@ impl FrameAllocator {
         Ok(())
     }
 
+    /// Makes a whole block one that is handed out frame by frame, with all frames still in use: what
+    /// became of a block that fell to pieces on its way.
+    ///
+    /// # Errors
+    /// [`FreeError`] when the block is not handed out whole.
+    pub fn split(&mut self, block: BlockId) -> Result<(), FreeError> {
+        self.check(block.frame(0), Order::BLOCK)?;
+        let broken = Broken { free: BlockBitmap::EMPTY, poisoned: BlockBitmap::EMPTY };
+        self.blocks[block.0 as usize] = BlockState::Broken(Box::new(broken));
+        Ok(())
+    }
+
     /// Takes back what [`Self::alloc`] handed out, of any tag, and uncharges it if its tag says so.
     ///
     /// # Errors
@@ -246,6 +258,7 @@ mod tests {
         Free(usize),
         FreeAnything(u32, Order),
         BreakUp(usize),
+        Split(usize),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -257,6 +270,7 @@ mod tests {
             1 => (0..BLOCKS * FRAMES_PER_BLOCK as u32, order)
                 .prop_map(|(frame, order)| Op::FreeAnything(frame, order)),
             1 => any::<usize>().prop_map(Op::BreakUp),
+            1 => any::<usize>().prop_map(Op::Split),
         ]
     }
 
@@ -307,7 +321,16 @@ mod tests {
                             live.remove(&head);
                         }
                     }
-                    Op::Free(_) | Op::BreakUp(_) => {}
+                    Op::Split(nth) if !live.is_empty() => {
+                        let (&head, &(order, tag)) = live.iter().nth(nth % live.len()).unwrap();
+                        let whole = order == Order::BLOCK;
+                        prop_assert_eq!(alloc.split(head.block()).is_ok(), whole);
+                        if whole {
+                            let frames = (0..FRAMES_PER_BLOCK).map(|index| head.block().frame(index));
+                            live.extend(frames.map(|frame| (frame, (Order::FRAME, tag))));
+                        }
+                    }
+                    Op::Free(_) | Op::BreakUp(_) | Op::Split(_) => {}
                 }
                 let total: u64 = PageType::ALL.iter().map(|&t| alloc.table().count(t)).sum();
                 prop_assert_eq!(total, alloc.table().frames());

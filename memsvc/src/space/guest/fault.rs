@@ -1,7 +1,7 @@
 //! Faults: memory for a page that somebody waits for.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::free::Slots;
 use super::stash::Made;
@@ -10,6 +10,9 @@ use crate::core::alloc::Request;
 use crate::core::page_type::PageType;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, GuestFrame, Order};
 use crate::space::uffd::Fault;
+
+/// How long a fault that could not be resolved waits before it is tried again.
+const RETRY: Duration = Duration::from_millis(10);
 
 impl GuestSpace {
     /// Puts memory behind the page that somebody waits for, and wakes them.
@@ -21,10 +24,13 @@ impl GuestSpace {
             return;
         }
         let frame = GuestFrame((offset / FRAME_SIZE) as u32);
-        let result = self.populate(frame);
-        if let Err(error) = result {
-            tracing::error!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
+        if let Err(error) = self.populate(frame) {
             self.faults.failed.add(1);
+            if self.faults.failed.get().is_power_of_two() {
+                tracing::error!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
+            }
+            // Who waits touches the page again at once: not as fast as the CPU can, nor a line each.
+            std::thread::sleep(RETRY);
             let _ = self.uffd.wake(self.address(frame), FRAME_SIZE);
         }
     }
@@ -81,6 +87,9 @@ impl GuestSpace {
             self.free_block(state, block, Slots::PageTable);
             return Err(error);
         }
+        if !self.pagemap.is_huge(to) {
+            return self.arrived_in_pieces(state, frame, block);
+        }
         let holes = *state.ledger.block(guest_block);
         for index in 0..FRAMES_PER_BLOCK {
             let tag = if holes.contains(index) { PageType::Balloon } else { PageType::Guest };
@@ -92,6 +101,28 @@ impl GuestSpace {
         self.faults.huge.add(1);
         self.count_ballooned(state, frame);
         Ok(())
+    }
+
+    /// The kernel had no huge page for this very touch, so it made a page table for a small one, and
+    /// the move split our block. It is single frames from now on; those of the balloon go home.
+    fn arrived_in_pieces(&self, state: &mut State, frame: GuestFrame, block: BlockId) -> io::Result<()> {
+        let guest_block = frame.block();
+        state.alloc.split(block).map_err(io::Error::other)?;
+        for index in 0..FRAMES_PER_BLOCK {
+            state.alloc.retag(block.frame(index), PageType::Guest);
+        }
+        let frames = std::array::from_fn(|index| Some(block.frame(index)));
+        state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(SplitBlock(frames)));
+        state.absent -= 1;
+        self.moves.frames_in.add(FRAMES_PER_BLOCK as u64);
+        self.faults.single.add(1);
+        self.count_ballooned(state, frame);
+        let holes = *state.ledger.block(guest_block);
+        holes
+            .iter()
+            .map(|index| guest_block.frame(index))
+            .filter(|&hole| hole != frame)
+            .try_for_each(|hole| self.take_frame_home(state, hole))
     }
 
     fn move_frame_in(&self, state: &mut State, frame: GuestFrame) -> io::Result<()> {

@@ -5,7 +5,7 @@
 //!   ┌────────┐ ────────────────▶ ┌────────┐ ──────────────────────────────┐
 //!   │ Absent │                   │  Huge  │  inflate: hole, deflate: not  │
 //!   └────────┘ ◀─────────────────└────────┘◀──────────────────────────────┘
-//!       │ fault, and no whole block to be had
+//!       │ fault, and no whole block to be had, or it fell to pieces on its way in
 //!       ▼
 //!   ┌────────┐  fault: a frame comes; inflate, report: it goes home.
 //!   │ Split  │  (Its page table stays, so a whole block could not be moved in: once

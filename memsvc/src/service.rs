@@ -157,8 +157,8 @@ impl MemoryService {
         self.space.ballooned_frames()
     }
 
-    /// All states and counters, at one moment. Walks the page tables of guest RAM: microseconds
-    /// for each huge page.
+    /// All states and counters, at one moment, but for what is resident: that is read just before,
+    /// without the lock, since walking the page tables of guest RAM takes microseconds a huge page.
     pub fn stats(&self) -> MemoryStats {
         self.space.stats()
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Everything the service knows about its memory, at one moment.
+/// Everything the service knows about its memory. What is resident is read just before the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemoryStats {
     /// Guest RAM as the guest sees it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memsvc::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
-use memsvc::{Config, Gfn, MemoryService, RegionSpec};
+use memsvc::{Config, Gfn, MemoryService, MemoryStats, RegionSpec};
 use proptest::prelude::*;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -39,6 +39,13 @@ fn words(service: &MemoryService, page: u64) -> [&AtomicU64; 2] {
     }
 }
 
+/// Statistics when nobody touches memory any more. A touch ends as soon as its page is there, and the
+/// fault handler may still be at work then: it has the lock, and the second look comes after it.
+fn quiet_stats(service: &MemoryService) -> MemoryStats {
+    service.ballooned_frames();
+    service.stats()
+}
+
 fn write(service: &MemoryService, page: u64, value: u64) {
     for word in words(service, page) {
         word.store(value, Ordering::Relaxed);
@@ -53,9 +60,13 @@ fn read(service: &MemoryService, page: u64) -> u64 {
 
 /// Makes the kernel give this process small pages only, so that every block is split.
 fn no_huge_pages() {
+    set_huge_pages(false);
+}
+
+fn set_huge_pages(on: bool) {
     // SAFETY: changes how this process's memory is backed, nothing else. Each test has a process
     // of its own under nextest; under cargo test the others only see split blocks too.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) }, 0);
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, u64::from(!on), 0, 0, 0) }, 0);
 }
 
 #[test]
@@ -178,6 +189,55 @@ fn an_idle_stash_goes_back_to_the_kernel() {
     }
 }
 
+#[test]
+fn a_host_that_had_no_huge_pages_for_a_while_costs_no_whole_block_for_good() {
+    let service = service(64);
+    (0..8).for_each(|block| write(&service, block * FRAMES, 1));
+    set_huge_pages(false);
+    (8..56).for_each(|block| write(&service, block * FRAMES, 1));
+    let stats = service.stats();
+    assert!(stats.faults.no_huge_page > 0 && stats.guest.split_blocks > 0);
+    set_huge_pages(true);
+    service.report_free(0, 65 * BLOCK);
+    loop {
+        let stats = service.stats();
+        if stats.arena.frames_by_type.stash == 0 {
+            assert_eq!(stats.arena.broken_blocks, 0);
+            assert_eq!(stats.arena.free_blocks, stats.arena.blocks);
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// The kernel makes a page table for a touch for which it has no huge page, and a block moved there
+/// arrives in pieces: it has to be known as what it is.
+#[test]
+fn a_block_that_arrives_in_pieces_is_a_split_block() {
+    let service = service(64);
+    // Until the refiller is ahead, so that a whole block is ready when the host has none.
+    let mut block = 0;
+    while service.stats().stash.blocks < 2 {
+        assert!(block < 48, "the refiller never was ahead of the guest");
+        write(&service, block * FRAMES, 1);
+        block += 1;
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    set_huge_pages(false);
+    let given = gfn(&service, block * FRAMES + 9);
+    service.inflate(&[given]);
+    write(&service, block * FRAMES + 8, 2);
+    let stats = quiet_stats(&service);
+    assert_eq!(stats.guest.split_blocks, 1);
+    assert_eq!(stats.host.guest_huge_bytes, stats.guest.huge_blocks * BLOCK);
+    assert_eq!(stats.host.guest_resident_bytes, stats.arena.charged_frames * FRAME_SIZE as u64);
+    assert_eq!((stats.guest.holes, stats.arena.frames_by_type.balloon), (0, 0));
+    assert_eq!(read(&service, block * FRAMES + 8), 2);
+    service.report_free(0, 65 * BLOCK);
+    let stats = service.stats();
+    assert_eq!((stats.arena.broken_blocks, stats.host.guest_resident_bytes), (0, 0));
+}
+
 /// Writers that never stop check that no page is lost or another's while its neighbours in the same
 /// blocks are given up and taken back.
 #[test]
@@ -224,6 +284,135 @@ fn writers_lose_nothing_while_their_neighbours_go_and_come() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(service.stats().guest.ballooned_frames, 0);
+}
+
+/// xorshift64*: enough to be different every time, the same for a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
+    }
+}
+
+const CHURN_BLOCKS: u64 = 6;
+
+/// Pages 0 and 1 of every four, in even blocks, are never given up; the others may go any time.
+fn is_kept(page: u64) -> bool {
+    page % 4 < 2 && (page / FRAMES).is_multiple_of(2)
+}
+
+/// Two guest threads touch pages at random while a third gives up, takes back, reports and resets
+/// at random. Kept pages keep their value; what was given up reads as the same page's or as zero,
+/// never as another's. When all is quiet, tags and what is resident agree.
+fn churn(seed: u64, steps: u64) {
+    let service = service(CHURN_BLOCKS);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (service, stop) = (&service, &stop);
+            scope.spawn(move || guest_thread(service, stop, thread, Dice(seed + 1 + thread)));
+        }
+        let mut dice = Dice(seed);
+        for _ in 0..steps {
+            balloon_step(&service, &mut dice);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let stats = quiet_stats(&service);
+    let by_type = &stats.arena.frames_by_type;
+    assert_eq!(by_type.buddy + by_type.stash + by_type.guest + by_type.balloon, stats.arena.frames);
+    assert_eq!(stats.host.guest_resident_bytes, stats.arena.charged_frames * FRAME_SIZE as u64);
+    assert_eq!((stats.moves.poison_lost, stats.moves.home_refused, stats.faults.failed), (0, 0, 0));
+    service.reset_balloon();
+    assert_eq!(service.stats().guest.ballooned_frames, 0);
+}
+
+fn guest_thread(service: &MemoryService, stop: &AtomicBool, thread: u64, mut dice: Dice) {
+    let mut kept = vec![0; (CHURN_BLOCKS * FRAMES) as usize];
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        let page = dice.below(CHURN_BLOCKS * FRAMES);
+        let value = (page + 1) << 32 | round;
+        if !is_kept(page) {
+            for word in words(service, page) {
+                let got = word.load(Ordering::Relaxed);
+                assert!(got == 0 || got >> 32 == page + 1, "page {page} reads {got:#x}");
+                word.store(value, Ordering::Relaxed);
+            }
+        } else if page % 2 == thread {
+            assert_eq!(read(service, page), kept[page as usize], "page {page}");
+            write(service, page, value);
+            kept[page as usize] = value;
+        }
+    }
+    for page in (0..CHURN_BLOCKS * FRAMES).filter(|&page| is_kept(page) && page % 2 == thread) {
+        assert_eq!(read(service, page), kept[page as usize], "page {page} at the end");
+    }
+}
+
+/// Huge pages come and go in the host: every path between whole, broken and split blocks.
+#[test]
+fn random_touches_and_a_random_balloon_lose_nothing_while_huge_pages_come_and_go() {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        scope.spawn(move || {
+            let mut on = false;
+            while !stop.load(Ordering::Relaxed) {
+                set_huge_pages(on);
+                on = !on;
+                std::thread::sleep(std::time::Duration::from_millis(3));
+            }
+        });
+        for seed in 1..6 {
+            churn(seed * 1000, 500);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+fn balloon_step(service: &MemoryService, dice: &mut Dice) {
+    let pages = CHURN_BLOCKS * FRAMES;
+    let block = dice.below(CHURN_BLOCKS);
+    let start = dice.below(pages);
+    let end = match dice.below(3) {
+        0 => start + 1 + dice.below(4),
+        1 => start + 256,
+        _ => start + 2 * FRAMES,
+    };
+    let span = (start..end.min(pages)).filter(|&page| !is_kept(page));
+    let gfns: Vec<Gfn> = span.map(|page| gfn(service, page)).collect();
+    let report =
+        |gfn: Gfn, frames: u64| service.report_free(gfn.0 * FRAME_SIZE as u64, frames * FRAME_SIZE as u64);
+    match dice.below(20) {
+        0..8 => _ = service.inflate(&gfns),
+        8..14 => _ = service.deflate(&gfns),
+        14..17 if block % 2 == 1 => _ = report(gfn(service, block * FRAMES), FRAMES),
+        14..19 => gfns.iter().take(16).for_each(|&gfn| {
+            report(gfn, 1);
+        }),
+        _ => service.reset_balloon(),
+    }
+}
+
+#[test]
+fn random_touches_and_a_random_balloon_lose_nothing() {
+    for seed in 1..4 {
+        churn(seed * 1000, 700);
+    }
+}
+
+#[test]
+fn random_touches_and_a_random_balloon_lose_nothing_without_huge_pages() {
+    no_huge_pages();
+    for seed in 1..4 {
+        churn(seed * 1000, 700);
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -68,13 +68,10 @@ pub enum FreeError {
 pub enum Freed {
     /// The frame is free in a block of which others are in use; it must carry the poison word.
     Frame,
-    /// The whole block is free now; nothing may stay behind it. `broken` says that it was handed
-    /// out frame by frame, so that its home slots have a page table.
+    /// The whole block is free now; nothing may stay behind it.
     Block {
         /// Which.
         block: BlockId,
-        /// Handed out frame by frame.
-        broken: bool,
     },
 }
 
@@ -185,6 +182,18 @@ impl FrameAllocator {
         Ok(())
     }
 
+    /// Makes a whole block one that is handed out frame by frame, with all frames still in use: what
+    /// became of a block that fell to pieces on its way.
+    ///
+    /// # Errors
+    /// [`FreeError`] when the block is not handed out whole.
+    pub fn split(&mut self, block: BlockId) -> Result<(), FreeError> {
+        self.check(block.frame(0), Order::BLOCK)?;
+        let broken = Broken { free: BlockBitmap::EMPTY, poisoned: BlockBitmap::EMPTY };
+        self.blocks[block.0 as usize] = BlockState::Broken(Box::new(broken));
+        Ok(())
+    }
+
     /// Takes back what [`Self::alloc`] handed out, of any tag, and uncharges it if its tag says so.
     ///
     /// # Errors
@@ -194,25 +203,21 @@ impl FrameAllocator {
         self.table.set_all(head, order, PageType::Buddy);
         let block = head.block();
         let state = &mut self.blocks[block.0 as usize];
-        let broken = match state {
-            BlockState::Broken(broken) => {
-                let was_full = broken.free.is_empty();
-                broken.free.insert(head.index());
-                broken.poisoned.insert(head.index());
-                if broken.free.len() < FRAMES_PER_BLOCK {
-                    if was_full {
-                        self.partial.push(block);
-                    }
-                    return Ok(Freed::Frame);
+        if let BlockState::Broken(broken) = state {
+            let was_full = broken.free.is_empty();
+            broken.free.insert(head.index());
+            broken.poisoned.insert(head.index());
+            if broken.free.len() < FRAMES_PER_BLOCK {
+                if was_full {
+                    self.partial.push(block);
                 }
-                self.partial.retain(|&other| other != block);
-                true
+                return Ok(Freed::Frame);
             }
-            _ => false,
-        };
+            self.partial.retain(|&other| other != block);
+        }
         *state = BlockState::Free;
         self.free_blocks.push(block);
-        Ok(Freed::Block { block, broken })
+        Ok(Freed::Block { block })
     }
 
     fn check(&self, frame: FrameId, order: Order) -> Result<(), FreeError> {
@@ -253,6 +258,7 @@ mod tests {
         Free(usize),
         FreeAnything(u32, Order),
         BreakUp(usize),
+        Split(usize),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -264,6 +270,7 @@ mod tests {
             1 => (0..BLOCKS * FRAMES_PER_BLOCK as u32, order)
                 .prop_map(|(frame, order)| Op::FreeAnything(frame, order)),
             1 => any::<usize>().prop_map(Op::BreakUp),
+            1 => any::<usize>().prop_map(Op::Split),
         ]
     }
 
@@ -290,7 +297,7 @@ mod tests {
                             live.insert(got.head, (order, page_type));
                         } else if order == Order::FRAME {
                             let used: u64 = live.values().map(|(order, _)| size(*order)).sum();
-                            prop_assert_eq!(used, alloc.table().len());
+                            prop_assert_eq!(used, alloc.table().frames());
                         }
                     }
                     Op::Free(nth) if !live.is_empty() => {
@@ -314,10 +321,19 @@ mod tests {
                             live.remove(&head);
                         }
                     }
-                    Op::Free(_) | Op::BreakUp(_) => {}
+                    Op::Split(nth) if !live.is_empty() => {
+                        let (&head, &(order, tag)) = live.iter().nth(nth % live.len()).unwrap();
+                        let whole = order == Order::BLOCK;
+                        prop_assert_eq!(alloc.split(head.block()).is_ok(), whole);
+                        if whole {
+                            let frames = (0..FRAMES_PER_BLOCK).map(|index| head.block().frame(index));
+                            live.extend(frames.map(|frame| (frame, (Order::FRAME, tag))));
+                        }
+                    }
+                    Op::Free(_) | Op::BreakUp(_) | Op::Split(_) => {}
                 }
                 let total: u64 = PageType::ALL.iter().map(|&t| alloc.table().count(t)).sum();
-                prop_assert_eq!(total, alloc.table().len());
+                prop_assert_eq!(total, alloc.table().frames());
                 for page_type in [PageType::Guest, PageType::Stash] {
                     let expected: u64 =
                         live.values().filter(|(_, t)| *t == page_type).map(|(o, _)| size(*o)).sum();
@@ -337,7 +353,7 @@ mod tests {
         for frame in &frames[1..] {
             assert_eq!(alloc.free(*frame, Order::FRAME), Ok(Freed::Frame));
         }
-        let block = Freed::Block { block: BlockId(0), broken: true };
+        let block = Freed::Block { block: BlockId(0) };
         assert_eq!(alloc.free(frames[0], Order::FRAME), Ok(block));
         assert!(alloc.alloc(Request { order: Order::BLOCK, page_type: PageType::Guest }).is_ok());
     }

@@ -53,7 +53,12 @@ impl BlockBitmap {
     }
 
     /// All indices in the set, from the lowest.
-    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..FRAMES_PER_BLOCK).filter(|&index| self.contains(index))
+    pub fn iter(&self) -> impl Iterator<Item = usize> + use<> {
+        let mut rest = *self;
+        std::iter::from_fn(move || {
+            let index = rest.first()?;
+            rest.remove(index);
+            Some(index)
+        })
     }
 }

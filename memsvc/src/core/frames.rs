@@ -4,7 +4,7 @@
 //! until frames are used.
 
 use super::page_type::PageType;
-use super::units::{BlockId, FRAMES_PER_BLOCK, FrameId, Order};
+use super::units::{FRAMES_PER_BLOCK, FrameId, Order};
 
 /// Tags of all frames of an arena and how many frames carry each.
 #[derive(Debug)]
@@ -38,13 +38,8 @@ impl FrameTable {
     }
 
     /// Frames of the arena.
-    pub fn len(&self) -> u64 {
+    pub fn frames(&self) -> u64 {
         self.tags.len() as u64
-    }
-
-    /// True for an arena of no blocks.
-    pub fn is_empty(&self) -> bool {
-        self.tags.is_empty()
     }
 
     /// Changes the tag of one frame. Charging follows from the tag: there is nothing else to keep.
@@ -64,10 +59,5 @@ impl FrameTable {
         } else {
             self.set(head, page_type);
         }
-    }
-
-    /// How many frames of a block carry this tag.
-    pub fn count_in_block(&self, block: BlockId, page_type: PageType) -> usize {
-        (0..FRAMES_PER_BLOCK).filter(|&index| self.tag(block.frame(index)) == page_type).count()
     }
 }

@@ -48,18 +48,18 @@ impl Arena {
         self.mapping.base() + frame.offset()
     }
 
-    /// Puts zeroed memory behind a block that has none. True when it is one huge page; false when
-    /// the host had none, and then nothing is left behind the block.
-    pub(crate) fn populate(&self, block: BlockId, pagemap: &Pagemap) -> io::Result<bool> {
+    /// Has the kernel put zeroed memory behind a block that has none. True when it is one huge page;
+    /// false when the host had none: then the slots have a page table and nothing is behind them.
+    pub(crate) fn populate(&self, block: BlockId, pagemap: &Pagemap) -> bool {
         let address = self.block_address(block);
         // SAFETY: the slot is ours, and the caller holds the block, so that nobody else writes there.
         // The write makes the kernel put zeroed memory behind the slot; it stores a zero.
         unsafe { AtomicU64::from_ptr(address as *mut u64).store(0, Ordering::Relaxed) };
         if pagemap.is_huge(address) {
-            return Ok(true);
+            return true;
         }
-        self.mapping.discard(block.offset(), BLOCK_SIZE)?;
-        Ok(false)
+        self.discard(block);
+        false
     }
 
     /// Zeroes a frame in its home slot; puts memory behind it where there is none. True when the
@@ -81,14 +81,24 @@ impl Arena {
         unsafe { AtomicU64::from_ptr(address as *mut u64).store(POISON, Ordering::Relaxed) };
     }
 
-    /// Gives a whole block back to the kernel. `broken`: frames of it moved one by one, so that its
-    /// slots have a page table, which must go too or the next touch would not be huge.
-    pub(crate) fn release(&self, block: BlockId, broken: bool, uffd: &Uffd) -> io::Result<()> {
-        if broken {
-            self.mapping.renew(block.offset())?;
-            uffd.register(self.block_address(block), BLOCK_SIZE, Watch::MoveTarget)
-        } else {
-            self.mapping.discard(block.offset(), BLOCK_SIZE)
+    /// Gives what is behind a whole block back to the kernel.
+    pub(crate) fn discard(&self, block: BlockId) {
+        // The range is ours and nothing in it is locked: the kernel has no reason to refuse.
+        if let Err(error) = self.mapping.discard(block.offset(), BLOCK_SIZE) {
+            tracing::error!(?block, %error, "a free block could not be given back to the kernel");
+        }
+    }
+
+    /// Gives a whole block back with the page table of its slots, so that the next touch can be huge.
+    /// Where the kernel has no room for that (too many mappings), the page table stays.
+    pub(crate) fn renew(&self, block: BlockId, uffd: &Uffd) {
+        let renewed = self
+            .mapping
+            .renew(block.offset())
+            .and_then(|()| uffd.register(self.block_address(block), BLOCK_SIZE, Watch::MoveTarget));
+        if let Err(error) = renewed {
+            tracing::warn!(?block, %error, "a free block could not be mapped anew; it may stay split");
+            self.discard(block);
         }
     }
 

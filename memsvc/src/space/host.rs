@@ -50,8 +50,10 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
-    /// A region is empty, unaligned or overlaps another.
-    #[error("guest RAM regions must be multiples of 2 MiB, in ascending order, and must not overlap")]
+    /// A region is empty, unaligned or overlaps another, or there is too much.
+    #[error(
+        "guest RAM regions must be multiples of 2 MiB, in ascending order, must not overlap, and be less than 16 TiB"
+    )]
     BadRegions,
     /// A service thread could not be started, or a file of /proc not opened.
     #[error("cannot start the memory service: {what}")]

@@ -11,12 +11,16 @@ pub struct RegionSpec {
     pub len: u64,
 }
 
+/// Frames are numbered by `u32`; some numbers are left to the arena, which is larger.
+const MAX_BYTES: u64 = (1 << 32) * FRAME_SIZE as u64 - (1 << 30);
+
 /// Regions in ascending order, numbered through without the holes between them.
 #[derive(Debug)]
 pub(crate) struct Regions(Vec<RegionSpec>);
 
 impl Regions {
-    /// None when there is no region, or one is empty, unaligned, or not above the one before.
+    /// None when there is no region, or one is empty, unaligned, or not above the one before; or
+    /// when there are more frames than 32-bit numbers, with room for the stash (16 TiB).
     pub(crate) fn new(specs: &[RegionSpec]) -> Option<Self> {
         let block = BLOCK_SIZE as u64;
         let mut end = 0;
@@ -27,7 +31,8 @@ impl Regions {
             }
             end = spec.gpa.checked_add(spec.len)?;
         }
-        (!specs.is_empty()).then(|| Self(specs.to_vec()))
+        let regions = Self(specs.to_vec());
+        (!specs.is_empty() && regions.bytes() <= MAX_BYTES).then_some(regions)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -73,6 +78,14 @@ mod tests {
         assert_eq!(regions.frame(Gfn(4096 * 256)), Some(GuestFrame(3328 * 256)));
         assert_eq!(regions.frame(Gfn(4864 * 256)), None);
         assert_eq!(regions.frame(Gfn(u64::MAX)), None);
+    }
+
+    #[test]
+    fn frame_numbers_do_not_wrap_in_the_largest_guest() {
+        const TIB: u64 = MIB;
+        let largest = Regions::new(&[spec(0, 16 * TIB - 1024)]).unwrap();
+        assert!(largest.frame(Gfn((16 * TIB - 1024) * 256 - 1)).is_some());
+        assert!(Regions::new(&[spec(0, 16 * TIB)]).is_none());
     }
 
     #[test]

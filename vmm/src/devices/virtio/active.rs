@@ -26,7 +26,7 @@ impl Active {
         self.features & (1 << bit) != 0
     }
 
-    /// Serves waiting chains of one queue with `serve`, at most a ring-full, and interrupts the
+    /// Serves waiting chains of one queue with `serve`, about a ring-full of descriptors, and interrupts the
     /// driver once. A ring that makes no sense puts the device into the state that needs a reset.
     pub fn serve(&mut self, index: usize, serve: impl FnMut(&GuestRam, Chain<'_>) -> Completion) -> Work {
         let Some(queue) = running(&self.interrupt, &mut self.queues, index) else {

@@ -2,7 +2,8 @@
 //!
 //! The crate below reads rings safely but ends a chain that loops, leaves the table or cannot be
 //! read without a word. Here such a chain is an error: its last descriptor still says that another
-//! follows. No chain is longer than the ring, and one call takes at most a ring-full of chains.
+//! follows. No chain is longer than the ring, and one call takes chains of a ring-full of descriptors:
+//! more an honest driver cannot have waiting, but one that names the same chain in every entry can.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -93,7 +94,7 @@ impl VirtQueue {
         self.ring.set_ready(false);
     }
 
-    /// Serves waiting chains, at most a ring-full of them.
+    /// Serves waiting chains, until a ring-full of descriptors or a little more is used up.
     pub(super) fn drain(
         &mut self,
         memory: &GuestRam,
@@ -106,9 +107,8 @@ impl VirtQueue {
             if share == 0 {
                 break Work::More;
             }
-            // An empty look costs one too: the driver could flip its index for ever.
-            share -= 1;
             if let Some(chain) = self.next(memory)? {
+                share = share.saturating_sub(u16::try_from(chain.buffers.len()).unwrap_or(share));
                 let head = chain.head;
                 if let Completion::Used(len) = serve(memory, chain) {
                     self.ring.add_used(memory, head, len)?;
@@ -116,6 +116,9 @@ impl VirtQueue {
                 }
             } else if !self.ring.enable_notification(memory)? {
                 break Work::Done;
+            } else {
+                // This look costs one too: the driver could flip its index for ever.
+                share -= 1;
             }
         };
         let notify = used && self.wants_interrupt(memory)?;

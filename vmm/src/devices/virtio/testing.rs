@@ -62,6 +62,11 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(device: SharedDevice) -> Self {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).expect("RAM");
+        Self::with_ram(device, ram)
+    }
+
+    /// In RAM that is somebody else's; it begins at 0 and has at least [`RAM`] bytes there.
+    pub(super) fn with_ram(device: SharedDevice, ram: GuestRam) -> Self {
         let mmio = MmioTransport::new(device, ram.clone()).expect("transport");
         let mut events = EventManager::new().expect("event loop");
         events.add_subscriber(mmio.events());
@@ -181,6 +186,11 @@ impl Driver {
             }
         }
         panic!("the device does not come to rest");
+    }
+
+    /// Lets the event loop take one turn, and what it has left to do wait.
+    pub(super) fn turn(&mut self) {
+        self.events.run_with_timeout(0).expect("event loop");
     }
 
     /// Waits for an event of the device's own.

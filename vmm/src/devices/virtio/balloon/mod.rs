@@ -55,4 +55,6 @@ mod feature {
 }
 
 #[cfg(test)]
+mod service_tests;
+#[cfg(test)]
 mod tests;

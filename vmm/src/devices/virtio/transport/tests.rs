@@ -211,3 +211,18 @@ fn a_stopped_queue_is_left_alone() {
     driver.kick(0);
     assert_eq!((driver.get(0x44), driver.used(0)), (0, vec![]));
 }
+
+/// A driver that names one long chain in every entry makes much work of a small ring.
+#[test]
+fn a_turn_ends_after_a_ring_full_of_descriptors() {
+    let mut driver = Driver::started(rng(), V1, 1);
+    let head = driver.add(0, &[Buf::In(BUFFERS, 1); SIZE as usize]);
+    for _ in 1..SIZE {
+        driver.offer(0, head);
+    }
+    driver.set(0x50, 0);
+    driver.turn();
+    assert_eq!(driver.used(0).len(), 1);
+    driver.run();
+    assert_eq!(driver.used(0).len(), usize::from(SIZE) - 1, "the rest gets its turns");
+}

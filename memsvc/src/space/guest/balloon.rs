@@ -1,0 +1,115 @@
+//! The guest gives pages up and takes them back: balloon, free page reporting and hinting.
+
+use super::{BlockState, GuestSpace};
+use crate::core::ledger::Refusal;
+use crate::core::page_type::PageType;
+use crate::core::units::{FRAMES_PER_BLOCK, Gfn, GuestBlock, GuestFrame};
+
+impl GuestSpace {
+    /// The guest gives frames up. Returns how many were taken.
+    pub(crate) fn inflate(&self, gfns: &[Gfn]) -> u32 {
+        let mut state = self.lock();
+        self.each(gfns, |frame| {
+            let last = state.ledger.inflate(frame)?;
+            let guest_block = frame.block();
+            let done = match &state.blocks[guest_block.0 as usize] {
+                BlockState::Absent => Ok(()),
+                &BlockState::Huge(block) => {
+                    // First the tag: if the kernel does not take the block, it agrees with the ledger.
+                    state.alloc.retag(block.frame(frame.index()), PageType::Balloon);
+                    if last { self.take_block(&mut state, guest_block) } else { Ok(()) }
+                }
+                BlockState::Split(_) => self.take_frame_home(&mut state, frame),
+            };
+            if let Err(error) = done {
+                tracing::error!(?frame, %error, "a frame that the guest gave up could not be taken");
+            }
+            Ok(())
+        })
+    }
+
+    /// The guest takes frames back. Returns how many it may have.
+    pub(crate) fn deflate(&self, gfns: &[Gfn]) -> u32 {
+        let mut state = self.lock();
+        self.each(gfns, |frame| {
+            state.ledger.deflate(frame)?;
+            if let BlockState::Huge(block) = state.blocks[frame.block().0 as usize] {
+                state.alloc.retag(block.frame(frame.index()), PageType::Guest);
+            }
+            Ok(())
+        })
+    }
+
+    fn each(&self, gfns: &[Gfn], mut one: impl FnMut(GuestFrame) -> Result<(), Refusal>) -> u32 {
+        let mut accepted = 0;
+        for &gfn in gfns {
+            let result = self.regions.frame(gfn).ok_or(Refusal::OutsideRam).and_then(&mut one);
+            match result {
+                Ok(()) => accepted += 1,
+                Err(Refusal::OutsideRam) => self.refusals.outside_ram.add(1),
+                Err(Refusal::InflatedTwice) => self.refusals.inflated_twice.add(1),
+                Err(Refusal::NeverInflated) => self.refusals.never_inflated.add(1),
+            }
+        }
+        accepted
+    }
+
+    /// All that is in the balloon is the guest's again.
+    pub(crate) fn reset_balloon(&self) {
+        let mut state = self.lock();
+        for index in 0..state.blocks.len() {
+            let guest_block = GuestBlock(index as u32);
+            let holes = *state.ledger.block(guest_block);
+            for hole in holes.iter() {
+                let _ = state.ledger.deflate(guest_block.frame(hole));
+                if let BlockState::Huge(block) = state.blocks[index] {
+                    state.alloc.retag(block.frame(hole), PageType::Guest);
+                }
+            }
+        }
+    }
+
+    /// The guest says that it does not use `frames` frames from `first`, for the moment. Whole
+    /// blocks go back to the kernel, frames of split blocks go home; a piece of a huge block stays,
+    /// because the guest may use it again without a word. Returns how many frames were taken.
+    pub(crate) fn report_free(&self, first: Gfn, frames: u64) -> u64 {
+        let mut taken = 0;
+        let mut at = first.0;
+        let end = first.0.saturating_add(frames);
+        while at < end {
+            let Some(frame) = self.regions.frame(Gfn(at)) else {
+                // Nothing of what follows up to the next region is RAM.
+                let next = self.regions.next_start(Gfn(at)).map_or(end, |gfn| gfn.0.min(end));
+                self.refusals.outside_ram.add(next - at);
+                at = next;
+                continue;
+            };
+            let count = (end - at).min((FRAMES_PER_BLOCK - frame.index()) as u64) as usize;
+            taken += self.report_in_block(frame, count) as u64;
+            at += count as u64;
+        }
+        taken
+    }
+
+    fn report_in_block(&self, first: GuestFrame, count: usize) -> usize {
+        let mut state = self.lock();
+        let guest_block = first.block();
+        let done = match &state.blocks[guest_block.0 as usize] {
+            BlockState::Absent => Ok(()),
+            BlockState::Huge(_) if count == FRAMES_PER_BLOCK => self.take_block(&mut state, guest_block),
+            BlockState::Huge(_) => {
+                self.refusals.reported_kept.add(count as u64);
+                return 0;
+            }
+            BlockState::Split(_) => (first.index()..first.index() + count)
+                .try_for_each(|index| self.take_frame_home(&mut state, guest_block.frame(index))),
+        };
+        match done {
+            Ok(()) => count,
+            Err(error) => {
+                tracing::error!(?guest_block, %error, "reported memory could not be taken");
+                0
+            }
+        }
+    }
+}

@@ -4,7 +4,8 @@
 //! /init             the agent, static
 //! /dev/console      so that init has standard streams before devtmpfs is mounted
 //! /modules/*.ko     uncompressed
-//! /modules/order    their names, in the order in which to load them
+//! /modules/order    names of those that every guest needs, in the order in which to load them
+//! /modules/root     names of those that a root disk needs besides
 //! ```
 //! It stays uncompressed: guests that are emulated start faster so.
 
@@ -22,6 +23,9 @@ use crate::paths;
 /// What the agent needs, by module name. Dependencies come by themselves; what is built in is left out.
 const WANTED: [&str; 5] = ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng", "virtio_balloon"];
 
+/// What a root disk needs besides.
+const WANTED_FOR_ROOT: [&str; 1] = ["ext4"];
+
 /// The agent is linked for this target, so that its flags do not touch what cargo runs at build time.
 const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -37,20 +41,27 @@ pub fn build(kernel: Kernel) -> anyhow::Result<PathBuf> {
         return Ok(path);
     }
     let mut archive = Archive::default();
-    for directory in ["dev", "proc", "sys", "tmp", "modules"] {
+    for directory in ["dev", "proc", "sys", "tmp", "root", "modules"] {
         archive.directory(directory);
     }
     archive.device("dev/console", 5, 1);
     archive.device("dev/null", 1, 3);
     let program = fs::read(&agent).with_context(|| format!("cannot read {}", agent.display()))?;
     archive.file("init", true, &program);
-    let mut order = String::new();
-    for module in load_order(&kernel.modules(), &WANTED)? {
-        let name = file_name(&module);
-        archive.file(&format!("modules/{name}"), false, &unpacked(&kernel.modules().join(&module))?);
-        order += &format!("{name}\n");
+    let order = load_order(&kernel.modules(), &WANTED)?;
+    let all = load_order(&kernel.modules(), &[&WANTED[..], &WANTED_FOR_ROOT].concat())?;
+    for module in &all {
+        archive.file(
+            &format!("modules/{}", file_name(module)),
+            false,
+            &unpacked(&kernel.modules().join(module))?,
+        );
     }
-    archive.file("modules/order", false, order.as_bytes());
+    let list = |modules: &[String]| {
+        modules.iter().map(|module| format!("{}\n", file_name(module))).collect::<String>()
+    };
+    archive.file("modules/order", false, list(&order).as_bytes());
+    archive.file("modules/root", false, list(all.get(order.len()..).unwrap_or_default()).as_bytes());
 
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     // Written aside and moved, so that a run beside this one never sees half a file.
@@ -88,7 +99,13 @@ fn build_agent() -> anyhow::Result<PathBuf> {
     if !status.success() {
         bail!("cargo could not build the guest agent ({status}): its messages stand above");
     }
-    Ok(paths::target().join(AGENT_TARGET).join("release/guest-agent"))
+    Ok(agent())
+}
+
+/// The agent's program, which [`build`] makes.
+#[must_use]
+pub fn agent() -> PathBuf {
+    paths::target().join(AGENT_TARGET).join("release/guest-agent")
 }
 
 fn newer_than_all(path: &Path, sources: &[&PathBuf]) -> bool {

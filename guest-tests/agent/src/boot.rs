@@ -1,9 +1,10 @@
-//! What an init does first: mounts and kernel modules.
+//! What an init does first: mounts and kernel modules, and the way to a root disk where there is one.
 
 #![allow(unsafe_code, reason = "mount(2) is called directly")]
 
 use std::ffi::CString;
-use std::fs;
+use std::os::unix::process::CommandExt;
+use std::{fs, io};
 
 /// Where the initramfs builder puts modules, and the list that says in which order to load them.
 const MODULES: &str = "/modules";
@@ -21,10 +22,38 @@ pub(crate) struct Modules {
 pub(crate) fn mounts() {
     for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")] {
         let _ = fs::create_dir_all(target);
-        let (Ok(kind), Ok(target)) = (CString::new(kind), CString::new(target)) else { continue };
-        // SAFETY: all strings live until the call returns; a null data pointer is allowed.
-        unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+        let _ = mount(kind, target, kind, 0);
     }
+}
+
+fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> io::Result<()> {
+    let (source, target, kind) = (CString::new(source)?, CString::new(target)?, CString::new(kind)?);
+    // SAFETY: all strings live until the call returns; a null data pointer is allowed.
+    match unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Where `root=` on the kernel's command line names a disk: mounts it, and goes on as `/sbin/init`
+/// there. Returns where it names none, or on the disk itself, which has no modules.
+///
+/// # Errors
+/// The disk cannot be mounted, or has no `/sbin/init`.
+pub(crate) fn enter_root_disk() -> io::Result<()> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let Some(disk) = line.split_whitespace().find_map(|word| word.strip_prefix("root=")) else {
+        return Ok(());
+    };
+    let Ok(modules) = fs::read_to_string(format!("{MODULES}/root")) else { return Ok(()) };
+    for name in modules.lines() {
+        load(name)?;
+    }
+    let read_only = line.split_whitespace().any(|word| word == "ro");
+    mount(disk, "/root", "ext4", if read_only { libc::MS_RDONLY } else { 0 })?;
+    std::os::unix::fs::chroot("/root")?;
+    std::env::set_current_dir("/")?;
+    Err(std::process::Command::new("/sbin/init").exec())
 }
 
 /// Loads what `/modules/order` lists, one file name a line.
@@ -40,7 +69,7 @@ pub(crate) fn load_modules() -> Modules {
     result
 }
 
-fn load(name: &str) -> std::io::Result<()> {
+fn load(name: &str) -> io::Result<()> {
     let file = fs::File::open(format!("{MODULES}/{name}"))?;
     match rustix::system::finit_module(&file, c"", 0) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),

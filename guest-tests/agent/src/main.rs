@@ -22,7 +22,10 @@ use guest_agent::{Answer, Ready, Reply};
 fn main() {
     boot::mounts();
     kernel::quiet_console();
-    let modules = boot::load_modules();
+    let mut modules = boot::load_modules();
+    if let Err(error) = boot::enter_root_disk() {
+        modules.failed.push(format!("root disk: {error}"));
+    }
     let mut port = match serial::Port::open() {
         Ok(port) => port,
         Err(error) => {

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, ensure};
+use guest_tests::initramfs;
 use libtest_mimic::Trial;
 
 use crate::{guest, scenario};
@@ -13,6 +15,7 @@ const MIB: u64 = 1 << 20;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         scenario("disk::survives_power_off_and_the_next_boot", survives),
+        scenario("disk::is_the_root_of_a_guest", root),
         scenario("disk::several_are_told_apart_and_read_only_is_kept", several),
     ]
 }
@@ -38,6 +41,32 @@ fn survives() -> anyhow::Result<()> {
     vm.agent.disk_verify("vda", 0, 8 * MIB, 1)?;
     vm.agent.disk_verify("vda", 60 * MIB, 4 * MIB, 2)?;
     ensure!(vm.agent.disk_verify("vda", 0, 8 * MIB, 3).is_err(), "another pattern matches as well");
+    vm.shut_down()
+}
+
+/// The initramfs brings the drivers, which stock kernels have as modules, and goes on from the disk.
+fn root() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let tree = directory.path().join("tree");
+    for folder in ["sbin", "etc", "dev", "proc", "sys", "tmp"] {
+        std::fs::create_dir_all(tree.join(folder))?;
+    }
+    std::fs::copy(initramfs::agent(), tree.join("sbin/init"))?;
+    std::fs::write(tree.join("etc/hostname"), "from-the-disk\n")?;
+    let disk = image(directory.path(), "disk", 32)?;
+    let made =
+        Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&tree).arg(&disk).status()?;
+    ensure!(made.success(), "mke2fs failed: {made}");
+
+    let mut vm = guest()?.disk(&disk).append("root=/dev/vda rw").start()?;
+    ensure!(vm.agent.read_file("/etc/hostname")?.trim() == "from-the-disk", "the root is not the disk");
+    // As into a file of sysfs: over what is there, without cutting it off.
+    vm.agent.write_file("/etc/hostname", "kept")?;
+    vm.shut_down()?;
+
+    let mut vm = guest()?.disk(&disk).append("root=/dev/vda ro").start()?;
+    ensure!(vm.agent.read_file("/etc/hostname")?.starts_with("kept"), "what the guest wrote is lost");
+    ensure!(vm.agent.write_file("/etc/hostname", "again").is_err(), "a root mounted read-only was written");
     vm.shut_down()
 }
 

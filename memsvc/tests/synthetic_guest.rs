@@ -267,6 +267,7 @@ fn writers_lose_nothing_while_their_neighbours_go_and_come() {
             .filter(|page| page % 4 > 1 || page / FRAMES % 2 == 1)
             .map(|page| gfn(&service, page))
             .collect();
+        let _stop = StopOnDrop(&stop);
         for round in 0..60 {
             for batch in given.chunks(256) {
                 assert_eq!(service.inflate(batch).refused, 0);
@@ -281,7 +282,6 @@ fn writers_lose_nothing_while_their_neighbours_go_and_come() {
                 read(&service, page);
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(service.stats().guest.ballooned_frames, 0);
 }
@@ -295,6 +295,15 @@ impl Dice {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
+    }
+}
+
+/// Ends the other threads of a test, also when the one that holds it fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -316,11 +325,11 @@ fn churn(seed: u64, steps: u64) {
             let (service, stop) = (&service, &stop);
             scope.spawn(move || guest_thread(service, stop, thread, Dice(seed + 1 + thread)));
         }
+        let _stop = StopOnDrop(&stop);
         let mut dice = Dice(seed);
         for _ in 0..steps {
             balloon_step(&service, &mut dice);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let stats = quiet_stats(&service);
     let by_type = &stats.arena.frames_by_type;
@@ -369,10 +378,10 @@ fn random_touches_and_a_random_balloon_lose_nothing_while_huge_pages_come_and_go
                 std::thread::sleep(std::time::Duration::from_millis(3));
             }
         });
+        let _stop = StopOnDrop(stop);
         for seed in 1..6 {
             churn(seed * 1000, 500);
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 

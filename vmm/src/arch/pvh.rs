@@ -57,7 +57,7 @@ pub(super) fn load(
 
     let low_end = layout::low_ram_end(regions);
     let mut kernel_end = layout::HIGH_MEMORY;
-    for segment in segments.iter().filter(|s| s.kind == PT_LOAD && s.memsz > 0) {
+    for segment in segments.iter().filter(|s| s.kind == PT_LOAD && s.memsz.max(s.filesz) > 0) {
         let end = segment.paddr.saturating_add(segment.memsz.max(segment.filesz));
         if segment.paddr < layout::HIGH_MEMORY {
             return Err(image.unsupported("it loads below 1 MiB; use a stock x86-64 kernel"));

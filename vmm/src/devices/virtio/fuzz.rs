@@ -138,9 +138,6 @@ impl BalloonBackend for Anything {
         Outcome::default()
     }
     fn reset_balloon(&self) {}
-    fn ballooned_frames(&self) -> u64 {
-        0
-    }
 }
 
 proptest! {

@@ -15,8 +15,6 @@ pub trait BalloonBackend: Send + Sync {
     fn report_free(&self, gpa: u64, len: u64) -> Outcome;
     /// All ballooned frames are the guest's again.
     fn reset_balloon(&self);
-    /// Frames in the balloon by our own ledger.
-    fn ballooned_frames(&self) -> u64;
 }
 
 impl BalloonBackend for Arc<MemoryService> {
@@ -34,9 +32,5 @@ impl BalloonBackend for Arc<MemoryService> {
 
     fn reset_balloon(&self) {
         self.as_ref().reset_balloon();
-    }
-
-    fn ballooned_frames(&self) -> u64 {
-        self.as_ref().ballooned_frames()
     }
 }

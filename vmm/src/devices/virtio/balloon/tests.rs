@@ -47,9 +47,6 @@ impl BalloonBackend for Recorder {
     fn reset_balloon(&self) {
         lock(&self.0).push(Reset);
     }
-    fn ballooned_frames(&self) -> u64 {
-        0
-    }
 }
 
 const ALL: BalloonConfig = BalloonConfig {

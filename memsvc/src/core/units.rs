@@ -91,6 +91,26 @@ impl GuestFrame {
     }
 }
 
+/// Who frames are charged to: a guest, or the monitor itself ([`OwnerId::HOST`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerId(pub u8);
+
+impl OwnerId {
+    /// The monitor's own frames.
+    pub const HOST: OwnerId = OwnerId(0);
+    /// How many owners there can be: what a tag has room for.
+    pub const COUNT: usize = 64;
+}
+
+/// A set of per-CPU lists. Not a processor: each thread that allocates enters one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuId(pub u8);
+
+impl CpuId {
+    /// How many there can be: a mask of them is one word.
+    pub const MAX: usize = 64;
+}
+
 /// Binary logarithm of a number of contiguous frames, 0 to 9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Order(u8);
@@ -100,6 +120,28 @@ impl Order {
     pub const FRAME: Order = Order(0);
     /// One block.
     pub const BLOCK: Order = Order(9);
+    /// How many orders there are.
+    pub const COUNT: usize = 10;
+
+    /// The order of this number; `None` above 9.
+    pub const fn new(order: u8) -> Option<Order> {
+        if order <= Self::BLOCK.0 { Some(Order(order)) } else { None }
+    }
+
+    /// All orders, from one frame to one block.
+    pub fn all() -> impl DoubleEndedIterator<Item = Order> + ExactSizeIterator {
+        (0..Self::COUNT as u8).map(Order)
+    }
+
+    /// As a number, 0 to 9.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// Frames in a chunk of this order.
+    pub const fn frames(self) -> u32 {
+        1 << self.0
+    }
 }
 
 impl fmt::Display for Order {

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{BlockState, GuestSpace, State};
-use crate::core::alloc::Freed;
+use crate::core::plain::Freed;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId, GuestBlock, GuestFrame, Order};
 
 /// What is behind the home slots of a block that becomes free.

@@ -37,7 +37,7 @@ use super::mapping::Mapping;
 use super::pagemap::Pagemap;
 use super::regions::Regions;
 use super::uffd::Uffd;
-use crate::core::alloc::FrameAllocator;
+use crate::core::plain::FrameAllocator;
 use crate::core::deferral::Deferral;
 use crate::core::ledger::Ledger;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAMES_PER_BLOCK, FrameId, GuestFrame};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::GuestSpace;
 use super::free::Slots;
-use crate::core::alloc::Request;
+use crate::core::plain::Request;
 use crate::core::page_type::PageType;
 use crate::core::units::{BlockId, Order};
 

@@ -2,6 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+mod allocator;
+
+pub use allocator::{
+    AllocCounters, BuddyInfo, CacheInfo, ChargeInfo, CpuInfo, MigrateTypeInfo, OrderInfo, ReserveInfo, SlabInfo,
+    TypeInfo, ZoneInfo,
+};
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -71,6 +78,12 @@ pub struct FramesByType {
     pub guest: u64,
     /// Given up by the guest, in a huge page that is still whole.
     pub balloon: u64,
+    /// On the way back to the kernel.
+    pub r#return: u64,
+    /// The monitor's own.
+    pub kmem: u64,
+    /// The monitor's own, in slabs.
+    pub slab: u64,
 }
 
 /// Resident memory, from the process's page tables.

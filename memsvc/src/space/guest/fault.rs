@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::free::Slots;
 use super::stash::Made;
 use super::{BlockState, GuestSpace, SplitBlock, State};
-use crate::core::plain::Request;
 use crate::core::page_type::PageType;
+use crate::core::plain::Request;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, GuestFrame, Order};
 use crate::space::uffd::Fault;
 

@@ -37,9 +37,9 @@ use super::mapping::Mapping;
 use super::pagemap::Pagemap;
 use super::regions::Regions;
 use super::uffd::Uffd;
-use crate::core::plain::FrameAllocator;
 use crate::core::deferral::Deferral;
 use crate::core::ledger::Ledger;
+use crate::core::plain::FrameAllocator;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAMES_PER_BLOCK, FrameId, GuestFrame};
 use crate::stats::{Counter, FaultCounters, MoveCounters, RefusalCounters};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::GuestSpace;
 use super::free::Slots;
-use crate::core::plain::Request;
 use crate::core::page_type::PageType;
+use crate::core::plain::Request;
 use crate::core::units::{BlockId, Order};
 
 /// Bound of the stash. Enough for the refiller to stay ahead of a guest that touches memory

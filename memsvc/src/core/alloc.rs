@@ -150,10 +150,15 @@ impl<M: Mode> FrameAllocator<M> {
         {
             return result;
         }
-        match self.throttle.wait(THROTTLE_LIMIT, || self.reserve_is_well()) {
-            Waited::Back => self.enter(cpu).alloc(request),
-            Waited::TimedOut => result,
-        }
+        if self.throttle(THROTTLE_LIMIT) { self.enter(cpu).alloc(request) } else { result }
+    }
+
+    /// Waits in the queue of those who are held up while half the reserve is gone, `limit` at most: for a
+    /// requester that holds a lock when it asks, and must let go of it first. True when there is reason
+    /// to ask again.
+    pub fn throttle(&self, limit: Duration) -> bool {
+        !self.reserve_is_well()
+            && matches!(self.throttle.wait(limit, || self.reserve_is_well()), Waited::Back)
     }
 
     /// Takes back what [`Self::alloc`] handed out.

@@ -3,11 +3,9 @@
 pub mod alloc;
 pub mod bitmap;
 pub mod deferral;
-pub mod frames;
 pub mod ledger;
 pub mod migrate_type;
 pub mod page_type;
-pub mod plain;
 pub mod request;
 pub mod units;
 pub mod watermark;

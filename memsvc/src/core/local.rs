@@ -419,3 +419,53 @@ fn is_fronted(order: Order) -> bool {
 fn is_memalloc(request: &Request) -> bool {
     request.get_flags().contains(Flags::MEMALLOC)
 }
+
+#[cfg(all(test, not(memsvc_loom)))]
+mod tests {
+    use super::*;
+    use crate::core::alloc::Config;
+    use crate::core::page_type::PageType;
+    use crate::core::units::CpuId;
+    use crate::core::watermark::Watermarks;
+
+    const FRAME: Request = Request::new(Order::FRAME, PageType::Guest);
+
+    /// Two CPUs have different frames of one group ready. A frame that is ready on one and freed once more
+    /// on the other is refused, whichever of them had the group first.
+    #[test]
+    fn a_frame_that_is_ready_on_one_cpu_is_not_freed_on_another_that_shares_its_group() {
+        let (first, second) = (CpuId(0), CpuId(1));
+        let alloc: FrameAllocator =
+            FrameAllocator::new(Config { blocks: 1, cpus: 2, watermarks: Watermarks::NONE });
+        let got: Vec<_> = (0..10).map(|_| alloc.alloc(first, &FRAME).unwrap()).collect();
+        let (given_back, kept) = got.split_at(5);
+        let mut local = alloc.enter(second);
+        for &frame in given_back {
+            local.free(frame, Order::FRAME).unwrap();
+        }
+        local.drain();
+        // The second CPU takes what it gave back, and more: until a frame of the shared group comes.
+        let again = std::iter::repeat_with(|| local.alloc(&FRAME).unwrap());
+        let again = again.take(512).find(|frame| given_back.contains(frame)).expect("they are free");
+        drop(local);
+        let is_refused = |cpu, frame| {
+            let result = alloc.free(cpu, frame, Order::FRAME);
+            assert!(
+                matches!(result, Err(FreeError::NotHandedOut { .. })),
+                "{frame:?} on {cpu:?}: {result:?}"
+            );
+        };
+        let ready: Vec<_> = given_back.iter().filter(|&&frame| frame != again).collect();
+        assert!(!ready.is_empty());
+        for &&frame in &ready {
+            is_refused(first, frame);
+            is_refused(second, frame);
+        }
+        // What is in use is freed on the other CPU than where it was got, once.
+        alloc.free(first, again, Order::FRAME).unwrap();
+        is_refused(second, again);
+        alloc.free(second, kept[0], Order::FRAME).unwrap();
+        is_refused(first, kept[0]);
+        assert_eq!(alloc.check(), Ok(()));
+    }
+}

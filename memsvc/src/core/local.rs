@@ -434,38 +434,34 @@ mod tests {
     /// on the other is refused, whichever of them had the group first.
     #[test]
     fn a_frame_that_is_ready_on_one_cpu_is_not_freed_on_another_that_shares_its_group() {
-        let (first, second) = (CpuId(0), CpuId(1));
         let alloc: FrameAllocator =
             FrameAllocator::new(Config { blocks: 1, cpus: 2, watermarks: Watermarks::NONE });
-        let got: Vec<_> = (0..10).map(|_| alloc.alloc(first, &FRAME).unwrap()).collect();
+        let (mut first, mut second) = (alloc.enter(CpuId(0)), alloc.enter(CpuId(1)));
+        let got: Vec<_> = (0..10).map(|_| first.alloc(&FRAME).unwrap()).collect();
         let (given_back, kept) = got.split_at(5);
-        let mut local = alloc.enter(second);
         for &frame in given_back {
-            local.free(frame, Order::FRAME).unwrap();
+            second.free(frame, Order::FRAME).unwrap();
         }
-        local.drain();
+        second.drain();
         // The second CPU takes what it gave back, and more: until a frame of the shared group comes.
-        let again = std::iter::repeat_with(|| local.alloc(&FRAME).unwrap());
-        let again = again.take(512).find(|frame| given_back.contains(frame)).expect("they are free");
-        drop(local);
-        let is_refused = |cpu, frame| {
-            let result = alloc.free(cpu, frame, Order::FRAME);
-            assert!(
-                matches!(result, Err(FreeError::NotHandedOut { .. })),
-                "{frame:?} on {cpu:?}: {result:?}"
-            );
+        let mut more = std::iter::repeat_with(|| second.alloc(&FRAME).unwrap()).take(512);
+        let again = more.find(|frame| given_back.contains(frame)).expect("they are free");
+        let is_refused = |local: &mut Local<'_>, frame| {
+            let result = local.free(frame, Order::FRAME);
+            assert!(matches!(result, Err(FreeError::NotHandedOut { .. })), "{frame:?}: {result:?}");
         };
         let ready: Vec<_> = given_back.iter().filter(|&&frame| frame != again).collect();
         assert!(!ready.is_empty());
         for &&frame in &ready {
-            is_refused(first, frame);
-            is_refused(second, frame);
+            is_refused(&mut first, frame);
+            is_refused(&mut second, frame);
         }
         // What is in use is freed on the other CPU than where it was got, once.
-        alloc.free(first, again, Order::FRAME).unwrap();
-        is_refused(second, again);
-        alloc.free(second, kept[0], Order::FRAME).unwrap();
-        is_refused(first, kept[0]);
+        first.free(again, Order::FRAME).unwrap();
+        is_refused(&mut second, again);
+        second.free(kept[0], Order::FRAME).unwrap();
+        is_refused(&mut first, kept[0]);
+        drop((first, second));
         assert_eq!(alloc.check(), Ok(()));
     }
 }

@@ -18,13 +18,15 @@ pub struct Local<'a, M: Mode = Full> {
     pub(super) alloc: &'a FrameAllocator<M>,
     pub(super) cpu: &'a Cpu,
     pub(super) lists: MutexGuard<'a, Lists>,
-    /// The fronts of which something was got last: of frames, of blocks.
+    /// The fronts of which something was got last, of frames and of blocks: here, where the fast paths
+    /// have them at hand, while the lists are held.
     recent: [usize; 2],
 }
 
 impl<'a, M: Mode> Local<'a, M> {
     pub(super) fn new(alloc: &'a FrameAllocator<M>, cpu: &'a Cpu, lists: MutexGuard<'a, Lists>) -> Self {
-        Self { alloc, cpu, lists, recent: [0, FRONTS / 2] }
+        let recent = lists.recent;
+        Self { alloc, cpu, lists, recent }
     }
 
     /// The allocator.
@@ -393,6 +395,7 @@ impl<M: Mode> FrameAllocator<M> {
 
 impl<M: Mode> Drop for Local<'_, M> {
     fn drop(&mut self) {
+        self.lists.recent = self.recent;
         if self.cpu.wanted.load(Ordering::Relaxed) {
             self.drain();
         }

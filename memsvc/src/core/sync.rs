@@ -3,9 +3,9 @@
 //! A private cfg, because `--cfg loom` would reach every crate below and breaks some of them.
 
 #[cfg(memsvc_loom)]
-pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard, atomic};
+pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, atomic};
 #[cfg(not(memsvc_loom))]
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic};
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, atomic};
 
 use std::sync::PoisonError;
 use std::time::Duration;

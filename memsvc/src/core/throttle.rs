@@ -23,8 +23,8 @@ use super::sync::{Condvar, Mutex, Timer, lock};
 use crate::stats::ReserveInfo;
 
 /// Tickets sleep on the condition variable of their number, modulo this: with no more waiters than this,
-/// a wake-up reaches one thread. As many as there are per-CPU lists; few under loom, so that some share.
-const BEDS: u64 = if cfg!(memsvc_loom) { 2 } else { super::units::CpuId::MAX as u64 };
+/// a wake-up reaches one thread. As many as there are per-CPU lists; one under loom, so that all share it.
+const BEDS: u64 = if cfg!(memsvc_loom) { 1 } else { super::units::CpuId::MAX as u64 };
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,7 +328,7 @@ mod tests {
 #[cfg(all(test, memsvc_loom))]
 mod loom_tests {
     use super::*;
-    use crate::core::sync::Arc;
+    use loom::sync::Arc;
     use loom::thread;
 
     const EVER: Duration = Duration::MAX;

@@ -175,7 +175,7 @@ impl<'a, M: Mode> Local<'a, M> {
         let most = u64::from(self.lists.fronts[index].batch) << order.get();
         let allowed = match self.allowed(buddy, request, most) {
             Ok(allowed) => allowed,
-            Err(_) if may_use_reserve(buddy, request) => return self.take_reserve(buddy, request),
+            Err(_) if is_memalloc(request) => return self.take_beyond(buddy, request),
             Err(error) => return Err(error),
         };
         let movable = M::CHECKED && request.get_page_type().is_movable();
@@ -208,9 +208,7 @@ impl<'a, M: Mode> Local<'a, M> {
             return Ok(most);
         }
         let above_min = buddy.free().saturating_sub(self.alloc.watermarks.min);
-        // Who frees memory is not stopped by a limit (`try_charge`, mm/memcontrol.c).
-        let room =
-            if request.get_flags().contains(Flags::MEMALLOC) { u64::MAX } else { buddy.charges.room(owner) };
+        let room = buddy.charges.room(owner);
         if room < size {
             let (charged, limit) = (buddy.charges.owner(owner).total(), buddy.charges.owner(owner).limit);
             return Err(AllocError::LimitReached { owner, charged, limit: limit.unwrap_or(u64::MAX) });
@@ -225,9 +223,14 @@ impl<'a, M: Mode> Local<'a, M> {
         AllocError::NoMemory { order, free: buddy.free(), min: self.alloc.watermarks.min }
     }
 
-    /// One frame or block from below the min watermark. It is marked, and not kept in any list.
-    fn take_reserve(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
-        let (order, tag) = (request.get_order(), request.tag().with_reserve(true));
+    /// One frame, block or chunk beyond watermark or limit, for who frees memory: neither stops it
+    /// (`ALLOC_NO_WATERMARKS`, mm/page_alloc.c; `try_charge`, mm/memcontrol.c). What is below the min
+    /// watermark is marked; and it goes past the per-CPU lists, both ways, so that no other request gets it
+    /// from there.
+    fn take_beyond(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
+        let order = request.get_order();
+        let reserve = buddy.free() < self.alloc.watermarks.min + u64::from(order.frames());
+        let tag = request.tag().with_reserve(reserve).with_shared(true);
         let movable = tag.page_type().is_movable();
         let head = if is_fronted(order) {
             let mut one = GroupStack::new();
@@ -241,8 +244,10 @@ impl<'a, M: Mode> Local<'a, M> {
             buddy.take_chunk(order, request.get_migrate_type(), movable)
         };
         let Some(head) = head else { return Err(self.no_memory(buddy, order)) };
-        buddy.counters.from_reserve += 1;
-        buddy.reserve_in_use += u64::from(order.frames());
+        if reserve {
+            buddy.counters.from_reserve += 1;
+            buddy.reserve_in_use += u64::from(order.frames());
+        }
         self.hand_out(buddy, head, tag);
         Ok(head)
     }
@@ -251,11 +256,7 @@ impl<'a, M: Mode> Local<'a, M> {
     fn take_chunk(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
         let order = request.get_order();
         if let Err(error) = self.allowed(buddy, request, order.frames().into()) {
-            return if may_use_reserve(buddy, request) {
-                self.take_reserve(buddy, request)
-            } else {
-                Err(error)
-            };
+            return if is_memalloc(request) { self.take_beyond(buddy, request) } else { Err(error) };
         }
         let movable = request.get_page_type().is_movable();
         let Some(head) = buddy.take_chunk(order, request.get_migrate_type(), movable) else {
@@ -415,6 +416,6 @@ fn is_fronted(order: Order) -> bool {
     order == Order::FRAME || order == Order::BLOCK
 }
 
-fn may_use_reserve(buddy: &Buddy, request: &Request) -> bool {
-    request.get_flags().contains(Flags::MEMALLOC) && buddy.free() >= request.get_order().frames().into()
+fn is_memalloc(request: &Request) -> bool {
+    request.get_flags().contains(Flags::MEMALLOC)
 }

@@ -217,13 +217,11 @@ impl Model {
                 let from_below = after < before && after < MARKS.min;
                 prop_assert!(!from_below || memalloc, "below min: {:?}", request);
                 let is_reserve = self.alloc.is_reserve(head);
-                prop_assert_eq!(
-                    is_reserve,
-                    from_below,
-                    "{:?}: {} free before, {} after",
-                    head,
-                    before,
-                    after
+                prop_assert!(!from_below || is_reserve, "{:?} is of the reserve and does not say so", head);
+                prop_assert!(
+                    !is_reserve || memalloc && after < MARKS.min,
+                    "{:?} is not of the reserve",
+                    head
                 );
                 self.insert(head, request)
             }

@@ -179,10 +179,10 @@ impl FrontLists {
 #[derive(Debug)]
 pub(crate) struct Lists {
     pub(crate) fronts: Box<[FrontLists; FRONTS]>,
-    /// The fronts of which something was got last: of frames, of blocks.
-    pub(crate) recent: [u8; 2],
     /// The CPU is in the allocator's mask of those that hold anything.
     pub(crate) marked: bool,
+    /// The fronts of which something was got last: of frames, of blocks.
+    pub(crate) recent: [usize; 2],
 }
 
 /// One CPU. Aligned so that no two share a cache line, nor a pair that is fetched together.
@@ -203,7 +203,7 @@ impl Cpu {
             id,
             fronts: std::array::from_fn(|_| Front::new()),
             wanted: AtomicBool::new(false),
-            lists: Mutex::new(Lists { fronts, recent: [0, SORT as u8], marked: false }),
+            lists: Mutex::new(Lists { fronts, marked: false, recent: [0, SORT] }),
         }
     }
 

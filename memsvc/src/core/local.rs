@@ -61,7 +61,7 @@ impl<'a> Recent<'a> {
 impl<'a, M: Mode> Local<'a, M> {
     pub(super) fn new(alloc: &'a FrameAllocator<M>, cpu: &'a Cpu, lists: MutexGuard<'a, Lists>) -> Self {
         let recent = lists.recent.map(|index| {
-            let index = usize::from(index) % FRONTS;
+            let index = index % FRONTS;
             Recent::new(alloc, &cpu.fronts[index], sort_of(index))
         });
         Self { alloc, cpu, lists, recent }
@@ -174,7 +174,7 @@ impl<'a, M: Mode> Local<'a, M> {
     fn turn_to(&mut self, index: usize) {
         let order = sort_of(index);
         let sort = sort_index(order);
-        self.lists.recent[sort] = index as u8;
+        self.lists.recent[sort] = index;
         self.recent[sort] = Recent::new(self.alloc, &self.cpu.fronts[index], order);
     }
 
@@ -324,7 +324,7 @@ impl<'a, M: Mode> Local<'a, M> {
             return Err(FreeError::OutOfRange { frame: head });
         }
         if !M::CHECKED {
-            let front = usize::from(self.lists.recent[sort_index(order)]);
+            let front = self.lists.recent[sort_index(order)];
             self.put_freed(front, if order == Order::FRAME { head.0 } else { head.block().0 });
             return Ok(());
         }
@@ -469,4 +469,50 @@ fn is_fronted(order: Order) -> bool {
 
 fn is_memalloc(request: &Request) -> bool {
     request.get_flags().contains(Flags::MEMALLOC)
+}
+
+#[cfg(all(test, not(memsvc_loom)))]
+mod tests {
+    use super::*;
+    use crate::core::alloc::Config;
+    use crate::core::page_type::PageType;
+    use crate::core::units::CpuId;
+    use crate::core::watermark::Watermarks;
+
+    const FRAME: Request = Request::new(Order::FRAME, PageType::Guest);
+
+    /// Two CPUs have different frames of one group ready. A frame that is ready on one and freed once more
+    /// on the other is refused, whichever of them had the group first.
+    #[test]
+    fn a_frame_that_is_ready_on_one_cpu_is_not_freed_on_another_that_shares_its_group() {
+        let alloc: FrameAllocator =
+            FrameAllocator::new(Config { blocks: 1, cpus: 2, watermarks: Watermarks::NONE });
+        let (mut first, mut second) = (alloc.enter(CpuId(0)), alloc.enter(CpuId(1)));
+        let got: Vec<_> = (0..10).map(|_| first.alloc(&FRAME).unwrap()).collect();
+        let (given_back, kept) = got.split_at(5);
+        for &frame in given_back {
+            second.free(frame, Order::FRAME).unwrap();
+        }
+        second.drain();
+        // The second CPU takes what it gave back, and more: until a frame of the shared group comes.
+        let mut more = std::iter::repeat_with(|| second.alloc(&FRAME).unwrap()).take(512);
+        let again = more.find(|frame| given_back.contains(frame)).expect("they are free");
+        let is_refused = |local: &mut Local<'_>, frame| {
+            let result = local.free(frame, Order::FRAME);
+            assert!(matches!(result, Err(FreeError::NotHandedOut { .. })), "{frame:?}: {result:?}");
+        };
+        let ready: Vec<_> = given_back.iter().filter(|&&frame| frame != again).collect();
+        assert!(!ready.is_empty());
+        for &&frame in &ready {
+            is_refused(&mut first, frame);
+            is_refused(&mut second, frame);
+        }
+        // What is in use is freed on the other CPU than where it was got, once.
+        first.free(again, Order::FRAME).unwrap();
+        is_refused(&mut second, again);
+        second.free(kept[0], Order::FRAME).unwrap();
+        is_refused(&mut first, kept[0]);
+        drop((first, second));
+        assert_eq!(alloc.check(), Ok(()));
+    }
 }

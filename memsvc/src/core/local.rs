@@ -4,7 +4,8 @@ use super::alloc::{FrameAllocator, Full, Mode};
 use super::block::GROUP;
 use super::buddy::{Buddy, GroupStack};
 use super::cpu::{
-    Cpu, FRONTS, Front, Lists, any_group_of, front_of, group_of, head_of, lowest_item, sort_of, word_of,
+    Cpu, FRONTS, Front, Lists, NO_GROUP, any_group_of, front_of, group_of, head_of, lowest_item, sort_of,
+    word_of,
 };
 use super::request::{AllocError, Flags, FreeError, Request};
 use super::sync::atomic::Ordering;
@@ -153,8 +154,8 @@ impl<'a, M: Mode> Local<'a, M> {
     fn make_ready(&mut self, index: usize, group: u32, bits: u32) {
         let (front, order) = (&self.cpu.fronts[index], sort_of(index));
         let mut shared = false;
+        self.let_go(index);
         if M::CHECKED {
-            self.unclaim(index);
             shared = !self.alloc.table.claim(order, group);
             let tag = front.tag().with_shared(shared);
             let mut rest = bits;
@@ -178,11 +179,15 @@ impl<'a, M: Mode> Local<'a, M> {
         self.recent[sort] = Recent::new(self.alloc, &self.cpu.fronts[index], order);
     }
 
-    /// Lets go of the ready group of a front.
-    pub(super) fn unclaim(&self, index: usize) {
-        if let Some(group) = any_group_of(self.cpu.fronts[index].ready.load(Ordering::Relaxed)) {
+    /// Lets go of the ready group of a front, which must be empty.
+    pub(super) fn let_go(&self, index: usize) {
+        let front = &self.cpu.fronts[index];
+        if M::CHECKED
+            && let Some(group) = any_group_of(front.ready.load(Ordering::Relaxed))
+        {
             self.alloc.table.unclaim(sort_of(index), group);
         }
+        front.ready.store(NO_GROUP, Ordering::Release);
     }
 
     /// Gets memory from the free lists for one request, and more for those that follow it.
@@ -214,6 +219,7 @@ impl<'a, M: Mode> Local<'a, M> {
             self.retire(buddy, index);
             front.key.store(request.key, Ordering::Relaxed);
         }
+        self.let_go(index);
         let most = u64::from(self.lists.fronts[index].batch) << order.get();
         let allowed = match self.allowed(buddy, request, most) {
             Ok(allowed) => allowed,
@@ -223,10 +229,11 @@ impl<'a, M: Mode> Local<'a, M> {
         let movable = M::CHECKED && request.get_page_type().is_movable();
         let lists = &mut self.lists.fronts[index];
         let items = (allowed >> order.get()) as u32;
+        let is_claimed = |group| self.alloc.table.is_claimed(order, group);
         let taken = if order == Order::FRAME {
-            buddy.take_frames(request.get_migrate_type(), items, movable, &mut lists.stack)
+            buddy.take_frames(request.get_migrate_type(), items, movable, is_claimed, &mut lists.stack)
         } else {
-            buddy.take_blocks(items, movable, &mut lists.stack)
+            buddy.take_blocks(items, movable, is_claimed, &mut lists.stack)
         };
         lists.grow_batch(order);
         if M::CHECKED {
@@ -276,9 +283,9 @@ impl<'a, M: Mode> Local<'a, M> {
         let head = if is_fronted(order) {
             let mut one = GroupStack::new();
             let _ = if order == Order::FRAME {
-                buddy.take_frames(request.get_migrate_type(), 1, movable, &mut one)
+                buddy.take_frames(request.get_migrate_type(), 1, movable, |_| false, &mut one)
             } else {
-                buddy.take_blocks(1, movable, &mut one)
+                buddy.take_blocks(1, movable, |_| false, &mut one)
             };
             one.pop().map(|(group, bits)| head_of(group * GROUP + bits.trailing_zeros(), order))
         } else {

@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use memsvc::stats::{BuddyInfo, SlabInfo, TypeInfo, ZoneInfo};
 use memsvc::{Config, MemoryService, MemoryStats};
 use serde_json::{Map, Value};
 
@@ -187,6 +188,22 @@ impl RunningVm for Machine {
 
     fn memory_stats(&self) -> MemoryStats {
         self.memory.stats()
+    }
+
+    fn buddy_info(&self) -> BuddyInfo {
+        self.memory.buddy_info()
+    }
+
+    fn type_info(&self) -> TypeInfo {
+        self.memory.type_info()
+    }
+
+    fn zone_info(&self) -> ZoneInfo {
+        self.memory.zone_info()
+    }
+
+    fn slab_info(&self) -> SlabInfo {
+        self.memory.slab_info()
     }
 
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError> {

@@ -1,104 +1,252 @@
 //! The frame allocator: the face of the stack.
 //!
-//! (Interface only: the heart is being written. Signatures are final unless said.)
+//! ```text
+//!   Request ─▶ Local (per-CPU fronts) ──refill──▶ Buddy (free lists, charges), behind one lock
+//!              │  tags of frames: FrameTable ◀──────┘        ▲
+//!   free ─────▶│ ready word or freed list ──────drain────────┘
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `local` | getting and putting, fast and slow |
+//! | `cpu` | the per-CPU lists themselves |
+//! | `drain` | from per-CPU lists back to the free lists: one CPU, all CPUs |
+//! | `buddy`, `block`, `blockset` | the free lists |
+//! | `table`, `tag`, `page_type` | what is known of each frame |
+//! | `charge` | who it is counted against |
+//! | `retag` | changes of tag without a free |
+//! | `watermark`, `throttle` | how much stays free, and who waits |
+//! | `report`, `check` | tables for operators; the invariants, for tests |
+//!
+//! It knows nothing of memory: where frames lie and what is in them is `space`'s. There is one way in,
+//! [`Local::alloc`], and one way out, [`Local::free`].
 
-use super::request::{AllocError, FreeError, Request};
+use std::fmt;
+use std::time::Duration;
+
+use super::block::GROUP;
+use super::buddy::Buddy;
+use super::cpu::{Cpu, Front, sort_of};
+pub use super::drain::Drained;
+pub use super::local::Local;
 use super::page_type::PageType;
-use super::units::{BlockId, CpuId, FrameId, GuestFrame, Order, OwnerId};
+use super::request::{AllocError, FreeError, Request};
+pub use super::retag::Retagger;
+use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::sync::{Mutex, lock};
+use super::table::FrameTable;
+use super::tag::Tag;
+use super::throttle::{Throttle, Waited};
+use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
 use super::watermark::Watermarks;
-use crate::stats::{BuddyInfo, TypeInfo, ZoneInfo};
+
+/// How long a requester that may wait is held up at most when half the reserve is gone: a tenth of what
+/// Linux waits (`throttle_direct_reclaim`, mm/vmscan.c: one second), because a vCPU waits here.
+const THROTTLE_LIMIT: Duration = Duration::from_millis(100);
 
 /// How an allocator is made.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Blocks of the arena.
+    /// Blocks of the arena; at most 8,388,607 (16 TiB).
     pub blocks: u32,
     /// Per-CPU lists, 1 to 64.
     pub cpus: u8,
-    /// Watermarks.
+    /// How much stays free.
     pub watermarks: Watermarks,
 }
 
-/// The mode in which the stack is compiled: [`Full`], or [`Bare`] to measure what the checks cost.
-pub trait Mode: std::fmt::Debug + 'static {
+/// What is compiled into the stack.
+pub trait Mode: fmt::Debug + Send + Sync + 'static {
     /// Tags are checked and written, charges kept, the reserve guarded.
     const CHECKED: bool;
 }
+
 /// All of it.
 #[derive(Debug)]
 pub struct Full;
-/// Without tags, charges and reserve. For measurements only.
+
+/// Without tags, charges and reserve: what the checks cost is measured against it. Frees are believed.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct Bare;
-impl Mode for Full { const CHECKED: bool = true; }
-impl Mode for Bare { const CHECKED: bool = false; }
 
-/// Hands out the frames of one arena. Every method may be called from any thread.
-#[derive(Debug)]
-pub struct FrameAllocator<M: Mode = Full> { _m: std::marker::PhantomData<M> }
-
-/// What a `drain_all` did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drained { /// Frames that went back to the free lists.
-    pub frames: u64, /// Lists visited.
-    pub visited: u32, /// Lists in use at the moment, which drain themselves.
-    pub busy: u32 }
-
-impl<M: Mode> FrameAllocator<M> {
-    /// All blocks free.
-    pub fn new(_config: Config) -> Self { todo!() }
-    /// Takes the lists of a CPU for a batch of operations (a lock, a few ns). Waits while another thread has them.
-    pub fn enter(&self, _cpu: CpuId) -> Local<'_, M> { todo!() }
-    /// `enter` + `alloc`; a requester that may wait is throttled when the reserve is low. Hold no lock that freeing needs.
-    pub fn alloc(&self, _cpu: CpuId, _request: &Request) -> Result<FrameId, AllocError> { todo!() }
-    /// `enter` + `free`.
-    pub fn free(&self, _cpu: CpuId, _head: FrameId, _order: Order) -> Result<(), FreeError> { todo!() }
-    /// Drains all per-CPU lists that hold anything.
-    pub fn drain_all(&self) -> Drained { todo!() }
-    /// What a frame is for.
-    pub fn page_type(&self, _frame: FrameId) -> PageType { todo!() }
-    /// Who is charged for it.
-    pub fn owner(&self, _frame: FrameId) -> OwnerId { todo!() }
-    /// True when it was had only because of `MEMALLOC`.
-    pub fn is_reserve(&self, _frame: FrameId) -> bool { todo!() }
-    /// Changes the page type of one live frame, as [`PageType::may_become`] allows.
-    pub fn retag(&self, _frame: FrameId, _page_type: PageType) { todo!() }
-    /// Makes a chunk that is handed out whole one of single frames, all still in use (`split_page`).
-    pub fn split(&self, _head: FrameId, _order: Order) -> Result<(), FreeError> { todo!() }
-    /// A whole free block that was handed out in pieces before, so that there may be memory behind it. It is
-    /// tagged [`PageType::Return`]; free it when the memory is gone.
-    pub fn take_emptied(&self) -> Option<BlockId> { todo!() }
-    /// Which guest frame a frame of type Guest or Balloon is behind; for other types what was put there.
-    pub fn rmap(&self, _frame: FrameId) -> u32 { todo!() }
-    /// Says which guest frame it is behind (or, for other types, any number its user wants to find again).
-    pub fn set_rmap(&self, _frame: FrameId, _value: u32) { todo!() }
-    /// Limits what an owner may have, in frames.
-    pub fn set_limit(&self, _owner: OwnerId, _limit: Option<u64>) { todo!() }
-    /// Frames charged to an owner, exact.
-    pub fn charged(&self, _owner: OwnerId) -> u64 { todo!() }
-    /// Frames of a type, exact.
-    pub fn count(&self, _page_type: PageType) -> u64 { todo!() }
-    /// Tables.
-    pub fn buddy_info(&self) -> BuddyInfo { todo!() }
-    /// Tables.
-    pub fn type_info(&self) -> TypeInfo { todo!() }
-    /// Tables.
-    pub fn zone_info(&self) -> ZoneInfo { todo!() }
+impl Mode for Full {
+    const CHECKED: bool = true;
 }
 
-/// The lists of one CPU, held. No other thread gets at them meanwhile, so do not hold it while waiting.
-#[derive(Debug)]
-pub struct Local<'a, M: Mode = Full> { _a: &'a FrameAllocator<M> }
+impl Mode for Bare {
+    const CHECKED: bool = false;
+}
 
-impl<M: Mode> Local<'_, M> {
-    /// Hands out `2^order` frames. Never waits.
-    #[inline]
-    pub fn alloc(&mut self, _request: &Request) -> Result<FrameId, AllocError> { todo!() }
-    /// Takes back what was handed out, of any type.
-    #[inline]
-    pub fn free(&mut self, _head: FrameId, _order: Order) -> Result<(), FreeError> { todo!() }
-    /// Gives all that these lists hold to the free lists.
-    pub fn drain(&mut self) { todo!() }
-    /// The allocator.
-    pub fn allocator(&self) -> &FrameAllocator<M> { todo!() }
+/// Called when free memory falls below the low watermark, once until it has been above high again.
+/// It must not wait, nor call the allocator.
+pub type Reclaimer = Box<dyn Fn() + Send + Sync>;
+
+/// Hands out the frames of one arena. Every method may be called from any thread.
+pub struct FrameAllocator<M: Mode = Full> {
+    pub(super) table: FrameTable,
+    pub(super) buddy: Mutex<Buddy>,
+    pub(super) cpus: Box<[Cpu]>,
+    /// CPUs whose lists hold anything: bit by number.
+    pub(super) holding: AtomicU64,
+    pub(super) watermarks: Watermarks,
+    pub(super) throttle: Throttle,
+    pub(super) reclaimer: Option<Reclaimer>,
+    /// The reclaimer has been called, and free memory has not been above high since.
+    pub(super) low: AtomicBool,
+    mode: std::marker::PhantomData<M>,
+}
+
+impl<M: Mode> fmt::Debug for FrameAllocator<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameAllocator").field("frames", &self.table.frames()).finish_non_exhaustive()
+    }
+}
+
+impl<M: Mode> FrameAllocator<M> {
+    /// An allocator of which all blocks are free. There is always at least one CPU.
+    ///
+    /// # Panics
+    /// When there are more blocks than frames can be numbered.
+    pub fn new(config: Config) -> Self {
+        assert!(config.blocks < 1 << 23, "an arena has less than 16 TiB");
+        let cpus = config.cpus.clamp(1, CpuId::MAX as u8);
+        Self {
+            table: FrameTable::new(config.blocks),
+            buddy: Mutex::new(Buddy::new(config.blocks)),
+            cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
+            holding: AtomicU64::new(0),
+            watermarks: config.watermarks,
+            throttle: Throttle::default(),
+            reclaimer: None,
+            low: AtomicBool::new(false),
+            mode: std::marker::PhantomData,
+        }
+    }
+
+    /// With somebody to wake when free memory falls below the low watermark.
+    pub fn with_reclaimer(mut self, reclaimer: Reclaimer) -> Self {
+        self.reclaimer = Some(reclaimer);
+        self
+    }
+
+    /// Takes the lists of a CPU, for as many operations as wanted: a lock, some nanoseconds. Waits while
+    /// another thread has them. A number beyond the CPUs there are means one of them.
+    pub fn enter(&self, cpu: CpuId) -> Local<'_, M> {
+        let cpu = &self.cpus[cpu.0 as usize % self.cpus.len()];
+        Local::new(self, cpu, lock(&cpu.lists))
+    }
+
+    /// Hands out `2^order` frames. A requester that may wait does so while half the reserve is gone, for
+    /// a tenth of a second at most: hold no lock here that freeing memory needs.
+    ///
+    /// # Errors
+    /// [`AllocError`] when there is nothing that the request may have.
+    pub fn alloc(&self, cpu: CpuId, request: &Request) -> Result<FrameId, AllocError> {
+        let result = self.enter(cpu).alloc(request);
+        if !matches!(result, Err(AllocError::NoMemory { .. }))
+            || !request.get_flags().may_wait()
+            || self.reserve_is_well()
+        {
+            return result;
+        }
+        if self.throttle(THROTTLE_LIMIT) { self.enter(cpu).alloc(request) } else { result }
+    }
+
+    /// Waits in the queue of those who are held up while half the reserve is gone, `limit` at most: for a
+    /// requester that holds a lock when it asks, and must let go of it first. True when there is reason
+    /// to ask again.
+    pub fn throttle(&self, limit: Duration) -> bool {
+        !self.reserve_is_well()
+            && matches!(self.throttle.wait(limit, || self.reserve_is_well()), Waited::Back)
+    }
+
+    /// Takes back what [`Self::alloc`] handed out.
+    ///
+    /// # Errors
+    /// See [`Local::free`].
+    pub fn free(&self, cpu: CpuId, head: FrameId, order: Order) -> Result<(), FreeError> {
+        self.enter(cpu).free(head, order)
+    }
+
+    fn reserve_is_well(&self) -> bool {
+        let free = lock(&self.buddy).free();
+        !self.watermarks.reserve_is_half_gone(free)
+    }
+
+    /// Frames of the arena.
+    pub fn frames(&self) -> u64 {
+        self.table.frames()
+    }
+
+    /// What a frame is for.
+    ///
+    /// # Panics
+    /// When there is no such frame; so do all that follow.
+    pub fn page_type(&self, frame: FrameId) -> PageType {
+        if self.is_ready(frame) { PageType::Buddy } else { self.table.page_type(frame) }
+    }
+
+    /// Who is charged for a frame; for a free one, who was.
+    pub fn owner(&self, frame: FrameId) -> OwnerId {
+        self.table.effective(frame).owner()
+    }
+
+    /// True when the frame was had only because of `MEMALLOC`.
+    pub fn is_reserve(&self, frame: FrameId) -> bool {
+        self.table.effective(frame).is_reserve()
+    }
+
+    /// The number that was set for a frame: which guest frame it is behind, or what else its user wants to
+    /// find again. In a block that is handed out whole only the first frame has one.
+    pub fn rmap(&self, frame: FrameId) -> u32 {
+        self.table.rmap(frame)
+    }
+
+    /// Sets that number. It stays until it is set again, whatever becomes of the frame.
+    pub fn set_rmap(&self, frame: FrameId, value: u32) {
+        self.table.set_rmap(frame, value);
+    }
+
+    /// Limits what an owner may be charged, frames. Who has more keeps it.
+    pub fn set_limit(&self, owner: OwnerId, limit: Option<u64>) {
+        lock(&self.buddy).charges.owner_mut(owner).limit = limit;
+    }
+
+    /// A whole free block that was handed out in pieces before, so that there may be memory behind it.
+    /// It is tagged [`PageType::Return`]; free it when the memory is gone.
+    pub fn take_emptied(&self) -> Option<BlockId> {
+        let mut buddy = lock(&self.buddy);
+        let block = buddy.take_emptied()?;
+        self.table.set_block_tag(block, Tag::live(PageType::Return, Order::BLOCK, OwnerId::HOST));
+        buddy.charges.charge(OwnerId::HOST, PageType::Return, FRAMES_PER_BLOCK as u64);
+        Some(block)
+    }
+
+    /// True when a frame is ready in a per-CPU list, alone or with its block.
+    pub(super) fn is_ready(&self, frame: FrameId) -> bool {
+        let block = self.table.block_tag(frame.block());
+        if block.is_free() {
+            self.is_ready_item(Order::FRAME, frame.0)
+        } else {
+            self.is_ready_item(Order::BLOCK, frame.block().0)
+        }
+    }
+
+    fn is_ready_item(&self, order: Order, item: u32) -> bool {
+        let has = |cpu: &Cpu| cpu.sort(order).iter().any(|front| front.has_ready(item));
+        self.table.is_claimed(order, item / GROUP) && self.cpus.iter().any(has)
+    }
+
+    /// All fronts that may hold anything, with the frames of one item.
+    pub(super) fn held_fronts(&self) -> impl Iterator<Item = (&Cpu, &Front, u64)> {
+        let holding = self.holding.load(Ordering::Acquire);
+        let cpus = self.cpus.iter().filter(move |cpu| holding >> cpu.id.0 & 1 == 1);
+        cpus.flat_map(|cpu| {
+            cpu.fronts
+                .iter()
+                .enumerate()
+                .map(move |(at, front)| (cpu, front, u64::from(sort_of(at).frames())))
+        })
+    }
 }

@@ -36,15 +36,6 @@ impl MigrateType {
         }
     }
 
-    /// The type with this value.
-    pub(crate) const fn from_bits(bits: u8) -> MigrateType {
-        match bits {
-            0 => MigrateType::Unmovable,
-            1 => MigrateType::Movable,
-            _ => MigrateType::Reclaimable,
-        }
-    }
-
     /// Its name in tables and metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -5,12 +5,25 @@ pub mod bitmap;
 pub mod deferral;
 pub mod ledger;
 pub mod migrate_type;
-pub mod frames;
 pub mod page_type;
-pub mod plain;
 pub mod request;
 pub mod units;
 pub mod watermark;
+
+mod block;
+mod blockset;
+mod buddy;
+mod charge;
+mod check;
 mod cpu;
+mod drain;
+mod local;
+mod report;
+mod retag;
 mod sync;
+mod table;
 mod tag;
+mod throttle;
+
+#[cfg(all(test, not(memsvc_loom)))]
+mod model;

@@ -1,5 +1,7 @@
 //! What is asked of the allocator, and how it refuses.
 
+use std::fmt;
+
 use super::migrate_type::MigrateType;
 use super::page_type::PageType;
 use super::tag::Tag;
@@ -35,7 +37,7 @@ impl Flags {
 }
 
 /// What is wanted. Made once, used often: it carries what the fast path compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Request {
     order: Order,
     migrate_type: MigrateType,
@@ -55,8 +57,7 @@ impl Request {
     /// When asked for [`PageType::Buddy`]: free is not a use.
     pub const fn new(order: Order, page_type: PageType) -> Request {
         assert!(page_type.is_freeable(), "frames cannot be handed out as free");
-        let migrate_type =
-            if page_type.is_movable() { MigrateType::Movable } else { MigrateType::Unmovable };
+        let migrate_type = if page_type.is_movable() { MigrateType::Movable } else { MigrateType::Unmovable };
         Request {
             order,
             migrate_type,
@@ -86,7 +87,7 @@ impl Request {
     /// # Panics
     /// When there cannot be such an owner.
     pub const fn charge_to(mut self, owner: OwnerId) -> Request {
-        assert!((owner.0 as usize) < OwnerId::COUNT, "there are 64 owners");
+        assert!((owner.0 as usize) < OwnerId::COUNT, "there are 32 owners");
         self.charge_to = owner;
         self.keyed()
     }
@@ -120,6 +121,13 @@ impl Request {
 
     pub(crate) const fn get_owner(&self) -> OwnerId {
         self.charge_to
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { order, migrate_type, page_type, flags, charge_to, .. } = self;
+        write!(f, "Request({order}, {page_type:?}, {migrate_type:?}, {flags:?}, {charge_to:?})")
     }
 }
 

@@ -46,8 +46,6 @@ macro_rules! zeroed {
 
 zeroed! {
     /// So many zeroes, which cost memory only once they are written.
-    zeroed_u8: AtomicU8, u8;
-    /// So many zeroes, which cost memory only once they are written.
     zeroed_u16: AtomicU16, u16;
     /// So many zeroes, which cost memory only once they are written.
     zeroed_u32: AtomicU32, u32;

@@ -1,16 +1,18 @@
 //! The tag of a frame: 16 bits that say all that `free` has to know.
 //!
 //! ```text
-//!   15      10   9       8        7     4   3     0
-//!   ┌─────────┬───────┬─────────┬─────────┬─────────┐
-//!   │  owner  │ mixed │ reserve │  order  │  type   │
-//!   └─────────┴───────┴─────────┴─────────┴─────────┘
+//!   15      11   10       9       8        7     4   3     0
+//!   ┌─────────┬────────┬───────┬─────────┬─────────┬─────────┐
+//!   │  owner  │ shared │ mixed │ reserve │  order  │  type   │
+//!   └─────────┴────────┴───────┴─────────┴─────────┴─────────┘
 //! ```
 //! - *type*: [`PageType`]; 0 is free.
 //! - *order* of the chunk whose head this is, 0 to 9; 15 for every other frame of the chunk. In a free
 //!   frame: what it was before, for the error of who frees it again.
 //! - *reserve*: taken only because the request was `MEMALLOC`. Ends with the frame.
 //! - *mixed*, in the tag of a whole block: its frames have tags of their own (holes).
+//! - *shared*: made ready in a group of which another CPU has frames ready too (`cpu.rs`); for nobody
+//!   but the per-CPU lists.
 //! - *owner*: who is charged; in a free frame, who was.
 
 use super::page_type::PageType;
@@ -21,7 +23,8 @@ const ORDER_SHIFT: u32 = 4;
 const ORDER: u16 = 0xF << ORDER_SHIFT;
 const RESERVE: u16 = 1 << 8;
 const MIXED: u16 = 1 << 9;
-const OWNER_SHIFT: u32 = 10;
+const SHARED: u16 = 1 << 10;
+const OWNER_SHIFT: u32 = 11;
 /// Order of a frame that is not the head of its chunk.
 const TAIL: u16 = 0xF << ORDER_SHIFT;
 
@@ -33,9 +36,6 @@ const _: () = assert!(OwnerId::COUNT == 1 << (16 - OWNER_SHIFT));
 pub(crate) struct Tag(u16);
 
 impl Tag {
-    /// Of a frame that was never used.
-    pub(crate) const FRESH: Tag = Tag(0);
-
     /// Of the head of a chunk that is handed out.
     pub(crate) const fn live(page_type: PageType, order: Order, owner: OwnerId) -> Tag {
         Tag(page_type as u16
@@ -59,6 +59,10 @@ impl Tag {
         Tag(self.0 | MIXED)
     }
 
+    pub(crate) const fn with_shared(self, shared: bool) -> Tag {
+        if shared { Tag(self.0 | SHARED) } else { Tag(self.0 & !SHARED) }
+    }
+
     pub(crate) const fn with_type(self, page_type: PageType) -> Tag {
         Tag(self.0 & !TYPE | page_type as u16)
     }
@@ -75,7 +79,7 @@ impl Tag {
 
     /// Of the same frame once it is free: it remembers type and owner.
     pub(crate) const fn freed(self) -> Tag {
-        Tag(self.0 & !(TYPE | ORDER | RESERVE | MIXED) | (self.0 & TYPE) << ORDER_SHIFT)
+        Tag(self.0 & !(TYPE | ORDER | RESERVE | MIXED | SHARED) | (self.0 & TYPE) << ORDER_SHIFT)
     }
 
     pub(crate) fn page_type(self) -> PageType {

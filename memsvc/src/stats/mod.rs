@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod allocator;
 
 pub use allocator::{
-    AllocCounters, BuddyInfo, CacheInfo, ChargeInfo, CpuInfo, MigrateTypeInfo, OrderInfo, ReserveInfo, SlabInfo,
-    TypeInfo, ZoneInfo,
+    AllocCounters, BuddyInfo, CacheInfo, ChargeInfo, CpuInfo, MigrateTypeInfo, OrderInfo, ReserveInfo,
+    SlabInfo, TypeInfo, ZoneInfo,
 };
 
 use serde::{Deserialize, Serialize};

@@ -76,7 +76,7 @@ impl Machine {
 
         let kvm = kvm::open().map_err(LaunchError::new)?;
         let regions = layout::ram_regions(bytes).map_err(LaunchError::new)?;
-        let memory = MemoryService::new(&Config { regions: regions.clone() }).map_err(LaunchError::new)?;
+        let memory = MemoryService::new(&Config::new(regions.clone())).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
         let vm = Vm::new(&kvm).map_err(LaunchError::new)?;

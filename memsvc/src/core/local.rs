@@ -1,0 +1,420 @@
+//! Getting and putting: the fast paths, and what they fall back to.
+
+use super::alloc::{FrameAllocator, Full, Mode};
+use super::block::GROUP;
+use super::buddy::{Buddy, GroupStack};
+use super::cpu::{
+    Cpu, FRONTS, Front, Lists, any_group_of, front_of, group_of, head_of, lowest_item, sort_of, word_of,
+};
+use super::request::{AllocError, Flags, FreeError, Request};
+use super::sync::atomic::Ordering;
+use super::sync::{MutexGuard, lock};
+use super::tag::Tag;
+use super::units::{FrameId, Order};
+
+/// The lists of one CPU, held: nobody else gets at them meanwhile, so do not wait with it in hand.
+#[derive(Debug)]
+pub struct Local<'a, M: Mode = Full> {
+    pub(super) alloc: &'a FrameAllocator<M>,
+    pub(super) cpu: &'a Cpu,
+    pub(super) lists: MutexGuard<'a, Lists>,
+    /// The fronts of which something was got last: of frames, of blocks.
+    recent: [usize; 2],
+}
+
+impl<'a, M: Mode> Local<'a, M> {
+    pub(super) fn new(alloc: &'a FrameAllocator<M>, cpu: &'a Cpu, lists: MutexGuard<'a, Lists>) -> Self {
+        Self { alloc, cpu, lists, recent: [0, FRONTS / 2] }
+    }
+
+    /// The allocator.
+    pub fn allocator(&self) -> &'a FrameAllocator<M> {
+        self.alloc
+    }
+
+    /// Hands out `2^order` contiguous frames. Never waits.
+    ///
+    /// # Errors
+    /// [`AllocError`] when there is nothing that the request may have, after all per-CPU lists have been
+    /// drained. Lists that are in use at that moment drain themselves a little later.
+    #[inline]
+    pub fn alloc(&mut self, request: &Request) -> Result<FrameId, AllocError> {
+        let index = request.front as usize % FRONTS;
+        let front = &self.cpu.fronts[index];
+        if front.key.load(Ordering::Relaxed) == request.key
+            && let Some(item) = get_ready(front)
+        {
+            self.recent[index / (FRONTS / 2)] = index;
+            return Ok(head_of(item, request.get_order()));
+        }
+        self.alloc_slow(request)
+    }
+
+    /// Takes back what was handed out, whatever its page type, and uncharges it.
+    ///
+    /// # Errors
+    /// [`FreeError`] says why it cannot be freed, what it is and whose; nothing has changed then. Two
+    /// threads that free the same frame at the same moment may both be believed: the second is found
+    /// when it is drained, counted, and not given out twice.
+    #[inline]
+    pub fn free(&mut self, head: FrameId, order: Order) -> Result<(), FreeError> {
+        let (sort, item) = if order == Order::FRAME { (0, head.0) } else { (1, head.block().0) };
+        let Some(cell) = self.alloc.table.cell(head, order) else {
+            return Err(FreeError::OutOfRange { frame: head });
+        };
+        let front = &self.cpu.fronts[self.recent[sort] % FRONTS];
+        let ready = front.ready.load(Ordering::Relaxed);
+        let bit = 1 << (item % GROUP);
+        let is_head = order == Order::FRAME || (order == Order::BLOCK && head.index() == 0);
+        if group_of(ready) == item / GROUP
+            && ready & bit == 0
+            && is_head
+            && (!M::CHECKED || cell.load(Ordering::Relaxed) == front.key.load(Ordering::Relaxed) as u16)
+        {
+            front.ready.store(ready | bit, Ordering::Release);
+            return Ok(());
+        }
+        self.free_slow(head, order)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_slow(&mut self, request: &Request) -> Result<FrameId, AllocError> {
+        let index = request.front as usize % FRONTS;
+        let front = &self.cpu.fronts[index];
+        if is_fronted(request.get_order())
+            && front.key.load(Ordering::Relaxed) == request.key
+            && self.advance(index)
+        {
+            return self.alloc(request);
+        }
+        if let Ok(frame) = self.refill(index, request) {
+            return Ok(frame);
+        }
+        // What others hold may be what is missing, and counts against a limit too.
+        self.drain();
+        self.alloc.drain_others(Some(self.cpu.id));
+        self.refill(index, request).inspect_err(|error| self.count_failure(request, error))
+    }
+
+    fn count_failure(&self, request: &Request, error: &AllocError) {
+        let mut buddy = lock(&self.alloc.buddy);
+        buddy.counters.failed += 1;
+        if matches!(error, AllocError::LimitReached { .. }) {
+            buddy.charges.owner_mut(request.get_owner()).refused += 1;
+        }
+    }
+
+    /// Makes the next stacked group ready. False when there is none.
+    fn advance(&mut self, index: usize) -> bool {
+        let Some((group, bits)) = self.lists.fronts[index].stack.pop() else { return false };
+        let front = &self.cpu.fronts[index];
+        let stacked = front.stacked.load(Ordering::Relaxed);
+        front.stacked.store(stacked - bits.count_ones(), Ordering::Relaxed);
+        self.make_ready(index, group, bits);
+        true
+    }
+
+    /// Makes a group ready: claims it, tags it as handed out, and lets go of the one before, which must be
+    /// empty.
+    fn make_ready(&self, index: usize, group: u32, bits: u32) {
+        let (front, order) = (&self.cpu.fronts[index], sort_of(index));
+        let mut shared = false;
+        if M::CHECKED {
+            self.unclaim(index);
+            shared = !self.alloc.table.claim(order, group);
+            let tag = front.tag().with_shared(shared);
+            let mut rest = bits;
+            while rest != 0 {
+                let head = head_of(group * GROUP + rest.trailing_zeros(), order);
+                rest &= rest - 1;
+                if let Some(cell) = self.alloc.table.cell(head, order) {
+                    cell.store(tag.bits(), Ordering::Relaxed);
+                }
+            }
+        }
+        front.ready.store(word_of(group, bits, shared), Ordering::Release);
+    }
+
+    /// Lets go of the ready group of a front.
+    pub(super) fn unclaim(&self, index: usize) {
+        if let Some(group) = any_group_of(self.cpu.fronts[index].ready.load(Ordering::Relaxed)) {
+            self.alloc.table.unclaim(sort_of(index), group);
+        }
+    }
+
+    /// Gets memory from the free lists for one request, and more for those that follow it.
+    fn refill(&mut self, index: usize, request: &Request) -> Result<FrameId, AllocError> {
+        let mut buddy = lock(&self.alloc.buddy);
+        buddy.counters.refills += 1;
+        let result = if is_fronted(request.get_order()) {
+            self.refill_front(&mut buddy, index, request)
+        } else {
+            self.take_chunk(&mut buddy, request)
+        };
+        buddy.lowest_free = buddy.lowest_free.min(buddy.free());
+        let free = buddy.free();
+        drop(buddy);
+        self.alloc.notice_low(free);
+        result
+    }
+
+    fn refill_front(
+        &mut self,
+        buddy: &mut Buddy,
+        index: usize,
+        request: &Request,
+    ) -> Result<FrameId, AllocError> {
+        let (order, tag) = (sort_of(index), request.tag());
+        let front = &self.cpu.fronts[index];
+        self.mark();
+        if front.key.load(Ordering::Relaxed) != request.key {
+            self.retire(buddy, index);
+            front.key.store(request.key, Ordering::Relaxed);
+        }
+        let most = u64::from(self.lists.fronts[index].batch) << order.get();
+        let allowed = match self.allowed(buddy, request, most) {
+            Ok(allowed) => allowed,
+            Err(_) if may_use_reserve(buddy, request) => return self.take_reserve(buddy, request),
+            Err(error) => return Err(error),
+        };
+        let movable = M::CHECKED && request.get_page_type().is_movable();
+        let lists = &mut self.lists.fronts[index];
+        let items = (allowed >> order.get()) as u32;
+        let taken = if order == Order::FRAME {
+            buddy.take_frames(request.get_migrate_type(), items, movable, &mut lists.stack)
+        } else {
+            buddy.take_blocks(items, movable, &mut lists.stack)
+        };
+        lists.grow_batch(order);
+        if M::CHECKED {
+            buddy.charges.charge(tag.owner(), tag.page_type(), u64::from(taken) << order.get());
+        }
+        front.stacked.store(taken, Ordering::Relaxed);
+        if self.advance(index)
+            && let Some(item) = get_ready(front)
+        {
+            self.recent[index / (FRONTS / 2)] = index;
+            return Ok(head_of(item, order));
+        }
+        Err(self.no_memory(buddy, order))
+    }
+
+    /// How many frames, up to `most`, the request may have, in whole chunks of its order.
+    fn allowed(&self, buddy: &Buddy, request: &Request, most: u64) -> Result<u64, AllocError> {
+        let (order, owner) = (request.get_order(), request.get_owner());
+        let size = u64::from(order.frames());
+        if !M::CHECKED {
+            return Ok(most);
+        }
+        let above_min = buddy.free().saturating_sub(self.alloc.watermarks.min);
+        // Who frees memory is not stopped by a limit (`try_charge`, mm/memcontrol.c).
+        let room =
+            if request.get_flags().contains(Flags::MEMALLOC) { u64::MAX } else { buddy.charges.room(owner) };
+        if room < size {
+            let (charged, limit) = (buddy.charges.owner(owner).total(), buddy.charges.owner(owner).limit);
+            return Err(AllocError::LimitReached { owner, charged, limit: limit.unwrap_or(u64::MAX) });
+        }
+        if above_min < size {
+            return Err(self.no_memory(buddy, order));
+        }
+        Ok(most.max(size).min(above_min).min(room) / size * size)
+    }
+
+    fn no_memory(&self, buddy: &Buddy, order: Order) -> AllocError {
+        AllocError::NoMemory { order, free: buddy.free(), min: self.alloc.watermarks.min }
+    }
+
+    /// One frame or block from below the min watermark. It is marked, and not kept in any list.
+    fn take_reserve(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
+        let (order, tag) = (request.get_order(), request.tag().with_reserve(true));
+        let movable = tag.page_type().is_movable();
+        let head = if is_fronted(order) {
+            let mut one = GroupStack::new();
+            let _ = if order == Order::FRAME {
+                buddy.take_frames(request.get_migrate_type(), 1, movable, &mut one)
+            } else {
+                buddy.take_blocks(1, movable, &mut one)
+            };
+            one.pop().map(|(group, bits)| head_of(group * GROUP + bits.trailing_zeros(), order))
+        } else {
+            buddy.take_chunk(order, request.get_migrate_type(), movable)
+        };
+        let Some(head) = head else { return Err(self.no_memory(buddy, order)) };
+        buddy.counters.from_reserve += 1;
+        buddy.reserve_in_use += u64::from(order.frames());
+        self.hand_out(buddy, head, tag);
+        Ok(head)
+    }
+
+    /// A chunk of order 1 to 8: there are no per-CPU lists of them.
+    fn take_chunk(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
+        let order = request.get_order();
+        if let Err(error) = self.allowed(buddy, request, order.frames().into()) {
+            return if may_use_reserve(buddy, request) {
+                self.take_reserve(buddy, request)
+            } else {
+                Err(error)
+            };
+        }
+        let movable = request.get_page_type().is_movable();
+        let Some(head) = buddy.take_chunk(order, request.get_migrate_type(), movable) else {
+            return Err(self.no_memory(buddy, order));
+        };
+        self.hand_out(buddy, head, request.tag());
+        Ok(head)
+    }
+
+    fn hand_out(&self, buddy: &mut Buddy, head: FrameId, tag: Tag) {
+        let order = tag.order().unwrap_or(Order::FRAME);
+        buddy.charges.charge(tag.owner(), tag.page_type(), order.frames().into());
+        if order == Order::BLOCK {
+            self.alloc.table.set_block_tag(head.block(), tag);
+        } else {
+            self.alloc.table.set_chunk(head, order, tag);
+        }
+    }
+
+    #[inline(never)]
+    fn free_slow(&mut self, head: FrameId, order: Order) -> Result<(), FreeError> {
+        if !M::CHECKED {
+            let front = self.recent[usize::from(order == Order::BLOCK)];
+            self.put_freed(front, if order == Order::FRAME { head.0 } else { head.block().0 });
+            return Ok(());
+        }
+        let tag = match self.alloc.check_free(head, order) {
+            Ok(tag) => tag,
+            Err(error) => {
+                lock(&self.alloc.buddy).counters.free_errors += 1;
+                return Err(error);
+            }
+        };
+        if !is_fronted(order) || tag.is_mixed() || tag.is_reserve() {
+            return self.free_now(head, order, tag);
+        }
+        let index = front_of(tag);
+        let front = &self.cpu.fronts[index];
+        if front.freed_tag() != tag {
+            if front.freed_items() > 0 {
+                self.drain_freed(index);
+            }
+            front.freed_tag.store(tag.bits(), Ordering::Relaxed);
+        }
+        if order == Order::FRAME {
+            self.alloc.table.set_tag(head, tag.freed());
+            self.put_freed(index, head.0);
+        } else {
+            self.alloc.table.set_block_tag(head.block(), tag.freed());
+            self.put_freed(index, head.block().0);
+        }
+        Ok(())
+    }
+
+    /// Adds to a freed list, which has room, and drains it when it is full.
+    fn put_freed(&mut self, index: usize, item: u32) {
+        self.mark();
+        let front = &self.cpu.fronts[index];
+        let lists = &mut self.lists.fronts[index];
+        let len = front.freed_items();
+        if let Some(slot) = lists.freed.get_mut(len as usize) {
+            *slot = item;
+            front.freed_len.store(len + 1, Ordering::Relaxed);
+        }
+        if len + 1 >= lists.freed_limit {
+            lists.grow_freed(sort_of(index));
+            self.drain_freed(index);
+        }
+    }
+
+    /// Frees past the per-CPU lists: chunks, blocks with holes, and the reserve, which is to be whole again
+    /// at once.
+    fn free_now(&mut self, head: FrameId, order: Order, tag: Tag) -> Result<(), FreeError> {
+        let mut buddy = lock(&self.alloc.buddy);
+        let (owner, page_type) = (tag.owner(), tag.page_type());
+        let holes = u64::from(buddy.block(head.block()).holes);
+        if !self.alloc.put_back(&mut buddy, head, order, page_type) {
+            buddy.counters.free_errors += 1;
+            return Err(FreeError::NotHandedOut { frame: head, last: page_type, owner });
+        }
+        if tag.is_mixed() {
+            buddy.charges.uncharge_block(owner, page_type, holes);
+        } else {
+            buddy.charges.uncharge(owner, page_type, order.frames().into());
+        }
+        if tag.is_reserve() {
+            buddy.reserve_in_use -= u64::from(order.frames());
+        }
+        if order == Order::BLOCK {
+            self.alloc.table.set_block_tag(head.block(), tag.freed());
+        }
+        if order != Order::BLOCK || tag.is_mixed() {
+            for frame in head.0..head.0 + order.frames() {
+                let frame = FrameId(frame);
+                self.alloc.table.set_tag(frame, self.alloc.table.tag(frame).freed());
+            }
+        }
+        let free = buddy.free();
+        drop(buddy);
+        self.alloc.notice_free(free);
+        Ok(())
+    }
+
+    /// These lists hold something from now on.
+    fn mark(&mut self) {
+        if !self.lists.marked {
+            self.lists.marked = true;
+            self.alloc.holding.fetch_or(1 << self.cpu.id.0, Ordering::AcqRel);
+        }
+    }
+}
+
+impl<M: Mode> FrameAllocator<M> {
+    /// The tag of what is to be freed, if it can be.
+    pub(super) fn check_free(&self, head: FrameId, order: Order) -> Result<Tag, FreeError> {
+        let block = self.table.block_tag(head.block());
+        let tag = if !block.is_free() && head.index() == 0 { block } else { self.table.effective(head) };
+        let owner = tag.owner();
+        if tag.is_free() {
+            return Err(FreeError::NotHandedOut { frame: head, last: tag.last_type(), owner });
+        }
+        if self.is_ready(head) {
+            return Err(FreeError::NotHandedOut { frame: head, last: tag.page_type(), owner });
+        }
+        match tag.order() {
+            None => Err(FreeError::NotHead { frame: head, tag: tag.page_type(), owner }),
+            Some(is) if is != order => {
+                Err(FreeError::WrongOrder { frame: head, tag: tag.page_type(), owner, is, given: order })
+            }
+            Some(_) => Ok(tag.with_shared(false)),
+        }
+    }
+}
+
+impl<M: Mode> Drop for Local<'_, M> {
+    fn drop(&mut self) {
+        if self.cpu.wanted.load(Ordering::Relaxed) {
+            self.drain();
+        }
+    }
+}
+
+/// Takes the lowest item of the ready group.
+#[inline]
+fn get_ready(front: &Front) -> Option<u32> {
+    let ready = front.ready.load(Ordering::Relaxed);
+    let bits = ready as u32;
+    if bits == 0 {
+        return None;
+    }
+    front.ready.store(ready & (ready - 1), Ordering::Release);
+    Some(lowest_item(ready))
+}
+
+/// True for the orders that have per-CPU lists.
+fn is_fronted(order: Order) -> bool {
+    order == Order::FRAME || order == Order::BLOCK
+}
+
+fn may_use_reserve(buddy: &Buddy, request: &Request) -> bool {
+    request.get_flags().contains(Flags::MEMALLOC) && buddy.free() >= request.get_order().frames().into()
+}

@@ -1,0 +1,102 @@
+//! Changes of tag without a free: what a frame is for changes, who has it does not.
+
+use super::alloc::{FrameAllocator, Mode};
+use super::buddy::Buddy;
+use super::migrate_type::MigrateType;
+use super::page_type::PageType;
+use super::request::FreeError;
+use super::sync::{MutexGuard, lock};
+use super::tag::Tag;
+use super::units::{BlockId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
+
+/// The right to change tags, for as many as wanted: it holds the allocator's lock.
+#[derive(Debug)]
+pub struct Retagger<'a, M: Mode> {
+    alloc: &'a FrameAllocator<M>,
+    buddy: MutexGuard<'a, Buddy>,
+}
+
+impl<M: Mode> FrameAllocator<M> {
+    /// Begins to change tags. Until it is dropped nobody gets memory from the free lists.
+    pub fn retagger(&self) -> Retagger<'_, M> {
+        Retagger { alloc: self, buddy: lock(&self.buddy) }
+    }
+
+    /// Makes a chunk that is handed out whole one of single frames, all still in use (`split_page`,
+    /// mm/page_alloc.c). Each keeps its page type.
+    ///
+    /// # Errors
+    /// [`FreeError`] when it is not handed out with this order; nothing has changed then.
+    pub fn split(&self, head: FrameId, order: Order) -> Result<(), FreeError> {
+        let mut buddy = lock(&self.buddy);
+        let tag = self.check_free(head, order)?;
+        if order == Order::FRAME {
+            return Ok(());
+        }
+        if order == Order::BLOCK {
+            let block = head.block();
+            if !tag.is_mixed() {
+                self.table.mix(block);
+            }
+            let movable = tag.page_type().is_movable();
+            let migrate_type = if movable { MigrateType::Movable } else { MigrateType::Unmovable };
+            buddy.break_whole(block, migrate_type);
+        }
+        for frame in head.0..head.0 + order.frames() {
+            let frame = FrameId(frame);
+            self.table.set_tag(frame, self.table.tag(frame).with_order(Order::FRAME));
+        }
+        if order == Order::BLOCK {
+            self.table.set_block_tag(head.block(), tag.freed());
+        }
+        Ok(())
+    }
+}
+
+impl<M: Mode> Retagger<'_, M> {
+    /// Changes the page type of a frame, alone or in a whole block.
+    ///
+    /// # Panics
+    /// When [`PageType::may_become`] does not allow it: an error of ours, never of a guest.
+    pub fn retag(&mut self, frame: FrameId, page_type: PageType) {
+        let table = &self.alloc.table;
+        let old = table.effective(frame);
+        let from = old.page_type();
+        if from == page_type {
+            return;
+        }
+        let single = old.order() == Some(Order::FRAME) || !table.block_tag(frame.block()).is_free();
+        assert!(single && from.may_become(page_type), "{frame:?}: {from:?} cannot become {page_type:?}");
+        let block = table.block_tag(frame.block());
+        if !block.is_free() && !block.is_mixed() {
+            table.mix(frame.block());
+        }
+        table.set_tag(frame, table.tag(frame).with_type(page_type));
+        self.buddy.charges.recharge(old.owner(), from, page_type, 1);
+        let entry = self.buddy.block_mut(frame.block());
+        entry.movable += u16::from(page_type.is_movable());
+        entry.movable -= u16::from(from.is_movable());
+        entry.holes += u16::from(page_type == PageType::Balloon);
+        entry.holes -= u16::from(from == PageType::Balloon);
+    }
+
+    /// Changes the page type, and the owner with it, of all frames of a block that is handed out whole.
+    ///
+    /// # Panics
+    /// When [`PageType::may_become`] does not allow it, or the block is not handed out whole: an error
+    /// of ours, never of a guest.
+    pub fn retag_block(&mut self, block: BlockId, page_type: PageType, owner: OwnerId) {
+        let table = &self.alloc.table;
+        let old = table.block_tag(block);
+        let from = old.page_type();
+        assert!(
+            !old.is_mixed() && from.may_become(page_type),
+            "{block:?}: {from:?} cannot become {page_type:?}"
+        );
+        table.set_block_tag(block, Tag::live(page_type, Order::BLOCK, owner).with_reserve(old.is_reserve()));
+        self.buddy.charges.uncharge(old.owner(), from, FRAMES_PER_BLOCK as u64);
+        self.buddy.charges.charge(owner, page_type, FRAMES_PER_BLOCK as u64);
+        self.buddy.block_mut(block).movable =
+            if page_type.is_movable() { FRAMES_PER_BLOCK as u16 } else { 0 };
+    }
+}

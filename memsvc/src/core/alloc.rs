@@ -208,9 +208,11 @@ impl<M: Mode> FrameAllocator<M> {
         self.table.set_rmap(frame, value);
     }
 
-    /// Limits what an owner may be charged, frames. Who has more keeps it.
+    /// Limits what an owner may be charged, frames. Who has more keeps it. Per-CPU lists, in which frames
+    /// are charged ahead, are drained.
     pub fn set_limit(&self, owner: OwnerId, limit: Option<u64>) {
         lock(&self.buddy).charges.owner_mut(owner).limit = limit;
+        self.drain_all();
     }
 
     /// A whole free block that was handed out in pieces before, so that there may be memory behind it.

@@ -18,13 +18,15 @@ pub struct Local<'a, M: Mode = Full> {
     pub(super) alloc: &'a FrameAllocator<M>,
     pub(super) cpu: &'a Cpu,
     pub(super) lists: MutexGuard<'a, Lists>,
-    /// The fronts of which something was got last: of frames, of blocks.
+    /// The fronts of which something was got last, of frames and of blocks: here, where the fast paths
+    /// have them at hand, while the lists are held.
     recent: [usize; 2],
 }
 
 impl<'a, M: Mode> Local<'a, M> {
     pub(super) fn new(alloc: &'a FrameAllocator<M>, cpu: &'a Cpu, lists: MutexGuard<'a, Lists>) -> Self {
-        Self { alloc, cpu, lists, recent: [0, FRONTS / 2] }
+        let recent = lists.recent;
+        Self { alloc, cpu, lists, recent }
     }
 
     /// The allocator.
@@ -175,7 +177,7 @@ impl<'a, M: Mode> Local<'a, M> {
         let most = u64::from(self.lists.fronts[index].batch) << order.get();
         let allowed = match self.allowed(buddy, request, most) {
             Ok(allowed) => allowed,
-            Err(_) if may_use_reserve(buddy, request) => return self.take_reserve(buddy, request),
+            Err(_) if is_memalloc(request) => return self.take_beyond(buddy, request),
             Err(error) => return Err(error),
         };
         let movable = M::CHECKED && request.get_page_type().is_movable();
@@ -208,9 +210,7 @@ impl<'a, M: Mode> Local<'a, M> {
             return Ok(most);
         }
         let above_min = buddy.free().saturating_sub(self.alloc.watermarks.min);
-        // Who frees memory is not stopped by a limit (`try_charge`, mm/memcontrol.c).
-        let room =
-            if request.get_flags().contains(Flags::MEMALLOC) { u64::MAX } else { buddy.charges.room(owner) };
+        let room = buddy.charges.room(owner);
         if room < size {
             let (charged, limit) = (buddy.charges.owner(owner).total(), buddy.charges.owner(owner).limit);
             return Err(AllocError::LimitReached { owner, charged, limit: limit.unwrap_or(u64::MAX) });
@@ -225,9 +225,14 @@ impl<'a, M: Mode> Local<'a, M> {
         AllocError::NoMemory { order, free: buddy.free(), min: self.alloc.watermarks.min }
     }
 
-    /// One frame or block from below the min watermark. It is marked, and not kept in any list.
-    fn take_reserve(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
-        let (order, tag) = (request.get_order(), request.tag().with_reserve(true));
+    /// One frame, block or chunk beyond watermark or limit, for who frees memory: neither stops it
+    /// (`ALLOC_NO_WATERMARKS`, mm/page_alloc.c; `try_charge`, mm/memcontrol.c). What is below the min
+    /// watermark is marked; and it goes past the per-CPU lists, both ways, so that no other request gets it
+    /// from there.
+    fn take_beyond(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
+        let order = request.get_order();
+        let reserve = buddy.free() < self.alloc.watermarks.min + u64::from(order.frames());
+        let tag = request.tag().with_reserve(reserve).with_shared(true);
         let movable = tag.page_type().is_movable();
         let head = if is_fronted(order) {
             let mut one = GroupStack::new();
@@ -241,8 +246,10 @@ impl<'a, M: Mode> Local<'a, M> {
             buddy.take_chunk(order, request.get_migrate_type(), movable)
         };
         let Some(head) = head else { return Err(self.no_memory(buddy, order)) };
-        buddy.counters.from_reserve += 1;
-        buddy.reserve_in_use += u64::from(order.frames());
+        if reserve {
+            buddy.counters.from_reserve += 1;
+            buddy.reserve_in_use += u64::from(order.frames());
+        }
         self.hand_out(buddy, head, tag);
         Ok(head)
     }
@@ -251,11 +258,7 @@ impl<'a, M: Mode> Local<'a, M> {
     fn take_chunk(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
         let order = request.get_order();
         if let Err(error) = self.allowed(buddy, request, order.frames().into()) {
-            return if may_use_reserve(buddy, request) {
-                self.take_reserve(buddy, request)
-            } else {
-                Err(error)
-            };
+            return if is_memalloc(request) { self.take_beyond(buddy, request) } else { Err(error) };
         }
         let movable = request.get_page_type().is_movable();
         let Some(head) = buddy.take_chunk(order, request.get_migrate_type(), movable) else {
@@ -392,6 +395,7 @@ impl<M: Mode> FrameAllocator<M> {
 
 impl<M: Mode> Drop for Local<'_, M> {
     fn drop(&mut self) {
+        self.lists.recent = self.recent;
         if self.cpu.wanted.load(Ordering::Relaxed) {
             self.drain();
         }
@@ -415,6 +419,52 @@ fn is_fronted(order: Order) -> bool {
     order == Order::FRAME || order == Order::BLOCK
 }
 
-fn may_use_reserve(buddy: &Buddy, request: &Request) -> bool {
-    request.get_flags().contains(Flags::MEMALLOC) && buddy.free() >= request.get_order().frames().into()
+fn is_memalloc(request: &Request) -> bool {
+    request.get_flags().contains(Flags::MEMALLOC)
+}
+
+#[cfg(all(test, not(memsvc_loom)))]
+mod tests {
+    use super::*;
+    use crate::core::alloc::Config;
+    use crate::core::page_type::PageType;
+    use crate::core::units::CpuId;
+    use crate::core::watermark::Watermarks;
+
+    const FRAME: Request = Request::new(Order::FRAME, PageType::Guest);
+
+    /// Two CPUs have different frames of one group ready. A frame that is ready on one and freed once more
+    /// on the other is refused, whichever of them had the group first.
+    #[test]
+    fn a_frame_that_is_ready_on_one_cpu_is_not_freed_on_another_that_shares_its_group() {
+        let alloc: FrameAllocator =
+            FrameAllocator::new(Config { blocks: 1, cpus: 2, watermarks: Watermarks::NONE });
+        let (mut first, mut second) = (alloc.enter(CpuId(0)), alloc.enter(CpuId(1)));
+        let got: Vec<_> = (0..10).map(|_| first.alloc(&FRAME).unwrap()).collect();
+        let (given_back, kept) = got.split_at(5);
+        for &frame in given_back {
+            second.free(frame, Order::FRAME).unwrap();
+        }
+        second.drain();
+        // The second CPU takes what it gave back, and more: until a frame of the shared group comes.
+        let mut more = std::iter::repeat_with(|| second.alloc(&FRAME).unwrap()).take(512);
+        let again = more.find(|frame| given_back.contains(frame)).expect("they are free");
+        let is_refused = |local: &mut Local<'_>, frame| {
+            let result = local.free(frame, Order::FRAME);
+            assert!(matches!(result, Err(FreeError::NotHandedOut { .. })), "{frame:?}: {result:?}");
+        };
+        let ready: Vec<_> = given_back.iter().filter(|&&frame| frame != again).collect();
+        assert!(!ready.is_empty());
+        for &&frame in &ready {
+            is_refused(&mut first, frame);
+            is_refused(&mut second, frame);
+        }
+        // What is in use is freed on the other CPU than where it was got, once.
+        first.free(again, Order::FRAME).unwrap();
+        is_refused(&mut second, again);
+        second.free(kept[0], Order::FRAME).unwrap();
+        is_refused(&mut first, kept[0]);
+        drop((first, second));
+        assert_eq!(alloc.check(), Ok(()));
+    }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Nothing is kept between two scrapes. Names, help and labels of a source stand in one table:
-//! [`memory`], [`allocator`], [`balloon`], [`devices`].
+//! `memory`, `allocator`, `balloon`, `devices`.
 
 mod allocator;
 mod balloon;

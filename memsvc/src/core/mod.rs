@@ -27,3 +27,6 @@ mod throttle;
 
 #[cfg(all(test, not(memsvc_loom)))]
 mod model;
+
+#[cfg(all(test, memsvc_loom))]
+mod loom;

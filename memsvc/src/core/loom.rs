@@ -80,6 +80,7 @@ fn loom_a_list_in_use_against_a_remote_drain() {
 
 #[test]
 fn loom_two_cpus_share_what_a_limit_leaves() {
+    static BOTH: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
     model(2, || {
         let alloc = arena(2);
         // Each batch takes all the room there is, so that the other has to come and drain it. Lists in use
@@ -94,8 +95,11 @@ fn loom_two_cpus_share_what_a_limit_leaves() {
         for refused in got.iter().filter_map(|got| got.as_ref().err()) {
             assert!(matches!(refused, AllocError::LimitReached { limit: 2, .. }), "{refused}");
         }
-        settle(&alloc, got.into_iter().flatten().collect());
+        let got: Vec<_> = got.into_iter().flatten().collect();
+        BOTH.fetch_or(got.len() == 2, Ordering::Relaxed);
+        settle(&alloc, got);
     });
+    assert!(BOTH.load(Ordering::Relaxed), "one CPU never gets what is ready on the other");
 }
 
 #[test]

@@ -28,3 +28,6 @@ mod throttle;
 #[cfg(test)]
 #[cfg(not(memsvc_loom))]
 mod model;
+
+#[cfg(all(test, memsvc_loom))]
+mod loom;

@@ -26,6 +26,7 @@ pub mod report;
 pub mod stats;
 pub mod subject;
 pub mod testvm;
+pub mod threads;
 
 pub use agent_client::AgentClient;
 pub use guest_agent::{Pages, Request};

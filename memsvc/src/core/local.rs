@@ -478,7 +478,8 @@ fn is_memalloc(request: &Request) -> bool {
     request.get_flags().contains(Flags::MEMALLOC)
 }
 
-#[cfg(all(test, not(memsvc_loom)))]
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
 mod tests {
     use super::*;
     use crate::core::alloc::Config;

@@ -25,5 +25,9 @@ mod table;
 mod tag;
 mod throttle;
 
-#[cfg(all(test, not(memsvc_loom)))]
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
 mod model;
+
+#[cfg(all(test, memsvc_loom))]
+mod loom;

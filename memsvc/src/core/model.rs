@@ -243,7 +243,7 @@ impl Model {
     fn insert(&mut self, head: FrameId, request: &Request) -> Checked {
         let (order, owner, page_type) = (request.get_order(), request.get_owner(), request.get_page_type());
         let end = head.0 + order.frames();
-        prop_assert!(head.0 % order.frames() == 0 && u64::from(end) <= FRAMES);
+        prop_assert!(head.0.is_multiple_of(order.frames()) && u64::from(end) <= FRAMES);
         for frame in (head.0..end).map(FrameId) {
             prop_assert_eq!((self.alloc.page_type(frame), self.alloc.owner(frame)), (page_type, owner));
         }

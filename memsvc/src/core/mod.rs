@@ -9,6 +9,7 @@ pub mod migrate_type;
 pub mod page_type;
 pub mod plain;
 pub mod request;
+pub mod slab;
 pub mod units;
 pub mod watermark;
 

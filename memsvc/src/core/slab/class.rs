@@ -30,6 +30,8 @@ pub(super) const GROUP: usize = 32;
 const ORDERS: usize = 4;
 /// How many classes there are.
 pub(super) const CLASSES: usize = count();
+/// Classes that there are caches of.
+pub(super) const IN_USE: usize = if cfg!(memsvc_loom) { 1 } else { CLASSES };
 
 /// The number of a size class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +84,9 @@ impl ClassId {
         ClassId(CLASS_OF[bytes_less_1 as usize / UNIT % UNITS])
     }
 
-    /// All of them.
+    /// All of them; under loom the first only, because each has state.
     pub(super) fn all() -> impl Iterator<Item = ClassId> {
-        (0..CLASSES as u8).map(ClassId)
+        (0..IN_USE as u8).map(ClassId)
     }
 
     /// Its description. Numbers beyond the table are the largest class.

@@ -3,12 +3,15 @@
 //! ```text
 //!   word    ┌───────── group ─────────┬───────── 32 bits: ready ─────────┐
 //!   first   the word of the group's first place (see `object.rs`); place n of it is first + n · step
+//!   puts    the same while places of the group may be put here; else what no place is
 //! ```
-//! Only who holds the CPU writes. Others read `word`: a place that is ready here must not be freed
-//! elsewhere. Whoever may free it got it from the last holder after the bit was cleared, so that it is
-//! seen cleared.
+//! Only who holds the CPU writes, but for `puts`. Others read `word`: a place that is ready here must not
+//! be freed elsewhere. Whoever may free it got it from the last holder after the bit was cleared, so that it
+//! is seen cleared. And what was freed elsewhere must not be put here again: so who frees a place of this
+//! group elsewhere, under the lock of the class, closes the front to puts. It opens when it takes those
+//! places over.
 
-use super::class::{CLASSES, ClassId, GROUP};
+use super::class::{ClassId, GROUP, IN_USE};
 use super::object::{LEN_SHIFT, Object, PLACE_SHIFT, STATE_SHIFT, step};
 use crate::core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::core::sync::{Mutex, MutexGuard, lock, try_lock};
@@ -19,10 +22,10 @@ pub(super) struct GroupId(pub(super) u32);
 
 /// No group, in a word.
 const NO_GROUP: u64 = (u32::MAX as u64) << 32;
-/// What `first` is then: no object has this bit, so that nothing is freed into it.
+/// What `puts` is when there is nothing to be put here: no object has this bit.
 const NO_FIRST: u64 = 1 << STATE_SHIFT;
 /// Fronts there is room for: an index cut to it needs no comparison.
-const FRONTS: usize = CLASSES.next_power_of_two();
+const FRONTS: usize = IN_USE.next_power_of_two();
 
 /// A group on its way into or out of a front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,7 @@ pub(super) struct Ready {
 pub(super) struct Front {
     word: AtomicU64,
     first: AtomicU64,
+    puts: AtomicU64,
     step: u64,
     /// Sum of (length − 1) of what was handed out through this front, less what was taken back; modulo
     /// 2^64, because objects are freed elsewhere. The sum over all fronts is exact.
@@ -58,6 +62,7 @@ impl Front {
         Self {
             word: AtomicU64::new(NO_GROUP),
             first: AtomicU64::new(NO_FIRST),
+            puts: AtomicU64::new(NO_FIRST),
             step: step(class.class().units()),
             lengths: AtomicU64::new(0),
         }
@@ -81,7 +86,7 @@ impl Front {
     #[inline]
     pub(super) fn put<const CHECKED: bool>(&self, object: Object) -> Put {
         let bit = u64::from(object.place()) % GROUP as u64;
-        let place = self.first.load(Ordering::Relaxed) + bit * self.step;
+        let place = self.puts.load(Ordering::Relaxed) + bit * self.step;
         // One comparison for the group, the start of the place and its number: all but the length.
         if !object.lies_at(place) {
             return Put::Elsewhere;
@@ -117,12 +122,18 @@ impl Front {
     pub(super) fn hold(&self, ready: Ready, first: u64) {
         debug_assert_eq!(first >> PLACE_SHIFT & (GROUP as u64 - 1), 0);
         self.first.store(first, Ordering::Relaxed);
+        self.puts.store(first, Ordering::Relaxed);
         self.word.store(u64::from(ready.group.0) << 32 | u64::from(ready.bits), Ordering::Release);
+    }
+
+    /// Places of its group are free that are not ready here: no puts until it has taken them over.
+    pub(super) fn close(&self) {
+        self.puts.store(NO_FIRST, Ordering::Relaxed);
     }
 
     /// Lets go of what it holds.
     pub(super) fn let_go(&self) {
-        self.first.store(NO_FIRST, Ordering::Relaxed);
+        self.close();
         self.word.store(NO_GROUP, Ordering::Release);
     }
 }

@@ -133,8 +133,9 @@ impl HandleTable {
     pub(super) fn begin_move(&self, handle: Handle, object: Object) -> Option<Moving<'_>> {
         let entry = self.entry(handle.0)?;
         let idle = object.to_bits();
+        // Not before it is taken: a `Moving` that is dropped makes the object idle.
         let taken = entry.compare_exchange(idle, idle | MOVING, Ordering::Acquire, Ordering::Relaxed);
-        taken.is_ok().then_some(Moving { entry, object })
+        taken.is_ok().then(|| Moving { entry, object })
     }
 
     /// Takes an object to be freed.

@@ -1,7 +1,7 @@
 //! Getting and putting objects: the fast paths, and what they fall back to.
 
 use super::cache::{Cache, Place, SlabId, Span};
-use super::class::{CLASSES, ClassId, GROUP};
+use super::class::{ClassId, GROUP, IN_USE};
 use super::error::SlabError;
 use super::front::{Cpu, Front, Put, Ready};
 use super::grow::Source;
@@ -119,7 +119,7 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
         let front = self.cpu.front(class, reserve);
         let mut cache = self.slabs.cache(class);
         if let Some(held) = front.held() {
-            let freed = cache.take_freed(held.group);
+            let freed = cache.take_freed(held.group).unwrap_or(0);
             if freed != 0 {
                 front.hold(Ready { group: held.group, bits: held.bits | freed }, cache.first(held.group));
                 return true;
@@ -170,28 +170,42 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
             return Err(SlabError::OutOfRange(frame));
         }
         let (of_class, slab) = SlabId::from_rmap(self.slabs.frames.rmap(frame));
-        if usize::from(of_class.0) >= CLASSES {
+        if usize::from(of_class.0) >= IN_USE {
             return Err(self.not_ours(frame));
         }
         let mut cache = self.slabs.cache(of_class);
         let place = self.place_of(&cache, of_class, slab, object)?;
-        let reserve = cache.is_reserve(slab);
-        let front = self.cpu.front(class, reserve);
-        let put = if M::CHECKED { front.put::<true>(object) } else { front.put::<false>(object) };
-        if put == Put::Done {
-            return Ok(());
-        }
-        if M::CHECKED && self.is_free(&cache, class, place) {
+        let front = self.cpu.front(class, cache.is_reserve(slab));
+        let holder = cache
+            .holder(place)
+            .map(|(cpu, group)| (cpu, self.slabs.front(cpu, class, cache.is_reserve(slab)), group));
+        let bit = 1 << (usize::from(place.place) % GROUP);
+        let ready = holder.and_then(|(_, front, _)| front.held()).map_or(0, |held| held.bits);
+        if M::CHECKED && (cache.is_free(place) || ready & bit != 0) {
             let size = class.class().size;
             return Err(SlabError::NotHandedOut { frame, place: place.place, size, owner: self.slabs.owner });
         }
         front.count((object.to_bits() >> LEN_SHIFT).wrapping_neg());
-        let emptied = match cache.take_group_of(place, self.id) {
-            Some(Ready { group, bits }) => {
-                let bits = bits | 1 << (usize::from(place.place) % GROUP);
-                change_over(front, &mut cache, Ready { group, bits })
+        let emptied = match holder {
+            None => match cache.take_group_of(place, self.id) {
+                Some(Ready { group, bits }) => {
+                    change_over(front, &mut cache, Ready { group, bits: bits | bit })
+                }
+                None => cache.put(place),
+            },
+            Some((cpu, holder, group)) => {
+                let freed = if cpu == self.id { cache.take_freed(group) } else { None };
+                match freed {
+                    Some(freed) => {
+                        front.hold(Ready { group, bits: ready | freed | bit }, cache.first(group));
+                        None
+                    }
+                    None => {
+                        holder.close();
+                        cache.put(place)
+                    }
+                }
             }
-            None => cache.put(place),
         };
         drop(cache);
         self.release(emptied);
@@ -222,16 +236,6 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
             return Err(SlabError::NotAnObject { frame, offset, size: is, owner });
         }
         Ok(Place { slab, place })
-    }
-
-    /// True when a place is not handed out: free in the slab or ready in a front.
-    fn is_free(&self, cache: &Cache, class: ClassId, place: Place) -> bool {
-        cache.is_free(place).unwrap_or_else(|(holder, group)| {
-            let held = self.slabs.front(holder, class, cache.is_reserve(place.slab)).held();
-            held.is_some_and(|held| {
-                held.group == group && held.bits >> (usize::from(place.place) % GROUP) & 1 != 0
-            })
-        })
     }
 
     fn not_ours(&self, frame: FrameId) -> SlabError {

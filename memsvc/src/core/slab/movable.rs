@@ -1,7 +1,7 @@
 //! Movable slabs: objects have handles, so that the blocks in which they lie can be emptied.
 
 use super::cache::{Place, SlabId};
-use super::class::{CLASSES, ClassId};
+use super::class::{ClassId, IN_USE};
 use super::error::SlabError;
 use super::handle::{Handle, HandleTable, Pinned};
 use super::object::Object;
@@ -89,7 +89,7 @@ impl<M: Mode> MovableSlabs<M> {
     /// The slab of ours in which a frame is.
     pub(super) fn slab_of(&self, frame: FrameId) -> Option<(ClassId, SlabId)> {
         let (class, slab) = SlabId::from_rmap(self.slabs.frames.rmap(frame));
-        if usize::from(class.0) >= CLASSES {
+        if usize::from(class.0) >= IN_USE {
             return None;
         }
         let span = self.slabs.cache(class).span(slab)?;

@@ -1,7 +1,7 @@
 //! The slabs of one owner: all size classes, and who may get at them how.
 
 use super::cache::Cache;
-use super::class::{CLASSES, ClassId};
+use super::class::{ClassId, IN_USE};
 use super::error::SlabError;
 use super::front::{Cpu, Front};
 use super::local::SlabLocal;
@@ -214,6 +214,6 @@ impl<M: Mode> Slabs<M> {
 
     /// Locks a class.
     pub(super) fn cache(&self, class: ClassId) -> crate::core::sync::MutexGuard<'_, Cache> {
-        lock(&self.caches[usize::from(class.0) % CLASSES])
+        lock(&self.caches[usize::from(class.0) % IN_USE])
     }
 }

@@ -13,6 +13,9 @@
 //! neither are handed out. A slab is in a list if it has a free place in a group that no front
 //! holds. One that is isolated is in no list, whatever it has.
 
+#[cfg(all(test, not(memsvc_loom)))]
+mod check;
+
 use super::class::{ClassId, GROUP};
 use super::front::{GroupId, Ready};
 use super::object::place_word;
@@ -258,12 +261,10 @@ impl Cache {
         Ready { group: slab.group(index), bits }
     }
 
-    /// The places of a group that others have freed while a front holds it.
-    pub(super) fn take_freed(&mut self, group: GroupId) -> u32 {
-        if self.slabs[SlabId::of(group).0 as usize].isolated {
-            return 0;
-        }
-        std::mem::take(&mut self.group_mut(group).free)
+    /// The places of a group that others have freed while a front holds it; `None` if the slab is isolated.
+    pub(super) fn take_freed(&mut self, group: GroupId) -> Option<u32> {
+        let isolated = self.slabs[SlabId::of(group).0 as usize].isolated;
+        (!isolated).then(|| std::mem::take(&mut self.group_mut(group).free))
     }
 
     /// Takes a group back from a front. An empty slab that is one too many is removed.
@@ -275,22 +276,24 @@ impl Cache {
         self.settle(SlabId::of(ready.group))
     }
 
-    /// Marks a place as free. An empty slab that is one too many is removed.
+    /// Marks a place as free; who holds its group must be closed to puts. An empty slab that is one too many is removed.
     pub(super) fn put(&mut self, place: Place) -> Option<Span> {
         let bit = 1 << (usize::from(place.place) % GROUP);
         self.groups_mut(place.slab)[usize::from(place.place) / GROUP].free |= bit;
         self.settle(place.slab)
     }
 
-    /// True when a place is free here; else, who holds its group and may have it ready.
-    pub(super) fn is_free(&self, place: Place) -> Result<bool, (CpuId, GroupId)> {
+    /// True when a place is free here.
+    pub(super) fn is_free(&self, place: Place) -> bool {
+        let group = self.groups(place.slab)[usize::from(place.place) / GROUP];
+        group.free >> (usize::from(place.place) % GROUP) & 1 != 0
+    }
+
+    /// The group of a place, and the CPU whose front holds it.
+    pub(super) fn holder(&self, place: Place) -> Option<(CpuId, GroupId)> {
         let index = usize::from(place.place) / GROUP;
-        let group = self.groups(place.slab)[index];
-        match (group.free >> (usize::from(place.place) % GROUP) & 1 != 0, group.holder) {
-            (true, _) => Ok(true),
-            (false, 0) => Ok(false),
-            (false, holder) => Err((CpuId(holder - 1), place.slab.group(index))),
-        }
+        let cpu = self.groups(place.slab)[index].holder.checked_sub(1)?;
+        Some((CpuId(cpu), place.slab.group(index)))
     }
 
     /// The word of the first place of a group.

@@ -3,14 +3,21 @@
 //! `core` decides and is pure; `space` does what was decided to real memory. A monitor uses
 //! [`MemoryService`]: it maps guest RAM, resolves the guest's faults, and is told what the guest
 //! gives up and takes back. No KVM, no async runtime in here.
+//!
+//! Under `--cfg memsvc_loom` (`ci/loom`) there is only `core`, on loom's synchronization.
 
 pub mod core;
+#[cfg(not(memsvc_loom))]
 mod service;
+#[cfg(not(memsvc_loom))]
 pub mod space;
 pub mod stats;
 
 pub use core::units::Gfn;
+#[cfg(not(memsvc_loom))]
 pub use service::{Config, MemoryService, Outcome, Region};
+#[cfg(not(memsvc_loom))]
 pub use space::host::StartError;
+#[cfg(not(memsvc_loom))]
 pub use space::regions::RegionSpec;
 pub use stats::MemoryStats;

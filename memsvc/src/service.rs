@@ -15,9 +15,10 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, Gfn};
+use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
+use crate::core::watermark::Watermarks;
 use crate::space::arena::Arena;
-use crate::space::guest::{GuestSpace, STASH_MAX};
+use crate::space::guest::{GuestSpace, READY_MAX, STASH_MAX};
 use crate::space::host::{self, StartError};
 use crate::space::mapping::Mapping;
 use crate::space::pagemap::Pagemap;
@@ -33,6 +34,15 @@ const STACK: usize = 256 << 10;
 pub struct Config {
     /// Guest RAM in guest physical address space: multiples of 2 MiB, ascending, not overlapping.
     pub regions: Vec<RegionSpec>,
+    /// Free frames of the arena at which something happens; by Linux's formula if not given.
+    pub watermarks: Option<Watermarks>,
+}
+
+impl Config {
+    /// Guest RAM in these regions, all else by formula.
+    pub fn new(regions: Vec<RegionSpec>) -> Self {
+        Self { regions, watermarks: None }
+    }
 }
 
 /// One region of guest RAM with its host mapping.
@@ -85,7 +95,7 @@ impl MemoryService {
 
         let no_space = |source| StartError::NoAddressSpace { mib: bytes >> 20, source };
         let guest_blocks = u32::try_from(bytes / BLOCK_SIZE as u64).map_err(|_| StartError::BadRegions)?;
-        let arena_blocks = guest_blocks + STASH_MAX as u32;
+        let (arena_blocks, watermarks) = arena_size(guest_blocks, config.watermarks);
         let arena = Arena::new(arena_blocks, &uffd).map_err(no_space)?;
         let mapping = Mapping::new(bytes as usize).map_err(no_space)?;
         uffd.register(mapping.base(), mapping.len(), Watch::Missing)
@@ -93,7 +103,8 @@ impl MemoryService {
         let pagemap = Pagemap::open()
             .map_err(|source| StartError::Resource { what: "opening /proc/self/pagemap", source })?;
 
-        let space = Arc::new(GuestSpace::new(regions, mapping, arena, arena_blocks, uffd, pagemap));
+        let space =
+            Arc::new(GuestSpace::new(regions, mapping, arena, arena_blocks, uffd, pagemap, watermarks));
         let thread = |source| StartError::Resource { what: "starting a thread", source };
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| thread(error.into()))?;
         let fault = spawn("fault", {
@@ -159,17 +170,17 @@ impl MemoryService {
 
     /// Free chunks by order, and the fragmentation indices.
     pub fn buddy_info(&self) -> BuddyInfo {
-        BuddyInfo::default()
+        self.space.allocator().buddy_info()
     }
 
     /// Free chunks by migrate type, frames by page type, charges.
     pub fn type_info(&self) -> TypeInfo {
-        TypeInfo::default()
+        self.space.allocator().type_info()
     }
 
     /// Watermarks, reserve, per-CPU lists, what the allocator did.
     pub fn zone_info(&self) -> ZoneInfo {
-        ZoneInfo::default()
+        self.space.allocator().zone_info()
     }
 
     /// The slab caches.
@@ -192,6 +203,18 @@ impl Drop for MemoryService {
             let _ = thread.join();
         }
     }
+}
+
+/// Blocks of an arena from which a guest of so many can have all its memory, with the stash full, and
+/// free memory still is not low: guest RAM is not all that is taken from it. What is beyond guest RAM is
+/// address space; there is memory behind it only while it is used.
+fn arena_size(guest_blocks: u32, watermarks: Option<Watermarks>) -> (u32, Watermarks) {
+    let used = guest_blocks + (STASH_MAX + READY_MAX) as u32;
+    let frames = |blocks: u32| u64::from(blocks) * FRAMES_PER_BLOCK as u64;
+    // The formula looks at the arena of which it decides the size: a fiftieth more is more than it adds.
+    let watermarks = watermarks.unwrap_or(Watermarks::for_arena(frames(used + used / 50)));
+    let free = watermarks.high.div_ceil(FRAMES_PER_BLOCK as u64) as u32;
+    (used + free, watermarks)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

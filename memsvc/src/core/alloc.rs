@@ -150,10 +150,15 @@ impl<M: Mode> FrameAllocator<M> {
         {
             return result;
         }
-        match self.throttle.wait(THROTTLE_LIMIT, || self.reserve_is_well()) {
-            Waited::Back => self.enter(cpu).alloc(request),
-            Waited::TimedOut => result,
-        }
+        if self.throttle(THROTTLE_LIMIT) { self.enter(cpu).alloc(request) } else { result }
+    }
+
+    /// Waits in the queue of those who are held up while half the reserve is gone, `limit` at most: for a
+    /// requester that holds a lock when it asks, and must let go of it first. True when there is reason
+    /// to ask again.
+    pub fn throttle(&self, limit: Duration) -> bool {
+        !self.reserve_is_well()
+            && matches!(self.throttle.wait(limit, || self.reserve_is_well()), Waited::Back)
     }
 
     /// Takes back what [`Self::alloc`] handed out.
@@ -203,9 +208,11 @@ impl<M: Mode> FrameAllocator<M> {
         self.table.set_rmap(frame, value);
     }
 
-    /// Limits what an owner may be charged, frames. Who has more keeps it.
+    /// Limits what an owner may be charged, frames. Who has more keeps it. Per-CPU lists, in which frames
+    /// are charged ahead, are drained.
     pub fn set_limit(&self, owner: OwnerId, limit: Option<u64>) {
         lock(&self.buddy).charges.owner_mut(owner).limit = limit;
+        self.drain_all();
     }
 
     /// A whole free block that was handed out in pieces before, so that there may be memory behind it.

@@ -181,6 +181,8 @@ pub(crate) struct Lists {
     pub(crate) fronts: Box<[FrontLists; FRONTS]>,
     /// The CPU is in the allocator's mask of those that hold anything.
     pub(crate) marked: bool,
+    /// The fronts of which something was got last: of frames, of blocks.
+    pub(crate) recent: [usize; 2],
 }
 
 /// One CPU. Aligned so that no two share a cache line, nor a pair that is fetched together.
@@ -201,7 +203,7 @@ impl Cpu {
             id,
             fronts: std::array::from_fn(|_| Front::new()),
             wanted: AtomicBool::new(false),
-            lists: Mutex::new(Lists { fronts, marked: false }),
+            lists: Mutex::new(Lists { fronts, marked: false, recent: [0, SORT] }),
         }
     }
 

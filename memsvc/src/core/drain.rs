@@ -9,7 +9,7 @@
 use super::alloc::{FrameAllocator, Mode};
 use super::block::GROUP;
 use super::buddy::Buddy;
-use super::cpu::{FRONTS, NO_GROUP, any_group_of, head_of, sort_of};
+use super::cpu::{FRONTS, any_group_of, head_of, sort_of};
 use super::local::Local;
 use super::page_type::PageType;
 use super::sync::atomic::Ordering;
@@ -162,9 +162,8 @@ impl<M: Mode> Local<'_, M> {
         }
         if M::CHECKED {
             buddy.charges.uncharge(tag.owner(), tag.page_type(), frames);
-            self.unclaim(index);
         }
-        front.ready.store(NO_GROUP, Ordering::Release);
+        self.let_go(index);
         front.key.store(0, Ordering::Relaxed);
         front.stacked.store(0, Ordering::Relaxed);
     }

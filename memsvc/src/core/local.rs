@@ -4,11 +4,13 @@ use super::alloc::{FrameAllocator, Full, Mode};
 use super::block::GROUP;
 use super::buddy::{Buddy, GroupStack};
 use super::cpu::{
-    Cpu, FRONTS, Front, Lists, any_group_of, front_of, group_of, head_of, lowest_item, sort_of, word_of,
+    Cpu, FRONTS, Front, Lists, NO_GROUP, any_group_of, front_of, group_of, head_of, lowest_item, sort_of,
+    word_of,
 };
 use super::request::{AllocError, Flags, FreeError, Request};
 use super::sync::atomic::Ordering;
 use super::sync::{MutexGuard, lock};
+use super::table::GroupTags;
 use super::tag::Tag;
 use super::units::{FrameId, Order};
 
@@ -19,12 +21,51 @@ pub struct Local<'a, M: Mode = Full> {
     pub(super) cpu: &'a Cpu,
     pub(super) lists: MutexGuard<'a, Lists>,
     /// The fronts of which something was got last: of frames, of blocks.
-    recent: [usize; 2],
+    recent: [Recent<'a>; 2],
+}
+
+/// A front of which something was got: what the fast paths need of it, side by side.
+#[derive(Clone, Copy, Debug)]
+struct Recent<'a> {
+    front: &'a Front,
+    /// Those of its ready group, if it has one.
+    tags: &'a GroupTags,
+    /// Its key, as long as it has a ready group.
+    key: u32,
+}
+
+impl<'a> Recent<'a> {
+    fn new<M: Mode>(alloc: &'a FrameAllocator<M>, front: &'a Front, order: Order) -> Self {
+        let group = any_group_of(front.ready.load(Ordering::Relaxed)).unwrap_or(0);
+        let key = front.key.load(Ordering::Relaxed);
+        Self { front, tags: alloc.table.group_tags(order, group), key }
+    }
+
+    /// The `ready` word with one more item. `None` when that is not of the group, not tagged as the front
+    /// tags what it hands out, or ready already.
+    #[inline]
+    fn with_ready<M: Mode>(&self, ready: u64, head: FrameId, order: Order) -> Option<u64> {
+        let item = if order == Order::FRAME { head.0 } else { head.block().0 };
+        let is_head = order == Order::FRAME || (order == Order::BLOCK && head.index() == 0);
+        if !is_head || group_of(ready) != item / GROUP {
+            return None;
+        }
+        let nth = item % GROUP;
+        if M::CHECKED && self.tags[nth as usize].load(Ordering::Relaxed) != self.key as u16 {
+            return None;
+        }
+        let with = ready | 1 << nth;
+        (with != ready).then_some(with)
+    }
 }
 
 impl<'a, M: Mode> Local<'a, M> {
     pub(super) fn new(alloc: &'a FrameAllocator<M>, cpu: &'a Cpu, lists: MutexGuard<'a, Lists>) -> Self {
-        Self { alloc, cpu, lists, recent: [0, FRONTS / 2] }
+        let recent = lists.recent.map(|index| {
+            let index = index % FRONTS;
+            Recent::new(alloc, &cpu.fronts[index], sort_of(index))
+        });
+        Self { alloc, cpu, lists, recent }
     }
 
     /// The allocator.
@@ -39,12 +80,10 @@ impl<'a, M: Mode> Local<'a, M> {
     /// drained. Lists that are in use at that moment drain themselves a little later.
     #[inline]
     pub fn alloc(&mut self, request: &Request) -> Result<FrameId, AllocError> {
-        let index = request.front as usize % FRONTS;
-        let front = &self.cpu.fronts[index];
-        if front.key.load(Ordering::Relaxed) == request.key
-            && let Some(item) = get_ready(front)
+        let recent = &self.recent[sort_index(request.get_order())];
+        if recent.key == request.key
+            && let Some(item) = get_ready(recent.front)
         {
-            self.recent[index / (FRONTS / 2)] = index;
             return Ok(head_of(item, request.get_order()));
         }
         self.alloc_slow(request)
@@ -58,23 +97,15 @@ impl<'a, M: Mode> Local<'a, M> {
     /// when it is drained, counted, and not given out twice.
     #[inline]
     pub fn free(&mut self, head: FrameId, order: Order) -> Result<(), FreeError> {
-        let (sort, item) = if order == Order::FRAME { (0, head.0) } else { (1, head.block().0) };
-        let Some(cell) = self.alloc.table.cell(head, order) else {
-            return Err(FreeError::OutOfRange { frame: head });
-        };
-        let front = &self.cpu.fronts[self.recent[sort] % FRONTS];
-        let ready = front.ready.load(Ordering::Relaxed);
-        let bit = 1 << (item % GROUP);
-        let is_head = order == Order::FRAME || (order == Order::BLOCK && head.index() == 0);
-        if group_of(ready) == item / GROUP
-            && ready & bit == 0
-            && is_head
-            && (!M::CHECKED || cell.load(Ordering::Relaxed) == front.key.load(Ordering::Relaxed) as u16)
-        {
-            front.ready.store(ready | bit, Ordering::Release);
-            return Ok(());
+        let recent = &self.recent[sort_index(order)];
+        let ready = recent.front.ready.load(Ordering::Relaxed);
+        match recent.with_ready::<M>(ready, head, order) {
+            Some(ready) => {
+                recent.front.ready.store(ready, Ordering::Release);
+                Ok(())
+            }
+            None => self.free_slow(head, order),
         }
-        self.free_slow(head, order)
     }
 
     #[cold]
@@ -82,11 +113,14 @@ impl<'a, M: Mode> Local<'a, M> {
     fn alloc_slow(&mut self, request: &Request) -> Result<FrameId, AllocError> {
         let index = request.front as usize % FRONTS;
         let front = &self.cpu.fronts[index];
-        if is_fronted(request.get_order())
-            && front.key.load(Ordering::Relaxed) == request.key
-            && self.advance(index)
-        {
-            return self.alloc(request);
+        if is_fronted(request.get_order()) && front.key.load(Ordering::Relaxed) == request.key {
+            if front.ready.load(Ordering::Relaxed) as u32 != 0 {
+                self.turn_to(index);
+                return self.alloc(request);
+            }
+            if self.advance(index) {
+                return self.alloc(request);
+            }
         }
         if let Ok(frame) = self.refill(index, request) {
             return Ok(frame);
@@ -117,11 +151,11 @@ impl<'a, M: Mode> Local<'a, M> {
 
     /// Makes a group ready: claims it, tags it as handed out, and lets go of the one before, which must be
     /// empty.
-    fn make_ready(&self, index: usize, group: u32, bits: u32) {
+    fn make_ready(&mut self, index: usize, group: u32, bits: u32) {
         let (front, order) = (&self.cpu.fronts[index], sort_of(index));
         let mut shared = false;
+        self.let_go(index);
         if M::CHECKED {
-            self.unclaim(index);
             shared = !self.alloc.table.claim(order, group);
             let tag = front.tag().with_shared(shared);
             let mut rest = bits;
@@ -134,13 +168,26 @@ impl<'a, M: Mode> Local<'a, M> {
             }
         }
         front.ready.store(word_of(group, bits, shared), Ordering::Release);
+        self.turn_to(index);
     }
 
-    /// Lets go of the ready group of a front.
-    pub(super) fn unclaim(&self, index: usize) {
-        if let Some(group) = any_group_of(self.cpu.fronts[index].ready.load(Ordering::Relaxed)) {
+    /// Gets from this front, and puts to it, until it is another's turn.
+    fn turn_to(&mut self, index: usize) {
+        let order = sort_of(index);
+        let sort = sort_index(order);
+        self.lists.recent[sort] = index;
+        self.recent[sort] = Recent::new(self.alloc, &self.cpu.fronts[index], order);
+    }
+
+    /// Lets go of the ready group of a front, which must be empty.
+    pub(super) fn let_go(&self, index: usize) {
+        let front = &self.cpu.fronts[index];
+        if M::CHECKED
+            && let Some(group) = any_group_of(front.ready.load(Ordering::Relaxed))
+        {
             self.alloc.table.unclaim(sort_of(index), group);
         }
+        front.ready.store(NO_GROUP, Ordering::Release);
     }
 
     /// Gets memory from the free lists for one request, and more for those that follow it.
@@ -172,19 +219,21 @@ impl<'a, M: Mode> Local<'a, M> {
             self.retire(buddy, index);
             front.key.store(request.key, Ordering::Relaxed);
         }
+        self.let_go(index);
         let most = u64::from(self.lists.fronts[index].batch) << order.get();
         let allowed = match self.allowed(buddy, request, most) {
             Ok(allowed) => allowed,
-            Err(_) if may_use_reserve(buddy, request) => return self.take_reserve(buddy, request),
+            Err(_) if is_memalloc(request) => return self.take_beyond(buddy, request),
             Err(error) => return Err(error),
         };
         let movable = M::CHECKED && request.get_page_type().is_movable();
         let lists = &mut self.lists.fronts[index];
         let items = (allowed >> order.get()) as u32;
+        let is_claimed = |group| self.alloc.table.is_claimed(order, group);
         let taken = if order == Order::FRAME {
-            buddy.take_frames(request.get_migrate_type(), items, movable, &mut lists.stack)
+            buddy.take_frames(request.get_migrate_type(), items, movable, is_claimed, &mut lists.stack)
         } else {
-            buddy.take_blocks(items, movable, &mut lists.stack)
+            buddy.take_blocks(items, movable, is_claimed, &mut lists.stack)
         };
         lists.grow_batch(order);
         if M::CHECKED {
@@ -194,7 +243,6 @@ impl<'a, M: Mode> Local<'a, M> {
         if self.advance(index)
             && let Some(item) = get_ready(front)
         {
-            self.recent[index / (FRONTS / 2)] = index;
             return Ok(head_of(item, order));
         }
         Err(self.no_memory(buddy, order))
@@ -208,9 +256,7 @@ impl<'a, M: Mode> Local<'a, M> {
             return Ok(most);
         }
         let above_min = buddy.free().saturating_sub(self.alloc.watermarks.min);
-        // Who frees memory is not stopped by a limit (`try_charge`, mm/memcontrol.c).
-        let room =
-            if request.get_flags().contains(Flags::MEMALLOC) { u64::MAX } else { buddy.charges.room(owner) };
+        let room = buddy.charges.room(owner);
         if room < size {
             let (charged, limit) = (buddy.charges.owner(owner).total(), buddy.charges.owner(owner).limit);
             return Err(AllocError::LimitReached { owner, charged, limit: limit.unwrap_or(u64::MAX) });
@@ -225,24 +271,31 @@ impl<'a, M: Mode> Local<'a, M> {
         AllocError::NoMemory { order, free: buddy.free(), min: self.alloc.watermarks.min }
     }
 
-    /// One frame or block from below the min watermark. It is marked, and not kept in any list.
-    fn take_reserve(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
-        let (order, tag) = (request.get_order(), request.tag().with_reserve(true));
+    /// One frame, block or chunk beyond watermark or limit, for who frees memory: neither stops it
+    /// (`ALLOC_NO_WATERMARKS`, mm/page_alloc.c; `try_charge`, mm/memcontrol.c). What is below the min
+    /// watermark is marked; and it goes past the per-CPU lists, both ways, so that no other request gets it
+    /// from there.
+    fn take_beyond(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
+        let order = request.get_order();
+        let reserve = buddy.free() < self.alloc.watermarks.min + u64::from(order.frames());
+        let tag = request.tag().with_reserve(reserve).with_shared(true);
         let movable = tag.page_type().is_movable();
         let head = if is_fronted(order) {
             let mut one = GroupStack::new();
             let _ = if order == Order::FRAME {
-                buddy.take_frames(request.get_migrate_type(), 1, movable, &mut one)
+                buddy.take_frames(request.get_migrate_type(), 1, movable, |_| false, &mut one)
             } else {
-                buddy.take_blocks(1, movable, &mut one)
+                buddy.take_blocks(1, movable, |_| false, &mut one)
             };
             one.pop().map(|(group, bits)| head_of(group * GROUP + bits.trailing_zeros(), order))
         } else {
             buddy.take_chunk(order, request.get_migrate_type(), movable)
         };
         let Some(head) = head else { return Err(self.no_memory(buddy, order)) };
-        buddy.counters.from_reserve += 1;
-        buddy.reserve_in_use += u64::from(order.frames());
+        if reserve {
+            buddy.counters.from_reserve += 1;
+            buddy.reserve_in_use += u64::from(order.frames());
+        }
         self.hand_out(buddy, head, tag);
         Ok(head)
     }
@@ -251,11 +304,7 @@ impl<'a, M: Mode> Local<'a, M> {
     fn take_chunk(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
         let order = request.get_order();
         if let Err(error) = self.allowed(buddy, request, order.frames().into()) {
-            return if may_use_reserve(buddy, request) {
-                self.take_reserve(buddy, request)
-            } else {
-                Err(error)
-            };
+            return if is_memalloc(request) { self.take_beyond(buddy, request) } else { Err(error) };
         }
         let movable = request.get_page_type().is_movable();
         let Some(head) = buddy.take_chunk(order, request.get_migrate_type(), movable) else {
@@ -275,10 +324,14 @@ impl<'a, M: Mode> Local<'a, M> {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn free_slow(&mut self, head: FrameId, order: Order) -> Result<(), FreeError> {
+        if u64::from(head.0) >= self.alloc.table.frames() {
+            return Err(FreeError::OutOfRange { frame: head });
+        }
         if !M::CHECKED {
-            let front = self.recent[usize::from(order == Order::BLOCK)];
+            let front = self.lists.recent[sort_index(order)];
             self.put_freed(front, if order == Order::FRAME { head.0 } else { head.block().0 });
             return Ok(());
         }
@@ -410,11 +463,64 @@ fn get_ready(front: &Front) -> Option<u32> {
     Some(lowest_item(ready))
 }
 
+/// The sort of front that serves an order, if any does: frames, blocks.
+#[inline]
+fn sort_index(order: Order) -> usize {
+    usize::from(order != Order::FRAME)
+}
+
 /// True for the orders that have per-CPU lists.
 fn is_fronted(order: Order) -> bool {
     order == Order::FRAME || order == Order::BLOCK
 }
 
-fn may_use_reserve(buddy: &Buddy, request: &Request) -> bool {
-    request.get_flags().contains(Flags::MEMALLOC) && buddy.free() >= request.get_order().frames().into()
+fn is_memalloc(request: &Request) -> bool {
+    request.get_flags().contains(Flags::MEMALLOC)
+}
+
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
+mod tests {
+    use super::*;
+    use crate::core::alloc::Config;
+    use crate::core::page_type::PageType;
+    use crate::core::units::CpuId;
+    use crate::core::watermark::Watermarks;
+
+    const FRAME: Request = Request::new(Order::FRAME, PageType::Guest);
+
+    /// Two CPUs have different frames of one group ready. A frame that is ready on one and freed once more
+    /// on the other is refused, whichever of them had the group first.
+    #[test]
+    fn a_frame_that_is_ready_on_one_cpu_is_not_freed_on_another_that_shares_its_group() {
+        let alloc: FrameAllocator =
+            FrameAllocator::new(Config { blocks: 1, cpus: 2, watermarks: Watermarks::NONE });
+        let (mut first, mut second) = (alloc.enter(CpuId(0)), alloc.enter(CpuId(1)));
+        let got: Vec<_> = (0..10).map(|_| first.alloc(&FRAME).unwrap()).collect();
+        let (given_back, kept) = got.split_at(5);
+        for &frame in given_back {
+            second.free(frame, Order::FRAME).unwrap();
+        }
+        second.drain();
+        // The second CPU takes what it gave back, and more: until a frame of the shared group comes.
+        let mut more = std::iter::repeat_with(|| second.alloc(&FRAME).unwrap()).take(512);
+        let again = more.find(|frame| given_back.contains(frame)).expect("they are free");
+        let is_refused = |local: &mut Local<'_>, frame| {
+            let result = local.free(frame, Order::FRAME);
+            assert!(matches!(result, Err(FreeError::NotHandedOut { .. })), "{frame:?}: {result:?}");
+        };
+        let ready: Vec<_> = given_back.iter().filter(|&&frame| frame != again).collect();
+        assert!(!ready.is_empty());
+        for &&frame in &ready {
+            is_refused(&mut first, frame);
+            is_refused(&mut second, frame);
+        }
+        // What is in use is freed on the other CPU than where it was got, once.
+        first.free(again, Order::FRAME).unwrap();
+        is_refused(&mut second, again);
+        second.free(kept[0], Order::FRAME).unwrap();
+        is_refused(&mut first, kept[0]);
+        drop((first, second));
+        assert_eq!(alloc.check(), Ok(()));
+    }
 }

@@ -3,11 +3,9 @@
 pub mod alloc;
 pub mod bitmap;
 pub mod deferral;
-pub mod frames;
 pub mod ledger;
 pub mod migrate_type;
 pub mod page_type;
-pub mod plain;
 pub mod request;
 pub mod slab;
 pub mod units;
@@ -28,5 +26,9 @@ mod table;
 mod tag;
 mod throttle;
 
-#[cfg(all(test, not(memsvc_loom)))]
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
 mod model;
+
+#[cfg(all(test, memsvc_loom))]
+mod loom;

@@ -19,7 +19,7 @@ type Chunks = [u64; Order::COUNT];
 fn unusable_free_index(free: u64, chunks: &Chunks, order: Order) -> u32 {
     let usable: u64 = (order.get()..Order::BLOCK.get() + 1).map(|o| chunks[o as usize] << o).sum();
     // Without free memory nothing of it is usable, as Linux has it.
-    if free == 0 { 1000 } else { ((free - usable) * 1000 / free) as u32 }
+    ((free - usable) * 1000).checked_div(free).unwrap_or(1000) as u32
 }
 
 /// Why a request of this order would fail: -1000, it would not; towards 0, for lack of memory; towards

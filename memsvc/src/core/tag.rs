@@ -11,8 +11,8 @@
 //!   frame: what it was before, for the error of who frees it again.
 //! - *reserve*: taken only because the request was `MEMALLOC`. Ends with the frame.
 //! - *mixed*, in the tag of a whole block: its frames have tags of their own (holes).
-//! - *shared*: made ready in a group of which another CPU has frames ready too (`cpu.rs`); for nobody
-//!   but the per-CPU lists.
+//! - *shared*: not to be put back into a ready group, because another CPU has frames of it ready too, or
+//!   because it was had beyond a limit; for nobody but the per-CPU lists (`cpu.rs`).
 //! - *owner*: who is charged; in a free frame, who was.
 
 use super::page_type::PageType;

@@ -4,7 +4,10 @@
 
 use std::{error::Error, sync::Arc};
 
-use memsvc::MemoryStats;
+use memsvc::{
+    MemoryStats,
+    stats::{BuddyInfo, SlabInfo, TypeInfo, ZoneInfo},
+};
 
 use super::types::{GuestStats, HintingStatus};
 use crate::vm::{
@@ -51,6 +54,14 @@ pub trait RunningVm: Send {
 
     /// What the memory service has and did.
     fn memory_stats(&self) -> MemoryStats;
+    /// The allocator's free chunks by order.
+    fn buddy_info(&self) -> BuddyInfo;
+    /// Its free chunks and frames by type, and who is charged.
+    fn type_info(&self) -> TypeInfo;
+    /// Its watermarks, reserve, per-CPU lists and counters.
+    fn zone_info(&self) -> ZoneInfo;
+    /// Its slab caches.
+    fn slab_info(&self) -> SlabInfo;
     /// Presses Ctrl+Alt+Del on the guest's keyboard controller.
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError>;
     /// All counters of devices and vCPUs, as one JSON object.

@@ -20,6 +20,7 @@ use super::{
     control::{Launcher, RunningVm},
     logger::Logger,
     metrics::MetricsFile,
+    prometheus::{Running, Scrape},
     types::{ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, WantedState},
 };
 use crate::vm::{
@@ -213,6 +214,20 @@ impl Controller {
         Ok(MemoryReport { balloon_device: self.balloon_progress(), memory })
     }
 
+    /// `GET /metrics`, in every phase.
+    pub fn scrape(&self) -> Scrape {
+        let running = self.vm.as_ref().map(|vm| Running {
+            memory: MemoryReport { balloon_device: self.balloon_progress(), memory: vm.memory_stats() },
+            guest: self.guest_stats(vm.as_ref()),
+            buddy: vm.buddy_info(),
+            types: vm.type_info(),
+            zone: vm.zone_info(),
+            slabs: vm.slab_info(),
+            devices: vm.metrics(),
+        });
+        Scrape { info: self.info(), running }
+    }
+
     /// Appends a line of metrics, if a file for them was named and the guest was started.
     pub fn flush_metrics(&mut self) -> Result<(), ControlError> {
         match (&self.vm, &mut self.metrics) {
@@ -247,7 +262,8 @@ impl Controller {
         }
     }
 
-    fn running(&mut self) -> Result<&mut dyn RunningVm, ControlError> {
+    /// The guest, if it was started.
+    pub(super) fn running(&mut self) -> Result<&mut dyn RunningVm, ControlError> {
         match &mut self.vm {
             Some(vm) => Ok(vm.as_mut()),
             None => Err(ControlError::BeforeStart),

@@ -5,8 +5,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use memsvc::MemoryStats;
-use serde_json::{Map, Value};
+use memsvc::{
+    MemoryStats,
+    stats::{ArenaStats, BuddyInfo, CacheInfo, FramesByType, SlabInfo, TypeInfo, ZoneInfo},
+};
+use serde_json::{Map, Value, json};
 
 use super::{
     control::{ActionError, LaunchError, Launcher, RunningVm},
@@ -112,7 +115,25 @@ impl RunningVm for FakeVm {
     }
 
     fn memory_stats(&self) -> MemoryStats {
-        MemoryStats::default()
+        let frames_by_type = FramesByType { buddy: 1000, guest: 500, slab: 36, ..FramesByType::default() };
+        let arena = ArenaStats { blocks: 3, frames: 1536, frames_by_type, ..ArenaStats::default() };
+        MemoryStats { arena, ..MemoryStats::default() }
+    }
+
+    fn buddy_info(&self) -> BuddyInfo {
+        BuddyInfo { free_frames: 1000, ..BuddyInfo::default() }
+    }
+
+    fn type_info(&self) -> TypeInfo {
+        TypeInfo { whole_free_blocks: 2, ..TypeInfo::default() }
+    }
+
+    fn zone_info(&self) -> ZoneInfo {
+        ZoneInfo { min: 16, ..ZoneInfo::default() }
+    }
+
+    fn slab_info(&self) -> SlabInfo {
+        SlabInfo { caches: vec![CacheInfo { name: "kmem-96".to_owned(), ..CacheInfo::default() }] }
     }
 
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError> {
@@ -121,7 +142,8 @@ impl RunningVm for FakeVm {
     }
 
     fn metrics(&self) -> Map<String, Value> {
-        Map::from_iter([("exits".to_owned(), Value::from(7))])
+        let disk = json!({"reads": 5, "written_bytes": 4096});
+        Map::from_iter([("exits".to_owned(), Value::from(7)), ("block_root".to_owned(), disk)])
     }
 }
 

@@ -1,4 +1,5 @@
-//! The API: Firecracker's REST interface on a unix socket, and our own `GET /memory`.
+//! The API: Firecracker's REST interface on a unix socket, and our own `GET /memory`,
+//! `GET /memory/*` and `GET /metrics`.
 //!
 //! ```text
 //! client ─▶ socket ─▶ server ─▶ routes ─▶ Controller ─▶ Launcher, RunningVm (vm/)
@@ -17,6 +18,7 @@ mod fault;
 pub mod logger;
 pub mod metrics;
 pub mod openapi;
+pub mod prometheus;
 mod routes;
 pub mod server;
 pub mod socket;

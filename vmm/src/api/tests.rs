@@ -135,6 +135,14 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         json!({"host_cmd": 2, "guest_cmd": null})
     );
     assert_eq!(client.call("GET", "/memory", "").json()["balloon_device"]["actual_mib"], 128);
+    for (path, field, value) in [
+        ("/memory/buddy", "/free_frames", json!(1000)),
+        ("/memory/types", "/whole_free_blocks", json!(2)),
+        ("/memory/zone", "/min", json!(16)),
+        ("/memory/slabs", "/caches/0/name", json!("kmem-96")),
+    ] {
+        assert_eq!(client.call("GET", path, "").json().pointer(field), Some(&value), "{path}");
+    }
     assert_eq!(client.call("GET", "/openapi.json", "").body, super::openapi::CHECKED_IN);
     assert_eq!(
         *served.told.lock().expect("lock"),
@@ -199,6 +207,8 @@ fn every_mistake_gets_400_and_one_sentence() {
             "The body of the request is not valid: it must be a JSON object.",
         ),
         ("GET", "/memory", "", "The requested operation is not supported before starting the microVM."),
+        ("GET", "/memory/nope", "", "Invalid request method and/or path: GET /memory/nope"),
+        ("POST", "/metrics", "", "Invalid request method and/or path: POST /metrics"),
     ] {
         let answer = client.call(verb, path, body);
         assert_eq!(answer.status, 400, "{verb} {path} {body}");
@@ -206,6 +216,32 @@ fn every_mistake_gets_400_and_one_sentence() {
         assert!(fault.starts_with(sentence), "{verb} {path} {body}: {fault}");
     }
     assert_eq!(client.call("GET", "/", "").status, 200, "the connection is still good");
+}
+
+#[test]
+fn prometheus_can_ask_in_every_phase_and_for_the_allocator_there_must_be_a_guest() {
+    let served = serve();
+    let mut client = Connection::open(&served);
+    let before = client.call("GET", "/metrics", "");
+    assert_eq!(before.status, 200);
+    let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+    assert!(before.head.to_ascii_lowercase().contains(kind), "{}", before.head);
+    assert!(before.body.contains(r#"id="vm7",state="Not started"} 1"#), "{}", before.body);
+    assert!(!before.body.contains("aerostat_memory"), "{}", before.body);
+    for part in ["buddy", "types", "zone", "slabs"] {
+        let answer = client.call("GET", &format!("/memory/{part}"), "");
+        assert_eq!(
+            (answer.status, answer.fault().ends_with("before starting the microVM.")),
+            (400, true),
+            "{part}"
+        );
+    }
+    let kernel = json!({"kernel_image_path": fake::kernel(served.dir.path())});
+    assert_eq!(client.call("PUT", "/boot-source", &kernel.to_string()).status, 204);
+    assert_eq!(client.call("PUT", "/actions", r#"{"action_type":"InstanceStart"}"#).status, 204);
+    let after = client.call("GET", "/metrics", "").body;
+    assert!(after.contains(r#"state="Running"} 1"#), "{after}");
+    assert!(after.contains("\naerostat_memory_arena_frames 1536\n"), "{after}");
 }
 
 #[test]

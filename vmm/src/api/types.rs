@@ -1,6 +1,9 @@
 //! What goes over the socket, apart from the configuration itself (see [`crate::vm::config`]).
 //! The names of fields are Firecracker's.
 
+use std::borrow::Cow;
+
+use memsvc::{core::page_type::PageType, stats::FramesByType};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -30,6 +33,17 @@ pub enum InstanceState {
     Running,
     /// Its vCPUs are stopped.
     Paused,
+}
+
+impl InstanceState {
+    /// The state as the API calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotStarted => "Not started",
+            Self::Running => "Running",
+            Self::Paused => "Paused",
+        }
+    }
 }
 
 /// `GET /version`. The field has the name that Firecracker's clients look for.
@@ -168,6 +182,22 @@ pub struct BalloonProgress {
     pub target_mib: Mib,
     /// What it has given up.
     pub actual_mib: Mib,
+}
+
+/// Frames by page type, as pairs; in the order of the types' values.
+pub(crate) fn by_page_type(frames: &FramesByType) -> [(PageType, u64); PageType::COUNT] {
+    let &FramesByType { buddy, stash, guest, balloon, r#return, kmem, slab } = frames;
+    let counts = [buddy, stash, guest, balloon, r#return, kmem, slab];
+    std::array::from_fn(|index| (PageType::ALL[index], counts[index]))
+}
+
+/// Who is charged, by number, as people call it.
+pub(crate) fn owner_name(owner: u8) -> Cow<'static, str> {
+    match owner {
+        0 => "monitor".into(),
+        1 => "guest".into(),
+        other => other.to_string().into(),
+    }
 }
 
 /// The body of every answer that is an error.

@@ -12,6 +12,33 @@ pub(super) fn pairs(lines: &[(&str, String)]) -> String {
     })
 }
 
+/// A column of a table: its head, and where its text stands.
+#[derive(Clone, Copy)]
+pub(super) enum Column<'a> {
+    /// Words.
+    Left(&'a str),
+    /// Numbers.
+    Right(&'a str),
+}
+
+/// A table with a line of heads. A cell that is missing at the end of a row is empty.
+pub(super) fn columns(header: &[Column<'_>], rows: &[Vec<String>]) -> String {
+    let heads: Vec<_> =
+        header.iter().map(|(Column::Left(head) | Column::Right(head))| head.to_string()).collect();
+    let lines = || std::iter::once(&heads).chain(rows);
+    let width = |at| lines().filter_map(|line| line.get(at)).map(|cell: &String| cell.chars().count()).max();
+    let widths: Vec<_> = (0..header.len()).map(|at| width(at).unwrap_or(0)).collect();
+    lines().fold(String::new(), |mut text, line| {
+        let cells = header.iter().zip(&widths).zip(line).map(|((column, &width), cell)| match column {
+            Column::Left(_) => format!("{cell:width$}"),
+            Column::Right(_) => format!("{cell:>width$}"),
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+        text
+    })
+}
+
 /// A number with commas between thousands.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();

@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use memsvc::stats::{BuddyInfo, SlabInfo, TypeInfo, ZoneInfo};
 use memsvc::{Config, MemoryService, MemoryStats};
 use serde_json::{Map, Value};
 
@@ -75,7 +76,7 @@ impl Machine {
 
         let kvm = kvm::open().map_err(LaunchError::new)?;
         let regions = layout::ram_regions(bytes).map_err(LaunchError::new)?;
-        let memory = MemoryService::new(&Config { regions: regions.clone() }).map_err(LaunchError::new)?;
+        let memory = MemoryService::new(&Config::new(regions.clone())).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
         let vm = Vm::new(&kvm).map_err(LaunchError::new)?;
@@ -187,6 +188,22 @@ impl RunningVm for Machine {
 
     fn memory_stats(&self) -> MemoryStats {
         self.memory.stats()
+    }
+
+    fn buddy_info(&self) -> BuddyInfo {
+        self.memory.buddy_info()
+    }
+
+    fn type_info(&self) -> TypeInfo {
+        self.memory.type_info()
+    }
+
+    fn zone_info(&self) -> ZoneInfo {
+        self.memory.zone_info()
+    }
+
+    fn slab_info(&self) -> SlabInfo {
+        self.memory.slab_info()
     }
 
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError> {

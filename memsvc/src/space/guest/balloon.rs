@@ -9,14 +9,14 @@ impl GuestSpace {
     /// The guest gives frames up. Returns how many were taken.
     pub(crate) fn inflate(&self, gfns: &[Gfn]) -> u32 {
         let mut state = self.lock();
-        self.each(gfns, |frame| {
+        let taken = self.each(gfns, |frame| {
             let last = state.ledger.inflate(frame)?;
             let guest_block = frame.block();
             let done = match &state.blocks[guest_block.0 as usize] {
                 BlockState::Absent => Ok(()),
                 &BlockState::Huge(block) => {
                     // First the tag: if the kernel does not take the block, it agrees with the ledger.
-                    state.alloc.retag(block.frame(frame.index()), PageType::Balloon);
+                    self.alloc.retagger().retag(block.frame(frame.index()), PageType::Balloon);
                     if last { self.take_block(&mut state, guest_block) } else { Ok(()) }
                 }
                 BlockState::Split(_) => self.take_frame_home(&mut state, frame),
@@ -25,7 +25,9 @@ impl GuestSpace {
                 tracing::error!(?frame, %error, "a frame that the guest gave up could not be taken");
             }
             Ok(())
-        })
+        });
+        self.return_emptied(&mut state);
+        taken
     }
 
     /// The guest takes frames back. Returns how many it may have.
@@ -34,7 +36,7 @@ impl GuestSpace {
         self.each(gfns, |frame| {
             state.ledger.deflate(frame)?;
             if let BlockState::Huge(block) = state.blocks[frame.block().0 as usize] {
-                state.alloc.retag(block.frame(frame.index()), PageType::Guest);
+                self.alloc.retagger().retag(block.frame(frame.index()), PageType::Guest);
             }
             Ok(())
         })
@@ -63,7 +65,7 @@ impl GuestSpace {
             for hole in holes.iter() {
                 let _ = state.ledger.deflate(guest_block.frame(hole));
                 if let BlockState::Huge(block) = state.blocks[index] {
-                    state.alloc.retag(block.frame(hole), PageType::Guest);
+                    self.alloc.retagger().retag(block.frame(hole), PageType::Guest);
                 }
             }
         }
@@ -104,6 +106,7 @@ impl GuestSpace {
             BlockState::Split(_) => (first.index()..first.index() + count)
                 .try_for_each(|index| self.take_frame_home(&mut state, guest_block.frame(index))),
         };
+        self.return_emptied(&mut state);
         match done {
             Ok(()) => count,
             Err(error) => {

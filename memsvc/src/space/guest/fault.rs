@@ -5,14 +5,18 @@ use std::time::{Duration, Instant};
 
 use super::free::Slots;
 use super::stash::Made;
-use super::{BlockState, GuestSpace, SplitBlock, State};
+use super::{BlockState, CPU, GUEST, GuestSpace, SplitBlock, State};
 use crate::core::page_type::PageType;
-use crate::core::plain::Request;
-use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, GuestFrame, Order};
+use crate::core::request::{Flags, Request};
+use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, GuestBlock, GuestFrame, Order};
 use crate::space::uffd::Fault;
 
 /// How long a fault that could not be resolved waits before it is tried again.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// One frame behind guest RAM. It is asked for under the lock, so it does not wait here.
+const GUEST_FRAME: Request =
+    Request::new(Order::FRAME, PageType::Guest).charge_to(GUEST).flags(Flags::NOWAIT);
 
 impl GuestSpace {
     /// Puts memory behind the page that somebody waits for, and wakes them.
@@ -30,7 +34,9 @@ impl GuestSpace {
                 tracing::error!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
             }
             // Who waits touches the page again at once: not as fast as the CPU can, nor a line each.
-            std::thread::sleep(RETRY);
+            if !self.alloc.throttle(RETRY) {
+                std::thread::sleep(RETRY);
+            }
             let _ = self.uffd.wake(self.address(frame), FRAME_SIZE);
         }
     }
@@ -53,7 +59,7 @@ impl GuestSpace {
                 state.burst = state.burst.saturating_add(1);
                 let result = self.move_block_in(&mut state, frame, block);
                 drop(state);
-                self.refill.notify_one();
+                self.refill.used();
                 return result;
             }
             drop(state);
@@ -61,8 +67,7 @@ impl GuestSpace {
             if let Made::NoHugePage(block) = self.make_zeroed_block() {
                 let mut state = self.lock();
                 if let Some(block) = block {
-                    // Its first frame goes to this fault.
-                    state.alloc.break_up(block).map_err(io::Error::other)?;
+                    self.free_block(&mut state, block, Slots::PageTable);
                 }
                 let entry = &mut state.blocks[frame.block().0 as usize];
                 if let BlockState::Absent = entry {
@@ -90,11 +95,7 @@ impl GuestSpace {
         if !self.pagemap.is_huge(to) {
             return self.arrived_in_pieces(state, frame, block);
         }
-        let holes = *state.ledger.block(guest_block);
-        for index in 0..FRAMES_PER_BLOCK {
-            let tag = if holes.contains(index) { PageType::Balloon } else { PageType::Guest };
-            state.alloc.retag(block.frame(index), tag);
-        }
+        self.tag_guest(state, guest_block, block);
         state.blocks[guest_block.0 as usize] = BlockState::Huge(block);
         state.absent -= 1;
         self.moves.blocks_in.add(1);
@@ -107,9 +108,10 @@ impl GuestSpace {
     /// the move split our block. It is single frames from now on; those of the balloon go home.
     fn arrived_in_pieces(&self, state: &mut State, frame: GuestFrame, block: BlockId) -> io::Result<()> {
         let guest_block = frame.block();
-        state.alloc.split(block).map_err(io::Error::other)?;
+        self.tag_guest(state, guest_block, block);
+        self.alloc.split(block.frame(0), Order::BLOCK).map_err(io::Error::other)?;
         for index in 0..FRAMES_PER_BLOCK {
-            state.alloc.retag(block.frame(index), PageType::Guest);
+            self.alloc.set_rmap(block.frame(index), guest_block.frame(index).0);
         }
         let frames = std::array::from_fn(|index| Some(block.frame(index)));
         state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(SplitBlock(frames)));
@@ -122,29 +124,40 @@ impl GuestSpace {
             .iter()
             .map(|index| guest_block.frame(index))
             .filter(|&hole| hole != frame)
-            .try_for_each(|hole| self.take_frame_home(state, hole))
+            .try_for_each(|hole| self.take_frame_home(state, hole))?;
+        self.return_emptied(state);
+        Ok(())
+    }
+
+    /// A block of the stash is behind a guest block now, or its pieces are.
+    fn tag_guest(&self, state: &State, guest_block: GuestBlock, block: BlockId) {
+        self.alloc.set_rmap(block.frame(0), guest_block.frame(0).0);
+        let mut tags = self.alloc.retagger();
+        tags.retag_block(block, PageType::Guest, GUEST);
+        for hole in state.ledger.block(guest_block).iter() {
+            tags.retag(block.frame(hole), PageType::Balloon);
+        }
     }
 
     fn move_frame_in(&self, state: &mut State, frame: GuestFrame) -> io::Result<()> {
-        let request = Request { order: Order::FRAME, page_type: PageType::Guest };
-        let got = match state.alloc.alloc(request) {
-            Ok(got) => got,
-            Err(_) if self.release_stash(state) > 0 => {
-                state.alloc.alloc(request).map_err(io::Error::other)?
-            }
-            Err(error) => return Err(io::Error::other(error)),
+        let got = match self.alloc.enter(CPU).alloc(&GUEST_FRAME) {
+            Err(_) if self.release_stash(state) > 0 => self.alloc.enter(CPU).alloc(&GUEST_FRAME),
+            result => result,
         };
-        if !self.arena.zero_frame(got.head) && got.poisoned {
+        let home = got.map_err(io::Error::other)?;
+        let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());
+        if !self.arena.zero_frame(home) && was_poisoned {
             self.moves.poison_lost.add(1);
         }
-        let from = self.arena.frame_address(got.head);
+        let from = self.arena.frame_address(home);
         if let Err(error) = self.uffd.move_pages(self.address(frame), from, FRAME_SIZE) {
-            self.free(state, got.head, Order::FRAME, Slots::PageTable);
+            self.free_frame(state, home);
             return Err(error);
         }
         if let BlockState::Split(split) = &mut state.blocks[frame.block().0 as usize] {
-            split.0[frame.index()] = Some(got.head);
+            split.0[frame.index()] = Some(home);
         }
+        self.alloc.set_rmap(home, frame.0);
         self.moves.frames_in.add(1);
         self.faults.single.add(1);
         self.count_ballooned(state, frame);

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::{BlockState, GuestSpace, State};
-use crate::core::plain::Freed;
+use super::{BlockState, CPU, GuestSpace, State};
+use crate::core::bitmap::BlockBitmap;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId, GuestBlock, GuestFrame, Order};
 
 /// What is behind the home slots of a block that becomes free.
@@ -48,30 +48,45 @@ impl GuestSpace {
         }
         split.0[frame.index()] = None;
         self.moves.frames_home.add(1);
-        self.free(state, home, Order::FRAME, Slots::PageTable);
+        self.free_frame(state, home);
         Ok(())
     }
 
-    /// Frees what the allocator handed out, and gives the whole block back to the kernel if it is
-    /// free now. A refusal is a bug of ours: said, and the frames are lost rather than given twice.
-    pub(super) fn free(&self, state: &mut State, head: FrameId, order: Order, slots: Slots) {
-        match state.alloc.free(head, order) {
-            Ok(Freed::Frame) => self.arena.poison_frame(head),
-            Ok(Freed::Block { block }) => {
-                match slots {
-                    Slots::Empty => {}
-                    Slots::Filled => self.arena.discard(block),
-                    Slots::PageTable => self.arena.renew(block, &self.uffd),
-                }
-                self.moves.blocks_returned.add(1);
-            }
-            Err(error) => tracing::error!(%error, "a bug: frames could not be freed"),
+    /// Frees a frame that has come home. A refusal is a bug of ours: said, and the frame is lost rather
+    /// than given twice.
+    pub(super) fn free_frame(&self, state: &mut State, home: FrameId) {
+        self.arena.poison_frame(home);
+        state.poisoned[home.block().0 as usize].insert(home.index());
+        state.came_home = true;
+        if let Err(error) = self.alloc.enter(CPU).free(home, Order::FRAME) {
+            tracing::error!(%error, "a bug: a frame could not be freed");
         }
     }
 
-    /// Frees a block that is handed out whole.
+    /// Frees a block that is handed out whole, and gives it back to the kernel.
     pub(super) fn free_block(&self, state: &mut State, block: BlockId, slots: Slots) {
-        self.free(state, block.frame(0), Order::BLOCK, slots);
+        match slots {
+            Slots::Empty => {}
+            Slots::Filled => self.arena.discard(block),
+            Slots::PageTable => self.arena.renew(block, &self.uffd),
+        }
+        state.poisoned[block.0 as usize] = BlockBitmap::EMPTY;
+        match self.alloc.enter(CPU).free(block.frame(0), Order::BLOCK) {
+            Ok(()) => self.moves.blocks_returned.add(1),
+            Err(error) => tracing::error!(%error, "a bug: a block could not be freed"),
+        }
+    }
+
+    /// Gives the blocks back to the kernel that are whole again because the last of their frames has
+    /// come home.
+    pub(super) fn return_emptied(&self, state: &mut State) {
+        if !std::mem::take(&mut state.came_home) {
+            return;
+        }
+        self.alloc.drain_all();
+        while let Some(block) = self.alloc.take_emptied() {
+            self.free_block(state, block, Slots::PageTable);
+        }
     }
 
     /// Empties the stash; says how many blocks there were.

@@ -29,7 +29,7 @@ mod free;
 mod report;
 mod stash;
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::arena::Arena;
@@ -37,13 +37,25 @@ use super::mapping::Mapping;
 use super::pagemap::Pagemap;
 use super::regions::Regions;
 use super::uffd::Uffd;
+use crate::core::alloc::{Config, FrameAllocator};
+use crate::core::bitmap::BlockBitmap;
 use crate::core::deferral::Deferral;
 use crate::core::ledger::Ledger;
-use crate::core::plain::FrameAllocator;
-use crate::core::units::{BLOCK_SIZE, BlockId, FRAMES_PER_BLOCK, FrameId, GuestFrame};
+use crate::core::units::{BLOCK_SIZE, BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, GuestFrame, OwnerId};
+use crate::core::watermark::Watermarks;
 use crate::stats::{Counter, FaultCounters, MoveCounters, RefusalCounters};
+use stash::Refill;
 
 pub(crate) use stash::STASH_MAX;
+
+/// Who is charged for what is behind guest RAM.
+pub(crate) const GUEST: OwnerId = OwnerId(1);
+/// The per-CPU lists of guest space: one set, since all that uses them holds the lock.
+const CPU: CpuId = CpuId(0);
+/// Blocks that the per-CPU lists of guest space may hold: a refill of each sort, and as many freed.
+pub(crate) const READY_MAX: usize = 16;
+/// Sets of per-CPU lists: that of guest space, and one for what is outside its lock.
+const CPUS: u8 = 2;
 
 /// What is behind a guest block.
 #[derive(Debug)]
@@ -59,7 +71,10 @@ struct SplitBlock([Option<FrameId>; FRAMES_PER_BLOCK]);
 
 #[derive(Debug)]
 struct State {
-    alloc: FrameAllocator,
+    /// Free frames that lie in their home slots with the poison word, by arena block.
+    poisoned: Vec<BlockBitmap>,
+    /// Frames have come home, so that a block may be whole again.
+    came_home: bool,
     ledger: Ledger,
     blocks: Vec<BlockState>,
     absent: usize,
@@ -79,8 +94,9 @@ pub(crate) struct GuestSpace {
     arena: Arena,
     uffd: Uffd,
     pagemap: Pagemap,
+    alloc: FrameAllocator,
     state: Mutex<State>,
-    refill: Condvar,
+    refill: Arc<Refill>,
     faults: FaultCounters,
     moves: MoveCounters,
     refusals: RefusalCounters,
@@ -96,10 +112,20 @@ impl GuestSpace {
         arena_blocks: u32,
         uffd: Uffd,
         pagemap: Pagemap,
+        watermarks: Watermarks,
     ) -> Self {
         let guest_blocks = (mapping.len() / BLOCK_SIZE) as u32;
+        let refill = Arc::new(Refill::default());
+        let reclaimer = {
+            let refill = Arc::clone(&refill);
+            Box::new(move || refill.give_back())
+        };
+        let alloc = FrameAllocator::new(Config { blocks: arena_blocks, cpus: CPUS, watermarks })
+            .with_reclaimer(reclaimer);
+        alloc.set_limit(GUEST, Some(u64::from(guest_blocks) * FRAMES_PER_BLOCK as u64));
         let state = State {
-            alloc: FrameAllocator::new(arena_blocks),
+            poisoned: vec![BlockBitmap::EMPTY; arena_blocks as usize],
+            came_home: false,
             ledger: Ledger::new(guest_blocks),
             blocks: (0..guest_blocks).map(|_| BlockState::Absent).collect(),
             absent: guest_blocks as usize,
@@ -115,8 +141,9 @@ impl GuestSpace {
             arena,
             uffd,
             pagemap,
+            alloc,
             state: Mutex::new(state),
-            refill: Condvar::new(),
+            refill,
             faults: FaultCounters::default(),
             moves: MoveCounters::default(),
             refusals: RefusalCounters::default(),
@@ -137,6 +164,10 @@ impl GuestSpace {
     /// go on with it rather than hang the guest.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn allocator(&self) -> &FrameAllocator {
+        &self.alloc
     }
 
     fn address(&self, frame: GuestFrame) -> usize {

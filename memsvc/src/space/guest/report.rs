@@ -1,10 +1,9 @@
 //! A snapshot of states, tags and counters.
 
 use super::stash::STASH_MAX;
-use super::{BlockState, GuestSpace};
-use crate::core::page_type::PageType;
+use super::{BlockState, GUEST, GuestSpace};
 use crate::core::units::FRAMES_PER_BLOCK;
-use crate::stats::{ArenaStats, FramesByType, GuestStats, HostStats, MemoryStats, StashStats};
+use crate::stats::{ArenaStats, GuestStats, HostStats, MemoryStats, StashStats};
 
 impl GuestSpace {
     pub(crate) fn ballooned_frames(&self) -> u64 {
@@ -19,7 +18,7 @@ impl GuestSpace {
         let count = |wanted: fn(&BlockState) -> bool| {
             state.blocks.iter().filter(|block| wanted(block)).count() as u64
         };
-        let table = state.alloc.table();
+        let by_type = self.alloc.frames_by_type();
         MemoryStats {
             guest: GuestStats {
                 bytes: self.regions.bytes(),
@@ -27,24 +26,16 @@ impl GuestSpace {
                 absent_blocks: state.absent as u64,
                 huge_blocks: count(|block| matches!(block, BlockState::Huge(_))),
                 split_blocks: count(|block| matches!(block, BlockState::Split(_))),
-                holes: table.count(PageType::Balloon),
+                holes: by_type.balloon,
                 ballooned_frames: state.ledger.frames(),
             },
             arena: ArenaStats {
-                blocks: table.frames() / FRAMES_PER_BLOCK as u64,
-                free_blocks: state.alloc.free_blocks() as u64,
-                broken_blocks: state.alloc.broken_blocks() as u64,
-                frames: table.frames(),
-                frames_by_type: FramesByType {
-                    buddy: table.count(PageType::Buddy),
-                    stash: table.count(PageType::Stash),
-                    guest: table.count(PageType::Guest),
-                    balloon: table.count(PageType::Balloon),
-                    r#return: table.count(PageType::Return),
-                    kmem: table.count(PageType::Kmem),
-                    slab: table.count(PageType::Slab),
-                },
-                charged_frames: table.charged(),
+                blocks: self.alloc.frames() / FRAMES_PER_BLOCK as u64,
+                free_blocks: self.alloc.free_blocks(),
+                broken_blocks: self.alloc.broken_blocks(),
+                frames: self.alloc.frames(),
+                frames_by_type: by_type,
+                charged_frames: self.alloc.charged(GUEST),
             },
             host: HostStats {
                 guest_resident_bytes: guest_resident.bytes,

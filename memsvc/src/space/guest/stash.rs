@@ -1,12 +1,13 @@
 //! The stash: zeroed blocks made ahead of a burst of faults, given back when it is over.
 
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, PoisonError};
 use std::time::Duration;
 
-use super::GuestSpace;
 use super::free::Slots;
+use super::{CPU, GuestSpace};
 use crate::core::page_type::PageType;
-use crate::core::plain::Request;
+use crate::core::request::{Flags, Request};
 use crate::core::units::{BlockId, Order};
 
 /// Bound of the stash. Enough for the refiller to stay ahead of a guest that touches memory
@@ -14,6 +15,31 @@ use crate::core::units::{BlockId, Order};
 pub(crate) const STASH_MAX: usize = 8;
 /// A stash that no fault has used for so long goes back to the kernel.
 const STASH_IDLE: Duration = Duration::from_millis(500);
+
+/// One block for the stash.
+const STASH_BLOCK: Request = Request::new(Order::BLOCK, PageType::Stash).flags(Flags::NOWAIT);
+
+/// What wakes the refiller.
+#[derive(Debug, Default)]
+pub(super) struct Refill {
+    changed: Condvar,
+    /// Free memory is low: the stash is wanted back.
+    give_back: AtomicBool,
+}
+
+impl Refill {
+    /// For the allocator, which is called under guest space's lock: so the refiller cannot miss it
+    /// between looking and waiting.
+    pub(super) fn give_back(&self) {
+        self.give_back.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
+    /// A fault took a block of the stash.
+    pub(super) fn used(&self) {
+        self.changed.notify_one();
+    }
+}
 
 /// What became of an attempt to have a zeroed block.
 pub(super) enum Made {
@@ -33,8 +59,8 @@ impl GuestSpace {
             if state.huge.skip() {
                 return Made::NoHugePage(None);
             }
-            match state.alloc.alloc(Request { order: Order::BLOCK, page_type: PageType::Stash }) {
-                Ok(got) => got.head.block(),
+            match self.alloc.enter(CPU).alloc(&STASH_BLOCK) {
+                Ok(head) => head.block(),
                 Err(_) => return Made::NoHugePage(None),
             }
         };
@@ -59,7 +85,7 @@ impl GuestSpace {
                 return;
             }
             let idle = state.last_fault.elapsed() >= STASH_IDLE;
-            if idle {
+            if idle || self.refill.give_back.swap(false, Ordering::Relaxed) {
                 state.burst = 0;
                 self.release_stash(&mut state);
             }
@@ -78,9 +104,14 @@ impl GuestSpace {
                 }
             }
             if idle && state.burst == 0 {
-                drop(self.refill.wait(state).unwrap_or_else(PoisonError::into_inner));
+                drop(self.refill.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
             } else {
-                drop(self.refill.wait_timeout(state, STASH_IDLE).unwrap_or_else(PoisonError::into_inner));
+                drop(
+                    self.refill
+                        .changed
+                        .wait_timeout(state, STASH_IDLE)
+                        .unwrap_or_else(PoisonError::into_inner),
+                );
             }
         }
     }
@@ -88,6 +119,6 @@ impl GuestSpace {
     /// Ends the refiller.
     pub(crate) fn stop(&self) {
         self.lock().stopping = true;
-        self.refill.notify_all();
+        self.refill.changed.notify_all();
     }
 }

@@ -4,7 +4,8 @@ use super::{
     super::{
         control::RunningVm,
         types::{
-            BalloonProgress, BalloonStats, BalloonStatsUpdate, BalloonUpdate, HintingStart, HintingStatus,
+            BalloonProgress, BalloonStats, BalloonStatsUpdate, BalloonUpdate, GuestStats, HintingStart,
+            HintingStatus,
         },
     },
     ControlError, Controller,
@@ -83,6 +84,13 @@ impl Controller {
         let (vm, balloon) = (self.vm.as_ref()?, self.config.balloon.as_ref()?);
         let actual_mib = Mib(vm.balloon_pages() / PAGES_PER_MIB);
         Some(BalloonProgress { target_mib: balloon.amount_mib, actual_mib })
+    }
+
+    /// What the guest told last; nothing if it has no balloon or is not asked.
+    pub(super) fn guest_stats(&self, vm: &dyn RunningVm) -> GuestStats {
+        let is_asked =
+            self.config.balloon.as_ref().is_some_and(|balloon| balloon.stats_polling_interval_s > 0);
+        if is_asked { vm.balloon_stats().unwrap_or_default() } else { GuestStats::default() }
     }
 
     fn hinting_vm(&mut self) -> Result<&mut dyn RunningVm, ControlError> {

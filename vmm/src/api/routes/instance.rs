@@ -1,4 +1,4 @@
-//! The guest as a whole: what it is, start, pause, memory.
+//! The guest as a whole: what it is, start, pause.
 
 use axum::{
     Json,
@@ -13,7 +13,7 @@ use crate::{
         controller::VERSION,
         fault::Fault,
         openapi,
-        types::{Action, InstanceInfo, MemoryReport, Version, VmUpdate},
+        types::{Action, InstanceInfo, Version, VmUpdate},
     },
     vm::config::VmConfig,
 };
@@ -52,12 +52,6 @@ pub(super) async fn act(
     Checked(action): Checked<Action>,
 ) -> Result<StatusCode, Fault> {
     api.change(move |controller| controller.act(action.action_type)).await
-}
-
-/// What the memory service has and did. Only after the start.
-#[utoipa::path(get, path = "/memory", tag = "memory", responses((status = 200, body = MemoryReport), Refusal))]
-pub(super) async fn memory(State(api): State<Api>) -> Result<Json<MemoryReport>, Fault> {
-    api.get(|controller| controller.memory()).await
 }
 
 /// This description.

@@ -5,6 +5,7 @@ mod body;
 mod config;
 mod extract;
 mod instance;
+mod memory;
 mod outputs;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,7 +71,11 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
         .route("/vm", patch(instance::set_state))
         .route("/vm/config", get(instance::config))
         .route("/actions", put(instance::act))
-        .route("/memory", get(instance::memory))
+        .route("/memory", get(memory::report))
+        .route("/memory/buddy", get(memory::buddy))
+        .route("/memory/types", get(memory::types))
+        .route("/memory/zone", get(memory::zone))
+        .route("/memory/slabs", get(memory::slabs))
         .route("/openapi.json", get(instance::openapi))
         .route("/boot-source", put(config::boot_source))
         .route(
@@ -88,7 +93,7 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
         .route("/balloon/hinting/stop", patch(balloon::hinting_stop))
         .route("/balloon/hinting/status", get(balloon::hinting_status))
         .route("/logger", put(outputs::logger))
-        .route("/metrics", put(outputs::metrics))
+        .route("/metrics", get(outputs::scrape).put(outputs::metrics))
         .route("/serial", put(outputs::serial))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -106,7 +111,7 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
 #[openapi(
     info(
         title = "Aerostat",
-        description = "The API of a microVM, on its unix socket: Firecracker's, and GET /memory."
+        description = "The API of a microVM, on its unix socket: Firecracker's; and GET /memory, /memory/*, /metrics."
     ),
     paths(
         instance::info,
@@ -114,8 +119,12 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
         instance::set_state,
         instance::config,
         instance::act,
-        instance::memory,
         instance::openapi,
+        memory::report,
+        memory::buddy,
+        memory::types,
+        memory::zone,
+        memory::slabs,
         config::boot_source,
         config::machine_config,
         config::set_machine_config,
@@ -133,6 +142,7 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
         balloon::hinting_status,
         outputs::logger,
         outputs::metrics,
+        outputs::scrape,
         outputs::serial,
     )
 )]

@@ -63,12 +63,25 @@ pub(in crate::cli) struct MemoryArgs {
 pub(in crate::cli) enum MemoryCommand {
     /// Show arena, blocks, frames, and counters
     Show(Target),
+    /// Show free chunks by order and how fragmented memory is, as /proc/buddyinfo
+    Buddy(Target),
+    /// Show free chunks by migrate type, frames by page type and charges, as /proc/pagetypeinfo
+    Types(Target),
+    /// Show watermarks, reserve, per-CPU lists and counters, as /proc/zoneinfo
+    Zone(Target),
+    /// Show the slab caches, as /proc/slabinfo
+    Slabs(Target),
 }
 
 impl MemoryArgs {
     pub(super) fn target(&self) -> &Target {
-        let MemoryCommand::Show(target) = &self.command;
-        target
+        match &self.command {
+            MemoryCommand::Show(target)
+            | MemoryCommand::Buddy(target)
+            | MemoryCommand::Types(target)
+            | MemoryCommand::Zone(target)
+            | MemoryCommand::Slabs(target) => target,
+        }
     }
 }
 

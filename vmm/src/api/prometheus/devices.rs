@@ -1,0 +1,98 @@
+//! The counters of virtio devices and buses, as in the metrics file: a family for each name, with the
+//! device as a label.
+
+use std::{collections::BTreeMap, fmt};
+
+use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
+use serde_json::{Map, Value};
+
+use super::family::Samples;
+
+/// What the counters mean, by name.
+const HELP: &[(&str, &str)] = &[
+    ("activations", "Times the driver brought the device to life"),
+    ("activations_refused", "Activations refused, because a queue was set up wrongly"),
+    ("bad_commands", "Hinting commands of the guest that were no number"),
+    ("bad_config_writes", "Writes of the guest to configuration that is not the driver's"),
+    ("bad_kicks", "Kicks of queues that do not exist"),
+    ("bad_page_buffers", "Buffers of page numbers that make no sense"),
+    ("bad_ranges", "Ranges reported or hinted free that make no sense"),
+    ("bad_register_accesses", "Register accesses of wrong width, at no register, or at the wrong time"),
+    ("bad_requests", "Requests that make no sense"),
+    ("bad_stats_buffers", "Statistics buffers that make no sense"),
+    ("bad_status_writes", "Status writes out of order, or that clear bits"),
+    ("bytes", "Random bytes handed out"),
+    ("deflate_buffers", "Buffers of pages to take back"),
+    ("deflated_pages", "Pages taken back"),
+    ("features_refused", "Feature sets refused"),
+    ("flushes", "Flushes served"),
+    ("hinted_pages", "Pages hinted free that were freed"),
+    ("hinted_ranges", "Ranges hinted free"),
+    ("host_errors", "Requests that the host could not serve"),
+    ("inflate_buffers", "Buffers of pages to give up"),
+    ("inflated_pages", "Pages given up"),
+    ("poisoned_ranges", "Ranges kept, because the guest wants its poison value back"),
+    ("queue_errors", "Rings that made no sense; each stopped the device until its reset"),
+    ("read_bytes", "Bytes read"),
+    ("reads", "Reads served"),
+    ("refused", "Requests refused: beyond the end, too long, or writes to a read-only disk"),
+    ("refused_pages", "Pages refused: outside RAM, twice the same, or never given up"),
+    ("register_kicks", "Kicks that came through the register rather than through the kernel"),
+    ("reported_pages", "Pages reported free that were freed"),
+    ("reported_ranges", "Ranges reported free"),
+    ("requests", "Requests served"),
+    ("resets", "Resets by the driver"),
+    ("stale_hints", "Hinted ranges that belong to no command in force"),
+    ("stats_updates", "Statistics received"),
+    ("timer_errors", "Times the polling timer could not be set"),
+    ("unclaimed_mmio", "Accesses of the guest to addresses that no device claims"),
+    ("unclaimed_ports", "Accesses of the guest to ports that no device claims"),
+    ("unknown_stats", "Statistics with a tag that nobody knows"),
+    ("unsupported", "Requests of a type that the device does not know"),
+    ("writes", "Writes served"),
+    ("written_bytes", "Bytes written"),
+];
+
+/// Writes the counters of all devices: an object for each, of names and numbers.
+pub(super) fn write(to: &mut DescriptorEncoder<'_>, devices: &Map<String, Value>) -> fmt::Result {
+    let mut families: BTreeMap<&str, Vec<(&str, u64)>> = BTreeMap::new();
+    for (device, counters) in devices {
+        for (name, count) in counters.as_object().into_iter().flatten() {
+            if let Some(count) = count.as_u64() {
+                families.entry(name).or_default().push((device, count));
+            }
+        }
+    }
+    families.into_iter().try_for_each(|(name, counts)| {
+        let family = format!("aerostat_device_{name}");
+        let help = help(name).unwrap_or("A counter of the device, as in the metrics file");
+        Samples::begin(to, &family, MetricType::Counter, help)?.each("device", counts)
+    })
+}
+
+fn help(name: &str) -> Option<&'static str> {
+    HELP.iter().find(|(of, _)| *of == name).map(|(_, help)| *help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::{
+        balloon::BalloonMetrics, blk::BlockMetrics, rng::RngMetrics, transport::TransportMetrics,
+    };
+
+    #[test]
+    fn every_counter_of_a_device_has_a_meaning_of_its_own() {
+        let value = |metrics: Result<Value, serde_json::Error>| metrics.expect("JSON");
+        for counters in [
+            value(serde_json::to_value(BalloonMetrics::default())),
+            value(serde_json::to_value(BlockMetrics::default())),
+            value(serde_json::to_value(RngMetrics::default())),
+            value(serde_json::to_value(TransportMetrics::default())),
+        ] {
+            for name in counters.as_object().expect("object").keys() {
+                assert!(help(name).is_some(), "HELP does not say what {name} means");
+            }
+        }
+    }
+}

@@ -2,6 +2,8 @@
 //!
 //! There is one class, of 32 bytes (see `ClassId::all`), so that the state is small.
 
+use std::sync::Arc;
+
 use loom::model::Builder;
 use loom::thread;
 
@@ -10,7 +12,6 @@ use super::handle::HandleTable;
 use super::{Object, SlabError, SlabRequest, Slabs};
 use crate::core::alloc::{Config, FrameAllocator, Full};
 use crate::core::page_type::PageType;
-use crate::core::sync::Arc;
 use crate::core::sync::atomic::{AtomicU32, Ordering};
 use crate::core::units::{CpuId, OwnerId};
 use crate::core::watermark::Watermarks;

@@ -1,5 +1,7 @@
 //! Movable slabs: objects have handles, so that the blocks in which they lie can be emptied.
 
+use std::sync::Arc;
+
 use super::cache::{Place, SlabId};
 use super::class::{ClassId, IN_USE};
 use super::error::SlabError;
@@ -8,7 +10,7 @@ use super::object::Object;
 use super::pool::{SlabRequest, Slabs};
 use crate::core::alloc::{FrameAllocator, Full, Mode};
 use crate::core::migrate_type::MigrateType;
-use crate::core::sync::{Arc, Mutex};
+use crate::core::sync::Mutex;
 use crate::core::units::{CpuId, FrameId, OwnerId};
 use crate::stats::SlabInfo;
 

@@ -1,5 +1,7 @@
 //! The slabs of one owner: all size classes, and who may get at them how.
 
+use std::sync::Arc;
+
 use super::cache::Cache;
 use super::class::{ClassId, IN_USE};
 use super::error::SlabError;
@@ -10,7 +12,7 @@ use crate::core::alloc::{FrameAllocator, Full, Mode};
 use crate::core::migrate_type::MigrateType;
 use crate::core::request::Flags;
 use crate::core::sync::atomic::Ordering;
-use crate::core::sync::{Arc, Mutex, lock};
+use crate::core::sync::{Mutex, lock};
 use crate::core::units::{CpuId, FRAME_SIZE, OwnerId};
 use crate::stats::{CacheInfo, SlabInfo};
 

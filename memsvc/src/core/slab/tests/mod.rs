@@ -4,11 +4,13 @@ mod faults;
 mod model;
 mod reserve;
 
+use std::sync::Arc;
+
 use super::Slabs;
 use super::class::ClassId;
 use crate::core::alloc::{Config, FrameAllocator, Mode};
 use crate::core::page_type::PageType;
-use crate::core::sync::{Arc, lock};
+use crate::core::sync::lock;
 use crate::core::units::{CpuId, OwnerId};
 use crate::core::watermark::Watermarks;
 

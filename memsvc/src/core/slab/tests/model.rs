@@ -4,6 +4,7 @@
 //! for frames.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -12,7 +13,6 @@ use crate::core::alloc::{FrameAllocator, Full};
 use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
 use crate::core::slab::{Handle, MovableSlabs, Object, Relocated, SlabError, SlabRequest, Slabs};
-use crate::core::sync::Arc;
 use crate::core::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
 
 const BLOCKS: u32 = 3;

@@ -92,10 +92,11 @@ impl Front {
             return Put::Elsewhere;
         }
         let word = self.word.load(Ordering::Relaxed);
-        if CHECKED && word >> bit & 1 != 0 {
+        let with = word | 1 << bit;
+        if CHECKED && with == word {
             return Put::Ready;
         }
-        self.word.store(word | 1 << bit, Ordering::Release);
+        self.word.store(with, Ordering::Release);
         self.count((object.to_bits() >> LEN_SHIFT).wrapping_neg());
         Put::Done
     }
@@ -138,19 +139,30 @@ impl Front {
     }
 }
 
+/// One front for each class.
+#[derive(Debug)]
+pub(super) struct Fronts([Front; FRONTS]);
+
+impl Fronts {
+    #[inline]
+    pub(super) fn of(&self, class: ClassId) -> &Front {
+        &self.0[usize::from(class.0) % FRONTS]
+    }
+}
+
 /// The fronts of one CPU.
 #[derive(Debug)]
 pub(super) struct Cpu {
     holder: Mutex<()>,
     /// Somebody found the CPU held and wants what its fronts hold.
     pub(super) wanted: AtomicBool,
-    normal: Box<[Front; FRONTS]>,
-    reserve: Box<[Front; FRONTS]>,
+    normal: Box<Fronts>,
+    reserve: Box<Fronts>,
 }
 
 impl Cpu {
     pub(super) fn new() -> Self {
-        let fronts = || Box::new(std::array::from_fn(|class| Front::new(ClassId(class as u8))));
+        let fronts = || Box::new(Fronts(std::array::from_fn(|class| Front::new(ClassId(class as u8)))));
         Self { holder: Mutex::new(()), wanted: AtomicBool::new(false), normal: fronts(), reserve: fronts() }
     }
 
@@ -164,14 +176,13 @@ impl Cpu {
         try_lock(&self.holder)
     }
 
-    /// The front that serves everybody.
-    #[inline]
-    pub(super) fn normal(&self, class: ClassId) -> &Front {
-        &self.normal[usize::from(class.0) % FRONTS]
+    /// The fronts that serve everybody.
+    pub(super) fn normal(&self) -> &Fronts {
+        &self.normal
     }
 
-    /// The front of reserve slabs or the other.
+    /// The front of reserve slabs, or that which serves everybody.
     pub(super) fn front(&self, class: ClassId, reserve: bool) -> &Front {
-        if reserve { &self.reserve[usize::from(class.0) % FRONTS] } else { self.normal(class) }
+        if reserve { self.reserve.of(class) } else { self.normal.of(class) }
     }
 }

@@ -3,7 +3,7 @@
 use super::cache::{Cache, Place, SlabId, Span};
 use super::class::{ClassId, GROUP, IN_USE};
 use super::error::SlabError;
-use super::front::{Cpu, Front, Put, Ready};
+use super::front::{Cpu, Front, Fronts, Put, Ready};
 use super::grow::Source;
 use super::object::{LEN_SHIFT, Object};
 use super::pool::{SlabRequest, Slabs};
@@ -18,13 +18,16 @@ use crate::core::units::{CpuId, FRAME_SIZE, FrameId};
 pub struct SlabLocal<'a, M: Mode = Full> {
     slabs: &'a Slabs<M>,
     cpu: &'a Cpu,
+    /// The fronts of `cpu` that the fast paths use.
+    normal: &'a Fronts,
     id: CpuId,
     _held: MutexGuard<'a, ()>,
 }
 
 impl<'a, M: Mode> SlabLocal<'a, M> {
     pub(super) fn new(slabs: &'a Slabs<M>, id: CpuId, held: MutexGuard<'a, ()>) -> Self {
-        Self { slabs, cpu: slabs.cpu(id), id, _held: held }
+        let cpu = slabs.cpu(id);
+        Self { slabs, cpu, normal: cpu.normal(), id, _held: held }
     }
 
     /// Hands out an object. Never waits.
@@ -34,7 +37,7 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
     /// [`SlabError::NoTable`].
     #[inline]
     pub fn alloc(&mut self, request: &SlabRequest) -> Result<Object, SlabError> {
-        match self.cpu.normal(request.class()).get(request.len_bits()) {
+        match self.normal.of(request.class()).get(request.len_bits()) {
             Some(object) => Ok(object),
             None => self.alloc_slow(request),
         }
@@ -48,7 +51,7 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
     /// after the other is not.
     #[inline]
     pub fn free(&mut self, object: Object) -> Result<(), SlabError> {
-        let front = self.cpu.normal(object.class());
+        let front = self.normal.of(object.class());
         let put = if M::CHECKED { front.put::<true>(object) } else { front.put::<false>(object) };
         match put {
             Put::Done => Ok(()),

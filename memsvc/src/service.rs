@@ -286,7 +286,7 @@ mod tests {
         let (sender, receiver) = channel();
         let regions = vec![RegionSpec { gpa: 0, len: 2 * BLOCK_SIZE as u64 }];
         let failed = move |why| sender.send(why).expect("the test waits");
-        let service = MemoryService::with_fault_thread(&Config { regions }, serve, failed)
+        let service = MemoryService::with_fault_thread(&Config::new(regions), serve, failed)
             .expect("a service on this host");
         let address = service.regions()[0].host;
         let (touched, touch) = channel();

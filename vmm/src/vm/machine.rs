@@ -76,7 +76,11 @@ impl Machine {
 
         let kvm = kvm::open().map_err(LaunchError::new)?;
         let regions = layout::ram_regions(bytes).map_err(LaunchError::new)?;
-        let memory = MemoryService::new(&Config::new(regions.clone())).map_err(LaunchError::new)?;
+        let watermarks =
+            config.memory.watermarks.map(|marks| marks.watermarks(config.machine_config.mem_size_mib));
+        let watermarks = watermarks.transpose().map_err(LaunchError::new)?;
+        let service = Config { watermarks, ..Config::new(regions.clone()) };
+        let memory = MemoryService::new(&service).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
         let vm = Vm::new(&kvm).map_err(LaunchError::new)?;

@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod migrate_type;
 pub mod page_type;
 pub mod request;
+pub mod slab;
 pub mod units;
 pub mod watermark;
 

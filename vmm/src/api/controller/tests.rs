@@ -89,7 +89,6 @@ fn a_refused_change_leaves_no_trace_and_a_failed_start_can_be_repeated() {
     let (mut controller, _) = fake::controller();
     controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
     controller.set_balloon_config(of(json!({"amount_mib": 128, "deflate_on_oom": true}))).expect("set");
-    let before = controller.config().clone();
     let shrunk = controller.update_machine_config(of(json!({"mem_size_mib": 64})));
     assert_eq!(refused(shrunk), "The balloon of 128 MiB is larger than the guest's memory of 64 MiB.");
     controller.update_machine_config(of(json!({"mem_size_mib": 256}))).expect("set");

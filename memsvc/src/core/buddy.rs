@@ -257,6 +257,12 @@ impl Buddy {
         Some(block)
     }
 
+    /// Reads something of each of these blocks, so that the memory is fetched for all at once rather than
+    /// for one after the other.
+    pub(crate) fn touch(&self, blocks: impl Iterator<Item = BlockId>) {
+        std::hint::black_box(blocks.fold(0, |all, block| all | self.block(block).movable));
+    }
+
     /// Makes frames of one word of a block in pieces free. False, and nothing changes, when one is.
     #[inline]
     pub(crate) fn put_frames(&mut self, block: BlockId, word: usize, bits: u64, page_type: PageType) -> bool {

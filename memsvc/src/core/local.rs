@@ -45,9 +45,8 @@ impl<'a> Recent<'a> {
     /// tags what it hands out, or ready already.
     #[inline]
     fn with_ready<M: Mode>(&self, ready: u64, head: FrameId, order: Order) -> Option<u64> {
-        let item = if order == Order::FRAME { head.0 } else { head.block().0 };
-        let is_head = order == Order::FRAME || (order == Order::BLOCK && head.index() == 0);
-        if !is_head || group_of(ready) != item / GROUP {
+        let item = item_of(head, order)?;
+        if group_of(ready) != item / GROUP {
             return None;
         }
         let nth = item % GROUP;
@@ -104,7 +103,11 @@ impl<'a, M: Mode> Local<'a, M> {
                 recent.front.ready.store(ready, Ordering::Release);
                 Ok(())
             }
-            None => self.free_slow(head, order),
+            None => match order {
+                Order::FRAME => self.free_elsewhere::<0>(head),
+                Order::BLOCK => self.free_elsewhere::<1>(head),
+                _ => self.free_slow(head, order),
+            },
         }
     }
 
@@ -158,12 +161,14 @@ impl<'a, M: Mode> Local<'a, M> {
         if M::CHECKED {
             shared = !self.alloc.table.claim(order, group);
             let tag = front.tag().with_shared(shared);
-            let mut rest = bits;
-            while rest != 0 {
-                let head = head_of(group * GROUP + rest.trailing_zeros(), order);
-                rest &= rest - 1;
-                if let Some(cell) = self.alloc.table.cell(head, order) {
-                    cell.store(tag.bits(), Ordering::Relaxed);
+            let tags = self.alloc.table.group_tags(order, group);
+            if bits == u32::MAX {
+                tags.iter().for_each(|cell| cell.store(tag.bits(), Ordering::Relaxed));
+            } else {
+                let mut rest = bits;
+                while rest != 0 {
+                    tags[rest.trailing_zeros() as usize].store(tag.bits(), Ordering::Relaxed);
+                    rest &= rest - 1;
                 }
             }
         }
@@ -324,6 +329,39 @@ impl<'a, M: Mode> Local<'a, M> {
         }
     }
 
+    /// Frees what the ready group does not take: by adding it to the freed list, where it is tagged as
+    /// what was got last, as most is; else by the long way.
+    #[cold]
+    #[inline(never)]
+    fn free_elsewhere<const SORT: usize>(&mut self, head: FrameId) -> Result<(), FreeError> {
+        let order = if SORT == 0 { Order::FRAME } else { Order::BLOCK };
+        if self.put_alike(head, order).is_some() { Ok(()) } else { self.free_slow(head, order) }
+    }
+
+    /// Adds to the freed list of the front of which something was got last. `None`, and nothing is done,
+    /// when it does not go there, or when that is more work: with the first and the last of a list.
+    #[inline(always)]
+    fn put_alike(&mut self, head: FrameId, order: Order) -> Option<()> {
+        let (sort, item) = (sort_index(order), item_of(head, order)?);
+        let Recent { front, key, .. } = self.recent[sort];
+        let cell = self.alloc.table.cell(head, order)?;
+        let is_alike = cell.load(Ordering::Relaxed) == key as u16
+            && front.freed_tag.load(Ordering::Relaxed) == key as u16
+            && !self.alloc.table.is_claimed(order, item / GROUP);
+        let lists = &mut *self.lists;
+        let lists = &mut lists.fronts[lists.recent[sort] % FRONTS];
+        let len = front.freed_items();
+        if M::CHECKED && !is_alike || len == 0 || len + 1 >= lists.freed_limit {
+            return None;
+        }
+        *lists.freed.get_mut(len as usize)? = item;
+        front.freed_len.store(len + 1, Ordering::Relaxed);
+        if M::CHECKED {
+            cell.store(Tag::from_bits(key as u16).freed().bits(), Ordering::Relaxed);
+        }
+        Some(())
+    }
+
     #[cold]
     #[inline(never)]
     fn free_slow(&mut self, head: FrameId, order: Order) -> Result<(), FreeError> {
@@ -467,6 +505,16 @@ fn get_ready(front: &Front) -> Option<u32> {
 #[inline]
 fn sort_index(order: Order) -> usize {
     usize::from(order != Order::FRAME)
+}
+
+/// The number of a frame or block in the lists of its sort; `None` for what there are no lists of.
+#[inline]
+fn item_of(head: FrameId, order: Order) -> Option<u32> {
+    match order {
+        Order::FRAME => Some(head.0),
+        Order::BLOCK if head.index() == 0 => Some(head.block().0),
+        _ => None,
+    }
 }
 
 /// True for the orders that have per-CPU lists.

@@ -137,20 +137,22 @@ impl<M: Mode> FrameAllocator<M> {
         Local::new(self, cpu, lock(&cpu.lists))
     }
 
-    /// Hands out `2^order` frames. A requester that may wait does so while half the reserve is gone, for
-    /// a tenth of a second at most: hold no lock here that freeing memory needs.
+    /// Hands out `2^order` frames. A requester that may wait does so while half the reserve is gone and
+    /// there is nothing for it, or others wait already, for a tenth of a second at most: hold no lock here
+    /// that freeing memory needs.
     ///
     /// # Errors
     /// [`AllocError`] when there is nothing that the request may have.
     pub fn alloc(&self, cpu: CpuId, request: &Request) -> Result<FrameId, AllocError> {
-        let result = self.enter(cpu).alloc(request);
-        if !matches!(result, Err(AllocError::NoMemory { .. }))
-            || !request.get_flags().may_wait()
-            || self.reserve_is_well()
-        {
-            return result;
+        let may_wait = request.get_flags().may_wait();
+        let others_wait = may_wait && self.throttle.is_waiting();
+        if others_wait {
+            self.throttle(THROTTLE_LIMIT);
         }
-        if self.throttle(THROTTLE_LIMIT) { self.enter(cpu).alloc(request) } else { result }
+        let result = self.enter(cpu).alloc(request);
+        let is_short = matches!(result, Err(AllocError::NoMemory { .. }));
+        let waits_now = is_short && may_wait && !others_wait;
+        if waits_now && self.throttle(THROTTLE_LIMIT) { self.enter(cpu).alloc(request) } else { result }
     }
 
     /// Waits in the queue of those who are held up while half the reserve is gone, `limit` at most: for a

@@ -91,9 +91,10 @@ impl<'a, M: Mode> Local<'a, M> {
     /// Takes back what was handed out, whatever its page type, and uncharges it.
     ///
     /// # Errors
-    /// [`FreeError`] says why it cannot be freed, what it is and whose; nothing has changed then. Two
-    /// threads that free the same frame at the same moment may both be believed: the second is found
-    /// when it is drained, counted, and not given out twice.
+    /// [`FreeError`] says why it cannot be freed, what it is and whose; nothing has changed then. The
+    /// tag is read and written, not exchanged: of two threads that free the same frame at the very same
+    /// moment, both may be believed. The second is found out when it is drained, and counted, unless the
+    /// frame has been handed out again by then: then it frees what is in use, as a late second free would.
     #[inline]
     pub fn free(&mut self, head: FrameId, order: Order) -> Result<(), FreeError> {
         let recent = &self.recent[sort_index(order)];
@@ -208,6 +209,7 @@ impl<'a, M: Mode> Local<'a, M> {
         let free = buddy.free();
         drop(buddy);
         self.alloc.notice_low(free);
+        self.alloc.notice_free(free);
         result
     }
 

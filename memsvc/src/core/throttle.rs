@@ -375,7 +375,9 @@ mod loom_tests {
             let waiter = |reserve: &Reserve| assert_eq!(reserve.wait(EVER), Waited::Back);
             let others = [spawn(&reserve, waiter), spawn(&reserve, waiter)];
             reserve.free();
-            others.map(|other| other.join().unwrap());
+            for other in others {
+                other.join().unwrap();
+            }
             assert!(!reserve.throttle.is_waiting());
         });
     }

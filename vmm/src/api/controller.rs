@@ -26,7 +26,7 @@ use super::{
 use crate::vm::{
     config::{
         BalloonConfig, BootSource, ConfigError, Drive, LoggerConfig, MachineConfig, MetricsConfig,
-        SerialConfig, VmConfig,
+        SerialConfig, VmConfig, WatermarksConfig,
     },
     exit::ExitSlot,
 };
@@ -118,6 +118,14 @@ impl Controller {
             if update.cpu_template.is_some() {
                 machine.cpu_template = update.cpu_template;
             }
+            Ok(())
+        })
+    }
+
+    /// `PUT /memory/watermarks`.
+    pub fn set_watermarks(&mut self, watermarks: WatermarksConfig) -> Result<(), ControlError> {
+        self.change(|config| {
+            config.memory.watermarks = Some(watermarks);
             Ok(())
         })
     }

@@ -92,6 +92,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         ("PUT", "/metrics", json!({"metrics_path": served.dir.path().join("metrics")})),
         ("PUT", "/machine-config", json!({"vcpu_count": 2, "mem_size_mib": 512, "smt": false})),
         ("PATCH", "/machine-config", json!({"mem_size_mib": 256})),
+        ("PUT", "/memory/watermarks", json!({"min_kib": 1024, "low_kib": 2048, "high_kib": 4096})),
         ("PUT", "/boot-source", json!({"kernel_image_path": kernel})),
         ("PUT", "/drives/root", json!({"drive_id": "root", "path_on_host": kernel, "is_root_device": true})),
         ("PUT", "/serial", json!({"serial_out_path": served.dir.path().join("serial")})),
@@ -124,6 +125,12 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
     assert_eq!(
         (&config["balloon"]["amount_mib"], &config["drives"][0]["drive_id"]),
         (&json!(128), &json!("root"))
+    );
+    assert_eq!(config["memory"], json!({"watermarks": {"min_kib": 1024, "low_kib": 2048, "high_kib": 4096}}));
+    let late = client.call("PUT", "/memory/watermarks", r#"{"min_kib":0,"low_kib":0,"high_kib":0}"#);
+    assert_eq!(
+        (late.status, late.fault().ends_with("not supported after starting the microVM.")),
+        (400, true)
     );
     let stats = client.call("GET", "/balloon/statistics", "").json();
     assert_eq!(
@@ -192,6 +199,18 @@ fn every_mistake_gets_400_and_one_sentence() {
             r#"{"kernel_image_path":"/nope"}"#,
             "The kernel image /nope cannot be opened: No such file",
         ),
+        (
+            "PUT",
+            "/memory/watermarks",
+            r#"{"min_kib":4,"low_kib":4,"high_kib":4,"x":1}"#,
+            "The body of the request is not valid: unknown field `x`",
+        ),
+        (
+            "PUT",
+            "/memory/watermarks",
+            r#"{"min_kib":8,"low_kib":4,"high_kib":4}"#,
+            "The watermarks must rise (min <= low <= high), but are min 8 KiB, low 4 KiB, high 4 KiB.",
+        ),
         ("PUT", "/network-interfaces/eth0", "{}", "Network interfaces are not there yet"),
         ("PATCH", "/network-interfaces/eth0", "", "Network interfaces are not there yet"),
         (
@@ -215,7 +234,8 @@ fn every_mistake_gets_400_and_one_sentence() {
         let fault = answer.fault();
         assert!(fault.starts_with(sentence), "{verb} {path} {body}: {fault}");
     }
-    assert_eq!(client.call("GET", "/", "").status, 200, "the connection is still good");
+    let config = client.call("GET", "/vm/config", "").json();
+    assert_eq!(config.get("memory"), None, "clients of Firecracker see what they know");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{run::Disk, size};
-use crate::vm::config::Mib;
+use crate::vm::config::{Mib, WatermarksConfig};
 
 /// Where the API is served and looked for if nobody says otherwise.
 pub(super) const DEFAULT_SOCKET: &str = "/run/aerostat.socket";
@@ -112,6 +112,10 @@ pub(super) struct RunArgs {
     /// Number of vCPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", value_parser = size::cpus, allow_hyphen_values = true)]
     pub(super) cpus: Option<u32>,
+    /// Watermarks of the frame allocator: 4M,5M,6M, a size each as for --memory; K is for KiB, in
+    /// multiples of 4 [default: by Linux's formula]
+    #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = size::watermarks, allow_hyphen_values = true)]
+    pub(super) watermarks: Option<WatermarksConfig>,
     /// Memory that the guest is asked to give up from the start, in MiB [default: 0]
     #[arg(long, value_name = "MIB", value_parser = size::size, allow_hyphen_values = true)]
     pub(super) balloon: Option<Mib>,

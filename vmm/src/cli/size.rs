@@ -1,10 +1,28 @@
 //! Values of flags: sizes of memory, numbers, names of guests.
 
-use crate::vm::config::{MAX_VCPUS, Mib};
+use crate::vm::config::{Kib, MAX_VCPUS, Mib, WatermarksConfig};
 
-/// A size: a number with K, M, G or T (powers of 1024; `MiB` and the like too), or a plain number
-/// of MiB. It must come to whole MiB.
+/// A size that comes to whole MiB.
 pub(super) fn size(text: &str) -> Result<Mib, String> {
+    let bytes = bytes(text)?;
+    if bytes % (1 << 20) != 0 {
+        return Err(format!("\"{text}\" is not a whole number of MiB"));
+    }
+    Ok(Mib(bytes >> 20))
+}
+
+/// Three sizes, for the watermarks min, low and high.
+pub(super) fn watermarks(text: &str) -> Result<WatermarksConfig, String> {
+    let wrong = || format!("\"{text}\" is not three sizes: write 4M,5M,6M for min, low and high");
+    let sizes: Result<Vec<_>, _> =
+        text.split(',').map(|size| bytes(size).map(|bytes| Kib(bytes >> 10))).collect();
+    let [min_kib, low_kib, high_kib] = sizes?.try_into().map_err(|_| wrong())?;
+    Ok(WatermarksConfig { min_kib, low_kib, high_kib })
+}
+
+/// Bytes of a size: a number with K, M, G or T (powers of 1024; `MiB` and the like too), or a plain
+/// number of MiB.
+fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("\"{text}\" is not a size: write 512M, 2G, or a number of MiB");
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
@@ -21,11 +39,7 @@ pub(super) fn size(text: &str) -> Result<Mib, String> {
     };
     let too_large = || format!("\"{text}\" is more memory than any machine can have");
     let number: u64 = number.parse().map_err(|_| too_large())?;
-    let bytes = number.checked_mul(bytes_per_unit).ok_or_else(too_large)?;
-    if bytes % (1 << 20) != 0 {
-        return Err(format!("\"{text}\" is not a whole number of MiB"));
-    }
-    Ok(Mib(bytes >> 20))
+    number.checked_mul(bytes_per_unit).ok_or_else(too_large)
 }
 
 /// A size that is not zero.
@@ -88,6 +102,14 @@ mod tests {
             ("18446744073709551615T", "\"18446744073709551615T\" is more memory"),
         ] {
             let error = size(text).expect_err(text);
+            assert!(error.starts_with(sentence), "{text}: {error}");
+        }
+        for (text, sentence) in [
+            ("1M,2M", "\"1M,2M\" is not three sizes: write 4M,5M,6M for min, low and high"),
+            ("1,2,3,4", "\"1,2,3,4\" is not three sizes"),
+            ("1M,,3M", "\"\" is not a size"),
+        ] {
+            let error = watermarks(text).expect_err(text);
             assert!(error.starts_with(sentence), "{text}: {error}");
         }
         assert_eq!(

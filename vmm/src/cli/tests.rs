@@ -24,7 +24,8 @@ fn configured(line: &str) -> Value {
 fn flags_become_a_configuration() {
     let config = configured(
         "--kernel /k --initrd /i --append quiet --memory 1G --cpus 2 --disk /a --disk /b,ro \
-         --balloon 256 --balloon-stats 1 --balloon-deflate-on-oom --balloon-hinting --serial /s",
+         --balloon 256 --balloon-stats 1 --balloon-deflate-on-oom --balloon-hinting --serial /s \
+         --watermarks 512K,2,3M",
     );
     let disk = |id: &str, path: &str, read_only: bool| {
         json!({"drive_id": id, "is_root_device": false, "path_on_host": path,
@@ -39,6 +40,7 @@ fn flags_become_a_configuration() {
             "drives": [disk("disk0", "/a", false), disk("disk1", "/b", true)],
             "balloon": {"amount_mib": 256, "deflate_on_oom": true, "stats_polling_interval_s": 1,
                 "free_page_hinting": true, "free_page_reporting": false},
+            "memory": {"watermarks": {"min_kib": 512, "low_kib": 2048, "high_kib": 3072}},
             "network-interfaces": [],
             "serial": {"serial_out_path": "/s"},
         })
@@ -65,14 +67,20 @@ fn flags_change_what_a_file_says() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("vm.json");
     let file = json!({"boot-source": {"kernel_image_path": "/k", "initrd_path": "/i"},
-        "machine-config": {"vcpu_count": 4, "mem_size_mib": 256}});
+        "machine-config": {"vcpu_count": 4, "mem_size_mib": 256},
+        "memory": {"watermarks": {"min_kib": 4, "low_kib": 8, "high_kib": 12}}});
     std::fs::write(&path, file.to_string()).expect("written");
     let config = configured(&format!("--config-file {} --memory 2G", path.display()));
     assert_eq!(config["boot-source"]["kernel_image_path"], "/k");
     assert_eq!(config["machine-config"]["vcpu_count"], 4);
     assert_eq!(config["machine-config"]["mem_size_mib"], 2048);
+    assert_eq!(config["memory"]["watermarks"]["high_kib"], 12);
     assert_eq!(config.get("balloon"), None);
-    let config = configured(&format!("--config-file {} --kernel /other --append quiet", path.display()));
+    let config = configured(&format!(
+        "--config-file {} --kernel /other --append quiet --watermarks 1,1,1",
+        path.display()
+    ));
+    assert_eq!(config["memory"]["watermarks"]["high_kib"], 1024);
     assert_eq!(
         config["boot-source"],
         json!({"kernel_image_path": "/other", "initrd_path": "/i", "boot_args": "quiet"})
@@ -94,6 +102,10 @@ fn each_mistake_has_its_sentence() {
         (
             "run --kernel k --memory -1",
             "Invalid value '-1' for '--memory <SIZE>': \"-1\" is not a size: write 512M, 2G, or a number of MiB; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --watermarks 1,2",
+            "Invalid value '1,2' for '--watermarks <MIN,LOW,HIGH>': \"1,2\" is not three sizes: write 4M,5M,6M for min, low and high; see aerostat --help.",
         ),
         (
             "run --kernel k --cpus abc",

@@ -84,7 +84,11 @@ impl Machine {
             let power = Arc::clone(&power);
             move |why| power.failed(why)
         };
-        let memory = MemoryService::new(&Config::new(regions.clone()), failed).map_err(LaunchError::new)?;
+        let watermarks =
+            config.memory.watermarks.map(|marks| marks.watermarks(config.machine_config.mem_size_mib));
+        let watermarks = watermarks.transpose().map_err(LaunchError::new)?;
+        let service = Config { watermarks, ..Config::new(regions.clone()) };
+        let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
         let vm = Vm::new(&kvm).map_err(LaunchError::new)?;

@@ -150,8 +150,9 @@ impl Fronts {
     }
 }
 
-/// The fronts of one CPU.
+/// The fronts of one CPU. Aligned so that no two share a cache line, nor a pair that is fetched together.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(super) struct Cpu {
     holder: Mutex<()>,
     /// Somebody found the CPU held and wants what its fronts hold.

@@ -1,12 +1,12 @@
 //! Handles: names of objects that stay while the objects move.
 //!
 //! ```text
-//!                   pin: +1 (up to 29)
-//!   free ──▶ idle ◀──────────────────▶ pinned       entry: the object, and in its five spare bits
+//!                   pin: +1 (up to 13)
+//!   free ──▶ idle ◀──────────────────▶ pinned       entry: the object, and in its four spare bits
 //!    ▲        │ ▲    unpin: −1                      0      idle
-//!    │  begin │ │ finish, or dropped                1..29  so many have it pinned
-//!    │        ▼ │                                   30     moving: it is being copied or freed
-//!    └────── moving                                 31     free; the low half is the next free handle
+//!    │  begin │ │ finish, or dropped                1..13  so many have it pinned
+//!    │        ▼ │                                   14     moving: it is being copied or freed
+//!    └────── moving                                 15     free; the low half is the next free handle
 //! ```
 //! Who has an object pinned knows where it lies and that it stays there: nobody can move or free it
 //! meanwhile. What moves cannot be pinned until it has: who wants it waits for one copy of at most a frame.
@@ -24,11 +24,11 @@ use crate::core::sync::{Mutex, lock};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(pub u32);
 
-const STATE: u64 = 31 << STATE_SHIFT;
+const STATE: u64 = 15 << STATE_SHIFT;
 const PIN: u64 = 1 << STATE_SHIFT;
-const MOST_PINS: u64 = 29 << STATE_SHIFT;
-const MOVING: u64 = 30 << STATE_SHIFT;
-const FREE: u64 = 31 << STATE_SHIFT;
+const MOST_PINS: u64 = 13 << STATE_SHIFT;
+const MOVING: u64 = 14 << STATE_SHIFT;
+const FREE: u64 = 15 << STATE_SHIFT;
 
 /// Handles in the first chunk; each further one is as large as all before it.
 const FIRST_CHUNK: usize = if cfg!(memsvc_loom) { 2 } else { 1024 };
@@ -169,7 +169,8 @@ impl HandleTable {
         free.head = handle.0;
     }
 
-    #[cfg(all(test, not(memsvc_loom)))]
+    #[cfg(test)]
+    #[cfg(not(memsvc_loom))]
     pub(super) fn refuse_growth(&self, refuse: bool) {
         lock(&self.free).refuse_growth = refuse;
     }

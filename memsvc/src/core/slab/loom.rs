@@ -110,7 +110,7 @@ fn a_pin_sees_the_object_where_it_is_and_whole() {
             spawn(move || {
                 for _ in 0..2 {
                     let pinned = table.pin(handle).unwrap();
-                    let at = &memory[(pinned.object().offset() / 32) as usize];
+                    let at = &memory[(pinned.object().offset() / 16) as usize];
                     let value = at.load(Ordering::Relaxed);
                     assert!(value >= 7);
                     at.store(value + 1, Ordering::Relaxed);
@@ -124,7 +124,7 @@ fn a_pin_sees_the_object_where_it_is_and_whole() {
         }
         user.join().unwrap();
         let pinned = table.pin(handle).unwrap();
-        assert_eq!(memory[(pinned.object().offset() / 32) as usize].load(Ordering::Relaxed), 9);
+        assert_eq!(memory[(pinned.object().offset() / 16) as usize].load(Ordering::Relaxed), 9);
     });
 }
 

@@ -46,10 +46,12 @@ mod object;
 mod pool;
 mod relocate;
 
-#[cfg(all(test, not(memsvc_loom)))]
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
 mod tests;
 
-#[cfg(all(test, memsvc_loom))]
+#[cfg(test)]
+#[cfg(memsvc_loom)]
 mod loom;
 
 pub use error::SlabError;

@@ -55,7 +55,7 @@ impl<M: Mode> MovableSlabs<M> {
     /// Keeps an object where it is, and says where that is. Waits for a copy if it is being moved.
     ///
     /// # Errors
-    /// [`SlabError::NoObject`]; [`SlabError::Pinned`] when 29 others have it pinned.
+    /// [`SlabError::NoObject`]; [`SlabError::Pinned`] when 13 others have it pinned.
     pub fn pin(&self, handle: Handle) -> Result<Pinned<'_>, SlabError> {
         self.handles.pin(handle)
     }

@@ -1,23 +1,23 @@
 //! An object: where it lies, which place of its slab that is, and how long it is, in one word.
 //!
 //! ```text
-//!   63        52 51     47 46       39 38                    0
+//!   63        52 51     48 47       40 39                    0
 //!   ┌───────────┬─────────┬───────────┬───────────────────────┐
-//!   │ bytes − 1 │    0    │   place   │  offset / 32 in arena │
+//!   │ bytes − 1 │    0    │   place   │  offset / 16 in arena │
 //!   └───────────┴─────────┴───────────┴───────────────────────┘
 //! ```
 //! Places of a slab lie side by side, so the word of a place is that of place 0 plus a multiple of one
-//! step: that is how the fast paths come from one to the other. The five bits in between are the state
+//! step: that is how the fast paths come from one to the other. The four bits in between are the state
 //! of a handle (`handle.rs`).
 
 use super::class::{ClassId, UNIT};
 use crate::core::units::{FRAME_SIZE, FrameId};
 
-const OFFSET_BITS: u32 = 39;
+const OFFSET_BITS: u32 = 40;
 /// Where the place starts.
 pub(super) const PLACE_SHIFT: u32 = OFFSET_BITS;
 /// Where the state of a handle starts.
-pub(super) const STATE_SHIFT: u32 = 47;
+pub(super) const STATE_SHIFT: u32 = 48;
 /// Where the length starts.
 pub(super) const LEN_SHIFT: u32 = 52;
 const UNITS_PER_FRAME: u64 = (FRAME_SIZE / UNIT) as u64;
@@ -32,7 +32,7 @@ const _: () = assert!(1 << (64 - LEN_SHIFT) == FRAME_SIZE);
 pub struct Object(u64);
 
 impl Object {
-    /// Byte offset in the arena; a multiple of 32.
+    /// Byte offset in the arena; a multiple of 16.
     pub const fn offset(self) -> u64 {
         self.units() * UNIT as u64
     }

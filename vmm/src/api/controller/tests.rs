@@ -57,6 +57,8 @@ fn nothing_is_configured_after_the_start() {
     assert_eq!(refused(controller.set_drive("a", of(drive))), AFTER);
     let balloon = json!({"amount_mib": 0, "deflate_on_oom": false});
     assert_eq!(refused(controller.set_balloon_config(of(balloon))), AFTER);
+    let watermarks = json!({"min_kib": 4, "low_kib": 4, "high_kib": 4});
+    assert_eq!(refused(controller.set_watermarks(of(watermarks))), AFTER);
     assert_eq!(refused(controller.set_logger(LoggerConfig::default())), AFTER);
     assert_eq!(refused(controller.set_metrics(of(json!({"metrics_path": "/nope/x"})))), AFTER);
     assert_eq!(refused(controller.set_serial(SerialConfig::default())), AFTER);
@@ -87,9 +89,16 @@ fn a_refused_change_leaves_no_trace_and_a_failed_start_can_be_repeated() {
     let (mut controller, _) = fake::controller();
     controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
     controller.set_balloon_config(of(json!({"amount_mib": 128, "deflate_on_oom": true}))).expect("set");
-    let before = controller.config().clone();
     let shrunk = controller.update_machine_config(of(json!({"mem_size_mib": 64})));
     assert_eq!(refused(shrunk), "The balloon of 128 MiB is larger than the guest's memory of 64 MiB.");
+    controller.update_machine_config(of(json!({"mem_size_mib": 256}))).expect("set");
+    let watermarks = json!({"min_kib": 1024, "low_kib": 2048, "high_kib": 131_072});
+    controller.set_watermarks(of(watermarks)).expect("set");
+    let before = controller.config().clone();
+    assert_eq!(
+        refused(controller.update_machine_config(of(json!({"mem_size_mib": 128})))),
+        "The high watermark of 131072 KiB is more than half of the guest's memory of 128 MiB."
+    );
     let elsewhere = json!({"drive_id": "a", "is_root_device": false, "path_on_host": "/dev/null"});
     assert_eq!(
         refused(controller.set_drive("b", of(elsewhere))),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::{fault::Fault, types::MachineConfigUpdate},
-    vm::config::{BootSource, Drive, MachineConfig},
+    vm::config::{BootSource, Drive, MachineConfig, WatermarksConfig},
 };
 
 /// Choose kernel, initrd and command line.
@@ -42,6 +42,15 @@ pub(super) async fn update_machine_config(
     Checked(update): Checked<MachineConfigUpdate>,
 ) -> Result<StatusCode, Fault> {
     api.change(|controller| controller.update_machine_config(update)).await
+}
+
+/// Choose how much of the memory service's memory stays free, and for whom.
+#[utoipa::path(put, path = "/memory/watermarks", tag = "configuration", request_body = WatermarksConfig, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn watermarks(
+    State(api): State<Api>,
+    Checked(watermarks): Checked<WatermarksConfig>,
+) -> Result<StatusCode, Fault> {
+    api.change(move |controller| controller.set_watermarks(watermarks)).await
 }
 
 /// Add a disk, or replace the one of this id.

@@ -76,6 +76,7 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
         .route("/memory/types", get(memory::types))
         .route("/memory/zone", get(memory::zone))
         .route("/memory/slabs", get(memory::slabs))
+        .route("/memory/watermarks", put(config::watermarks))
         .route("/openapi.json", get(instance::openapi))
         .route("/boot-source", put(config::boot_source))
         .route(
@@ -111,7 +112,7 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
 #[openapi(
     info(
         title = "Aerostat",
-        description = "The API of a microVM, on its unix socket: Firecracker's; and GET /memory, /memory/*, /metrics."
+        description = "The API of a microVM, on its unix socket: Firecracker's; and GET /memory, /memory/*, /metrics, PUT /memory/watermarks."
     ),
     paths(
         instance::info,
@@ -129,6 +130,7 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
         config::machine_config,
         config::set_machine_config,
         config::update_machine_config,
+        config::watermarks,
         config::drive,
         config::network_interface,
         config::update_network_interface,

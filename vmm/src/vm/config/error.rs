@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{MAX_DRIVES, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, Mib};
+use super::{Kib, MAX_DRIVES, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, Mib};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,32 @@ pub enum ConfigError {
     BalloonTooLarge {
         /// Size of the balloon asked for.
         amount: Mib,
+        /// Size of guest memory.
+        memory: Mib,
+    },
+    /// A watermark within a frame.
+    #[error("The watermark {name} is {value}, but must be a multiple of 4 KiB, the size of a frame.")]
+    WatermarkNotInFrames {
+        /// JSON name of the field.
+        name: &'static str,
+        /// What was asked for.
+        value: Kib,
+    },
+    /// Watermarks out of order.
+    #[error("The watermarks must rise (min <= low <= high), but are min {min}, low {low}, high {high}.")]
+    WatermarksDoNotRise {
+        /// For whom the reserve is.
+        min: Kib,
+        /// Where reclaim begins.
+        low: Kib,
+        /// Where it ends.
+        high: Kib,
+    },
+    /// More is to be kept free than makes sense.
+    #[error("The high watermark of {high} is more than half of the guest's memory of {memory}.")]
+    WatermarkTooHigh {
+        /// The high watermark asked for.
+        high: Kib,
         /// Size of guest memory.
         memory: Mib,
     },

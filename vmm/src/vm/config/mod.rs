@@ -5,6 +5,7 @@
 //! ```text
 //! boot-source ──────▶ BootSource           machine-config ───▶ MachineConfig
 //! drives ───────────▶ [Drive]              balloon ──────────▶ BalloonConfig
+//! memory ───────────▶ MemoryConfig
 //! logger, metrics, serial ─▶ output.rs     network-interfaces ▶ refused until it is there
 //! ```
 //!
@@ -16,6 +17,7 @@ mod boot;
 mod drive;
 mod error;
 mod machine;
+mod memory;
 mod output;
 mod units;
 
@@ -24,8 +26,9 @@ pub use boot::{BootSource, DEFAULT_BOOT_ARGS};
 pub use drive::{CacheType, Drive, IoEngine, MAX_DRIVES, RateLimiter, TokenBucket};
 pub use error::ConfigError;
 pub use machine::{HugePages, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MachineConfig};
+pub use memory::{MemoryConfig, WatermarksConfig};
 pub use output::{LogLevel, LoggerConfig, MetricsConfig, SerialConfig, open_output};
-pub use units::Mib;
+pub use units::{Kib, Mib};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -47,6 +50,9 @@ pub struct VmConfig {
     /// The memory balloon, if the guest is to have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balloon: Option<BalloonConfig>,
+    /// How the memory service is to run; by its own formulas if left out.
+    #[serde(default, skip_serializing_if = "MemoryConfig::is_default")]
+    pub memory: MemoryConfig,
     /// Network interfaces: must be empty, they are not there yet.
     #[serde(default)]
     #[schema(value_type = Vec<Object>, max_items = 0)]
@@ -73,6 +79,7 @@ impl VmConfig {
         if let Some(balloon) = &self.balloon {
             balloon.validate(self.machine_config.mem_size_mib)?;
         }
+        self.memory.validate(self.machine_config.mem_size_mib)?;
         if !self.network_interfaces.is_empty() {
             return Err(ConfigError::NoNetworkYet);
         }

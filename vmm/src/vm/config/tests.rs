@@ -23,6 +23,7 @@ fn a_full_configuration_survives_a_round_trip() {
             "io_engine": "Sync", "rate_limiter": {}}],
         "balloon": {"amount_mib": 6144, "deflate_on_oom": true, "stats_polling_interval_s": 1,
             "free_page_hinting": true, "free_page_reporting": true},
+        "memory": {"watermarks": {"min_kib": 0, "low_kib": 4096, "high_kib": 3145728}},
         "network-interfaces": [],
         "logger": {"log_path": "/l", "level": "Warning", "show_level": true,
             "show_log_origin": false, "module": "vmm"},
@@ -51,6 +52,7 @@ fn each_mistake_has_its_sentence() {
         drive[field] = value;
         json!({"drives": [drive]})
     };
+    let watermarks = |min: u64, low: u64, high: u64| json!({"memory": {"watermarks": {"min_kib": min, "low_kib": low, "high_kib": high}}});
     let cases = [
         (machine(0, 128), "vcpu_count is 0, but must be 1 to 32."),
         (machine(33, 128), "vcpu_count is 33, but must be 1 to 32."),
@@ -105,6 +107,21 @@ fn each_mistake_has_its_sentence() {
             "The balloon of 129 MiB is larger than the guest's memory of 128 MiB.",
         ),
         (
+            watermarks(2048, 1024, 4096),
+            "The watermarks must rise (min <= low <= high), but are min 2048 KiB, low 1024 KiB, high 4096 KiB.",
+        ),
+        (watermarks(1024, 4096, 2048), "The watermarks must rise"),
+        (
+            watermarks(1024, 2050, 4096),
+            "The watermark low_kib is 2050 KiB, but must be a multiple of 4 KiB, the size of a frame.",
+        ),
+        (
+            watermarks(1024, 2048, 65_540),
+            "The high watermark of 65540 KiB is more than half of the guest's memory of 128 MiB.",
+        ),
+        (json!({"memory": {"watermarks": {"min_kib": 0, "low_kib": 0}}}), "missing field `high_kib`"),
+        (json!({"memory": {"watermark": {}}}), "unknown field `watermark`"),
+        (
             json!({"network-interfaces": [{}]}),
             "Network interfaces are not there yet in this version: start the guest without.",
         ),
@@ -114,6 +131,13 @@ fn each_mistake_has_its_sentence() {
         let error = parse(value.clone()).expect_err(&value.to_string());
         assert!(error.starts_with(sentence), "{value}: {error}");
     }
+}
+
+#[test]
+fn watermarks_reach_the_allocator_in_frames() {
+    let config = WatermarksConfig { min_kib: Kib(4), low_kib: Kib(4096), high_kib: Kib(65_536) };
+    let marks = config.watermarks(Mib(128)).expect("fit");
+    assert_eq!((marks.min, marks.low, marks.high), (1, 1024, 16_384));
 }
 
 #[test]

@@ -13,7 +13,8 @@
 //! neither are handed out. A slab is in a list if it has a free place in a group that no front
 //! holds. One that is isolated is in no list, whatever it has.
 
-#[cfg(all(test, not(memsvc_loom)))]
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
 mod check;
 
 use super::class::{ClassId, GROUP};
@@ -381,7 +382,9 @@ impl Cache {
         let groups = self.groups(slab);
         let list = if entry.isolated || !groups.iter().any(|group| group.free != 0 && group.holder == 0) {
             List::Unlisted
-        } else if groups.iter().map(|group| group.free.count_ones()).sum::<u32>() == places {
+        } else if groups.iter().all(|group| group.holder == 0)
+            && groups.iter().map(|group| group.free.count_ones()).sum::<u32>() == places
+        {
             List::Empty
         } else {
             List::Partial

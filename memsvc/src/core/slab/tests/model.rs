@@ -141,6 +141,8 @@ impl World {
     fn step(&mut self, op: &Op) {
         match *op {
             Op::Alloc { cpu, size, flags, times } => {
+                // Who may wait would, for a tenth of a second, while the hog has half the reserve.
+                let flags = if flags == Flags::NONE && !self.hog.is_empty() { Flags::NOWAIT } else { flags };
                 let request = SlabRequest::new(size).unwrap().flags(flags);
                 for _ in 0..times {
                     match self.slabs.alloc(cpu, &request) {
@@ -191,7 +193,7 @@ impl World {
                 }
             }
             Op::AllocMovable { cpu, size, times } => {
-                let request = SlabRequest::new(size).unwrap();
+                let request = SlabRequest::new(size).unwrap().flags(Flags::NOWAIT);
                 for _ in 0..times {
                     let Ok(handle) = self.movable.alloc(cpu, &request) else { break };
                     let offset = self.movable.pin(handle).unwrap().object().offset();

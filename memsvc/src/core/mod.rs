@@ -26,8 +26,10 @@ mod table;
 mod tag;
 mod throttle;
 
-#[cfg(test)]
-#[cfg(not(memsvc_loom))]
+#[cfg(all(any(test, fuzzing), not(memsvc_loom)))]
+pub mod bytes;
+#[cfg(all(any(test, fuzzing), not(memsvc_loom)))]
+#[allow(clippy::unwrap_used)] // a model, for tests only
 mod model;
 
 #[cfg(all(test, memsvc_loom))]

@@ -1,6 +1,7 @@
 //! The allocator against a model: every operation, and every invariant after each.
 //!
-//! `PROPTEST_CASES` says how long; `ci/soak` asks for millions of steps.
+//! `PROPTEST_CASES` says how long; `ci/soak` asks for millions of steps. `bytes.rs` makes operations of
+//! bytes, for a fuzzer.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +15,12 @@ use super::units::{CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
 use super::watermark::Watermarks;
 
 const BLOCKS: u32 = 4;
-const FRAMES: u64 = BLOCKS as u64 * FRAMES_PER_BLOCK as u64;
-const CPUS: u8 = 3;
+pub(super) const FRAMES: u64 = BLOCKS as u64 * FRAMES_PER_BLOCK as u64;
+pub(super) const CPUS: u8 = 3;
 const MARKS: Watermarks = Watermarks { min: 300, low: 400, high: 500 };
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     /// `times`, on this CPU.
     Alloc {
         cpu: CpuId,
@@ -61,6 +62,7 @@ enum Op {
     },
 }
 
+#[cfg(test)]
 fn request() -> impl Strategy<Value = Request> {
     let order = prop_oneof![6 => Just(0u8), 2 => 1u8..9, 1 => Just(9u8)];
     let page_type = prop_oneof![3 => Just(PageType::Guest), 1 => Just(PageType::Stash), 1 => Just(PageType::Kmem), 1 => Just(PageType::Slab)];
@@ -75,6 +77,7 @@ fn request() -> impl Strategy<Value = Request> {
     )
 }
 
+#[cfg(test)]
 fn op() -> impl Strategy<Value = Op> {
     let cpu = || (0..CPUS).prop_map(CpuId);
     let times = || prop_oneof![4 => 1u32..4, 1 => 1u32..700];
@@ -105,17 +108,17 @@ struct Chunk {
     types: Vec<PageType>,
 }
 
-struct Model {
+pub(super) struct Model {
     alloc: FrameAllocator,
     live: BTreeMap<FrameId, Chunk>,
     last_freed: Option<(FrameId, Order)>,
     limits: [Option<u64>; 3],
 }
 
-type Checked = Result<(), TestCaseError>;
+pub(super) type Checked = Result<(), TestCaseError>;
 
 impl Model {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let alloc = FrameAllocator::new(Config { blocks: BLOCKS, cpus: CPUS, watermarks: MARKS });
         Self { alloc, live: BTreeMap::new(), last_freed: None, limits: [None; 3] }
     }
@@ -125,7 +128,7 @@ impl Model {
         self.live.values().filter(of).map(|chunk| u64::from(chunk.order.frames())).sum()
     }
 
-    fn step(&mut self, op: Op) -> Checked {
+    pub(super) fn step(&mut self, op: Op) -> Checked {
         match op {
             Op::Alloc { cpu, request, times } => (0..times).try_for_each(|_| self.alloc(cpu, &request))?,
             Op::Free { cpu, nth, times } => {
@@ -296,8 +299,20 @@ impl Model {
         }
         Ok(())
     }
+
+    /// All is given back: nothing is left over, and every block is whole again.
+    pub(super) fn end(mut self) -> Checked {
+        for (head, chunk) in std::mem::take(&mut self.live) {
+            prop_assert_eq!(self.alloc.free(CpuId(0), head, chunk.order), Ok(()));
+        }
+        self.alloc.drain_all();
+        prop_assert_eq!(self.alloc.check(), Ok(()));
+        prop_assert_eq!(self.alloc.free_blocks(), u64::from(BLOCKS));
+        Ok(())
+    }
 }
 
+#[cfg(test)]
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
@@ -307,12 +322,6 @@ proptest! {
         for op in ops {
             model.step(op)?;
         }
-        let left: Vec<_> = model.live.iter().map(|(head, chunk)| (*head, chunk.order)).collect();
-        for (head, order) in left {
-            prop_assert_eq!(model.alloc.free(CpuId(0), head, order), Ok(()));
-        }
-        model.alloc.drain_all();
-        prop_assert_eq!(model.alloc.check(), Ok(()));
-        prop_assert_eq!(model.alloc.free_blocks(), u64::from(BLOCKS));
+        model.end()?;
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `MEMSVC_STRESS_STEPS` says how many steps each thread takes; `ci/soak` asks for many.
 
+#![allow(clippy::unwrap_used)] // a test
+
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;

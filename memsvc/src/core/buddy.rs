@@ -66,6 +66,8 @@ pub(crate) struct Buddy {
     /// Frames in use that were had only because of `MEMALLOC`.
     pub(crate) reserve_in_use: u64,
     pub(crate) lowest_free: u64,
+    #[cfg(test)]
+    pub(crate) faults: super::faults::Faults,
 }
 
 impl Buddy {
@@ -85,7 +87,17 @@ impl Buddy {
             counters: AllocCounters::default(),
             reserve_in_use: 0,
             lowest_free: free,
+            #[cfg(test)]
+            faults: super::faults::Faults::default(),
         }
+    }
+
+    /// True when a test wants that nothing is found this time.
+    fn finds_nothing(&mut self) -> bool {
+        #[cfg(test)]
+        return self.faults.strikes();
+        #[cfg(not(test))]
+        false
     }
 
     /// Free frames.
@@ -129,6 +141,9 @@ impl Buddy {
     ) -> u32 {
         /// Blocks looked at in one refill.
         const LOOKS: u32 = 2;
+        if self.finds_nothing() {
+            return 0;
+        }
         let mut taken = 0;
         for _ in 0..LOOKS {
             let Some(block) = self.block_for(Order::FRAME, migrate_type) else { break };
@@ -157,6 +172,9 @@ impl Buddy {
         migrate_type: MigrateType,
         movable: bool,
     ) -> Option<FrameId> {
+        if self.finds_nothing() {
+            return None;
+        }
         let block = self.block_for(order, migrate_type)?;
         let entry = &mut self.blocks[block.0 as usize];
         let before = entry.largest();
@@ -179,6 +197,9 @@ impl Buddy {
     ) -> u32 {
         /// More than there are CPUs.
         const LOOKS: usize = 2 * CpuId::MAX;
+        if self.finds_nothing() {
+            return 0;
+        }
         let set = if self.clean.len() > 0 { &mut self.clean } else { &mut self.emptied };
         let Some(first) = set.first() else { return 0 };
         let first = first.0 / GROUP;
@@ -206,6 +227,9 @@ impl Buddy {
 
     /// Takes a whole free block that was handed out in pieces before.
     pub(crate) fn take_emptied(&mut self) -> Option<BlockId> {
+        if self.finds_nothing() {
+            return None;
+        }
         let block = self.emptied.first()?;
         self.emptied.remove(block);
         let entry = &mut self.blocks[block.0 as usize];

@@ -26,6 +26,9 @@ mod table;
 mod tag;
 mod throttle;
 
+#[cfg(test)]
+mod faults;
+
 #[cfg(all(any(test, fuzzing), not(memsvc_loom)))]
 pub mod bytes;
 #[cfg(all(any(test, fuzzing), not(memsvc_loom)))]

@@ -43,13 +43,13 @@ impl Tables {
         })
     }
 
-    /// Of a guest that stands still, once the stash does too.
+    /// Of a guest that stands still, once the stash has gone back.
     fn settled(vm: &mut TestVm) -> anyhow::Result<Self> {
         vm.control.pause()?;
         let mut tables = Self::default();
         let still = wait_until(|| {
             let before = std::mem::replace(&mut tables, Self::read(vm)?);
-            Ok(before == tables)
+            Ok(before == tables && number(&tables.memory, "/stash/blocks")? == 0)
         })?;
         ensure!(still, "the memory of a paused guest does not come to rest");
         Ok(tables)

@@ -12,14 +12,20 @@ use crate::console::Transcript;
 
 /// How long a request may take. Emulated machines are slow, and a test waits this long only to fail.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a silent guest is given after it got one more byte.
+const NUDGE: Duration = Duration::from_secs(5);
 /// Lines of transcript in an error message.
 const TAIL: usize = 30;
+
+/// Tells how the monitor stands.
+pub type Look = Box<dyn Fn() -> String + Send>;
 
 /// The host's end of the agent's protocol.
 pub struct AgentClient {
     port: Box<dyn Write + Send>,
     replies: Receiver<Reply>,
     transcript: Transcript,
+    look: Look,
     last_id: u32,
 }
 
@@ -30,10 +36,16 @@ impl std::fmt::Debug for AgentClient {
 }
 
 impl AgentClient {
-    /// Talks through `port`; replies come from [`crate::console::replies`].
+    /// Talks through `port`; replies come from [`crate::console::replies`]. What `look` tells goes into the
+    /// error about a guest that does not answer.
     #[must_use]
-    pub fn new(port: Box<dyn Write + Send>, replies: Receiver<Reply>, transcript: Transcript) -> Self {
-        Self { port, replies, transcript, last_id: 0 }
+    pub fn new(
+        port: Box<dyn Write + Send>,
+        replies: Receiver<Reply>,
+        transcript: Transcript,
+        look: Look,
+    ) -> Self {
+        Self { port, replies, transcript, look, last_id: 0 }
     }
 
     /// Waits for the agent's first word.
@@ -77,22 +89,47 @@ impl AgentClient {
     /// # Errors
     /// No reply in time, or the monitor ended.
     pub fn reply(&mut self, id: u32, patience: Duration) -> anyhow::Result<Answer> {
-        let end = Instant::now() + patience;
-        loop {
-            match self.replies.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(reply) if reply.id == id => return Ok(reply.answer),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("no answer in {patience:?}; the console ends with:\n{}", self.transcript.tail(TAIL))
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err(self.ended("its serial port is closed")),
-            }
+        match self.receive(id, patience) {
+            Ok(answer) => Ok(answer),
+            Err(RecvTimeoutError::Timeout) => Err(self.silent(id, patience)),
+            Err(RecvTimeoutError::Disconnected) => Err(self.ended("its serial port is closed")),
         }
     }
 
     /// Whether a reply comes in this time (it is kept from nobody else: the next call passes over it).
     pub fn answers_within(&mut self, id: u32, patience: Duration) -> bool {
-        self.reply(id, patience).is_ok()
+        self.receive(id, patience).is_ok()
+    }
+
+    fn receive(&self, id: u32, patience: Duration) -> Result<Answer, RecvTimeoutError> {
+        let end = Instant::now() + patience;
+        loop {
+            let reply = self.replies.recv_timeout(end.saturating_duration_since(Instant::now()))?;
+            if reply.id == id {
+                return Ok(reply.answer);
+            }
+        }
+    }
+
+    /// An error with all that tells one kind of silence from another, gathered before the monitor is killed.
+    fn silent(&mut self, id: u32, patience: Duration) -> anyhow::Error {
+        let (tail, monitor) = (self.transcript.tail(TAIL), (self.look)());
+        let answered =
+            if self.answers_within(id, Duration::ZERO) { "it came a moment later" } else { self.nudge(id) };
+        anyhow::anyhow!(
+            "no answer in {patience:?}; {answered}; the monitor:\n{monitor}the console ends with:\n{tail}"
+        )
+    }
+
+    /// Sends an empty line, which means nothing to the agent and one more interrupt to a serial port; says
+    /// whether that brings the answer.
+    fn nudge(&mut self, id: u32) -> &'static str {
+        let nudged = self.port.write_all(b"\n").and_then(|()| self.port.flush());
+        match nudged.map(|()| self.answers_within(id, NUDGE)) {
+            Ok(true) => "an empty line brought it: an interrupt of the serial port was lost",
+            Ok(false) => "an empty line did not bring it either",
+            Err(_) => "the monitor takes no more input",
+        }
     }
 
     fn ended(&self, how: &str) -> anyhow::Error {

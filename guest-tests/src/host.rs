@@ -120,11 +120,17 @@ fn huge_blocks(buddyinfo: &str) -> u64 {
     buddyinfo.lines().map(zone).sum()
 }
 
-/// CPU time of one thread.
+/// One thread and its CPU time.
 #[derive(Clone, Debug)]
 pub struct Thread {
+    /// Its number.
+    pub id: u32,
     /// Its name.
     pub name: String,
+    /// Its state, as in `ps`.
+    pub state: char,
+    /// The CPU that it is on, or was last.
+    pub cpu: u32,
     /// Time on a CPU since it started, in the guest and out of it.
     pub time: Duration,
     /// Of that, in the guest.
@@ -147,15 +153,18 @@ pub fn threads(pid: u32) -> anyhow::Result<Vec<Thread>> {
     let directory = format!("/proc/{pid}/task");
     let tasks = fs::read_dir(&directory).with_context(|| format!("cannot list {directory}"))?;
     let thread = |task: fs::DirEntry| {
+        let id = task.file_name().to_str()?.parse().ok()?;
         let stat = fs::read_to_string(task.path().join("stat")).ok()?;
-        // proc_pid_stat(5): comm is in parentheses; of the fields behind it, counted from 3, 14 and 15
-        // are utime (with guest time in it) and stime, 43 is guest_time.
+        // proc_pid_stat(5): comm is in parentheses; of the fields behind it, counted from 3, 3 is the state,
+        // 14 and 15 are utime (with guest time in it) and stime, 39 is the CPU, 43 is guest_time.
         let (before, after) = stat.rsplit_once(')')?;
         let name = before.split_once('(')?.1.to_owned();
         let fields: Vec<&str> = after.split_whitespace().collect();
-        let ticks = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let time = |ticks| Duration::from_millis(ticks * 10);
-        Some(Thread { name, time: time(ticks(14)? + ticks(15)?), guest: time(ticks(43)?) })
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let time = |number| Some(Duration::from_millis(field(number)? * 10));
+        let state = fields.first()?.chars().next()?;
+        let cpu = u32::try_from(field(39)?).ok()?;
+        Some(Thread { id, name, state, cpu, time: time(14)? + time(15)?, guest: time(43)? })
     };
     Ok(tasks.filter_map(|task| thread(task.ok()?)).collect())
 }

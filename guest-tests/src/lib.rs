@@ -26,9 +26,10 @@ pub mod report;
 pub mod stats;
 pub mod subject;
 pub mod testvm;
+pub mod threads;
 
 pub use agent_client::AgentClient;
-pub use guest_agent::{Pages, Request};
+pub use guest_agent::{Answer, Pages, Request};
 pub use kernels::Kernel;
 pub use subject::{Balloon, Disk, Image, Spec, Subject};
 pub use testvm::TestVm;

@@ -1,6 +1,7 @@
 //! A running guest: started, driven, measured, and killed when it is dropped.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::console::{self, Transcript};
 use crate::control::Control;
 use crate::host::{self, Resident};
 use crate::subject::{Spec, Subject};
+use crate::{http, threads};
 
 /// Longest wait for something that a guest or the monitor is about to do.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -60,7 +62,11 @@ impl Spec {
         console::keep(child.0.stderr.take().context(missing)?, &transcript);
         let replies = console::replies(child.0.stdout.take().context(missing)?, &transcript);
         let port = Box::new(child.0.stdin.take().context(missing)?);
-        let mut agent = AgentClient::new(port, replies, transcript.clone());
+        let look = Box::new({
+            let (pid, subject, socket) = (child.0.id(), self.subject, socket.clone());
+            move || standing(pid, subject, &socket)
+        });
+        let mut agent = AgentClient::new(port, replies, transcript.clone(), look);
         let ready =
             agent.wait_ready().with_context(|| format!("{} with {}", self.subject.name(), self.kernel))?;
         let boot = start.elapsed();
@@ -186,6 +192,17 @@ pub fn wait_until(mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Res
         }
         std::thread::sleep(INTERVAL);
     }
+}
+
+/// What the monitor's threads are at, and what Aerostat says of its memory service.
+fn standing(pid: u32, subject: Subject, socket: &Path) -> String {
+    let threads = threads::report(pid).unwrap_or_else(|error| format!("  {error:#}\n"));
+    if subject != Subject::Aerostat {
+        return threads;
+    }
+    let memory = http::request(socket, "GET", "/memory", None).and_then(http::Response::success);
+    let memory = memory.map_or_else(|error| format!("{error:#}"), |memory| memory.to_string());
+    format!("{threads}  memory: {memory}\n")
 }
 
 /// A test that is killed leaves no guest behind.

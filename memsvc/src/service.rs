@@ -5,10 +5,12 @@
 //! | `fault` | puts memory behind pages that a vCPU or device waits for | the kernel only |
 //! | `stash` | zeroes blocks ahead of faults | the kernel only |
 //!
-//! Neither touches guest memory or waits for the monitor's event loop.
+//! Neither touches guest memory or waits for the monitor's event loop. Without the fault thread the guest
+//! would wait for ever: if it ends by an error or a panic, the monitor is told, and whoever waits is let go.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -83,10 +85,23 @@ pub struct MemoryService {
 
 impl MemoryService {
     /// Maps arena and guest space, both with nothing behind them, and starts the service threads.
+    /// `failed` is told, in a sentence, if faults can be served no more: the guest is to be ended then.
     ///
     /// # Errors
     /// [`StartError`] says what the host lacks and how to give it.
-    pub fn new(config: &Config) -> Result<Arc<Self>, StartError> {
+    pub fn new(
+        config: &Config,
+        failed: impl FnOnce(String) + Send + 'static,
+    ) -> Result<Arc<Self>, StartError> {
+        Self::with_fault_thread(config, handle_faults, failed)
+    }
+
+    /// As [`Self::new`], with what the fault thread does until it is told to stop.
+    fn with_fault_thread(
+        config: &Config,
+        serve: impl FnOnce(&GuestSpace, &OwnedFd) -> io::Result<()> + Send + 'static,
+        failed: impl FnOnce(String) + Send + 'static,
+    ) -> Result<Arc<Self>, StartError> {
         let regions = Regions::new(&config.regions).ok_or(StartError::BadRegions)?;
         let bytes = regions.bytes();
         let uffd = host::open_uffd()?;
@@ -110,7 +125,7 @@ impl MemoryService {
         let fault = spawn("fault", {
             let space = Arc::clone(&space);
             let stop = stop.try_clone().map_err(thread)?;
-            move || handle_faults(&space, &stop)
+            move || last_words(&space, || serve(&space, &stop), failed)
         })
         .map_err(thread)?;
         let stash = spawn("stash", {
@@ -221,7 +236,21 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
     thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body)
 }
 
-fn handle_faults(space: &GuestSpace, stop: &OwnedFd) {
+/// Runs the fault thread, and says so if it ends before it is told to.
+fn last_words(space: &GuestSpace, serve: impl FnOnce() -> io::Result<()>, failed: impl FnOnce(String)) {
+    let why = match catch_unwind(AssertUnwindSafe(serve)) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => format!("guest memory cannot be provided any more: {error}"),
+        Err(_) => "guest memory cannot be provided any more (a bug; see the message before)".to_owned(),
+    };
+    failed(why);
+    // CPUs and devices that wait for memory could not be ended.
+    if let Err(error) = space.let_go() {
+        tracing::error!(%error, "who waits for guest memory could not be let go");
+    }
+}
+
+fn handle_faults(space: &GuestSpace, stop: &OwnedFd) -> io::Result<()> {
     let mut faults = Vec::new();
     loop {
         let mut fds = [
@@ -230,20 +259,66 @@ fn handle_faults(space: &GuestSpace, stop: &OwnedFd) {
         ];
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => {
-                tracing::error!(%error, "waiting for guest faults failed; the guest will stop");
-                return;
-            }
+            Err(error) => return Err(error.into()),
         }
         if !fds[1].revents().is_empty() {
-            return;
+            return Ok(());
         }
-        if let Err(error) = space.uffd().read_faults(&mut faults) {
-            tracing::error!(%error, "reading guest faults failed; the guest will stop");
-            return;
-        }
+        space.uffd().read_faults(&mut faults)?;
         for &fault in &faults {
             space.resolve(fault);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(unsafe_code)] // touches guest memory, as a CPU would
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A touch of guest memory whose fault thread ends like this is over, and the monitor is told why.
+    fn told_after(serve: impl FnOnce(&GuestSpace, &OwnedFd) -> io::Result<()> + Send + 'static) -> String {
+        let (sender, receiver) = channel();
+        let regions = vec![RegionSpec { gpa: 0, len: 2 * BLOCK_SIZE as u64 }];
+        let failed = move |why| sender.send(why).expect("the test waits");
+        let service = MemoryService::with_fault_thread(&Config::new(regions), serve, failed)
+            .expect("a service on this host");
+        let address = service.regions()[0].host;
+        let (touched, touch) = channel();
+        thread::spawn(move || {
+            // SAFETY: the first bytes of guest RAM, which stays mapped until this read is over.
+            touched.send(unsafe { std::ptr::read_volatile(address as *const u64) })
+        });
+        let why = receiver.recv_timeout(PATIENCE).expect("the failure is told");
+        assert_eq!(touch.recv_timeout(PATIENCE), Ok(0), "who waits is let go");
+        why
+    }
+
+    fn wait_for_fault(space: &GuestSpace) {
+        let mut fds = [PollFd::from_borrowed_fd(space.uffd().as_fd(), PollFlags::IN)];
+        poll(&mut fds, None).expect("a fault");
+    }
+
+    #[test]
+    fn an_error_of_the_fault_thread_is_told_and_lets_waiters_go() {
+        let why = told_after(|space, _| {
+            wait_for_fault(space);
+            Err(io::Error::from(Errno::NOMEM))
+        });
+        assert!(why.contains("guest memory") && why.contains("memory"), "{why}");
+    }
+
+    #[test]
+    fn a_panic_of_the_fault_thread_is_told_and_lets_waiters_go() {
+        let why = told_after(|space, _| {
+            wait_for_fault(space);
+            panic!("on purpose");
+        });
+        assert!(why.contains("a bug"), "{why}");
     }
 }

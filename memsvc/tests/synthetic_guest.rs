@@ -21,7 +21,7 @@ fn service(blocks: u64) -> Arc<MemoryService> {
         RegionSpec { gpa: 0, len: low * BLOCK },
         RegionSpec { gpa: (low + 1) * BLOCK, len: (blocks - low) * BLOCK },
     ];
-    MemoryService::new(&Config::new(regions)).expect("a service on this host")
+    MemoryService::new(&Config::new(regions), |_| ()).expect("a service on this host")
 }
 
 /// The n-th RAM page of the guest.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use guest_agent::Pages;
 
-use super::{SUBJECTS, Samples, publish};
+use super::{Run, SUBJECTS, Samples};
 use crate::host::{self, CpuTimes, HostFree, Resident};
 use crate::kernels::Kernel;
 use crate::progress::Progress;
@@ -41,8 +41,8 @@ const INFLATE_CPU: &str = "inflate, by host CPU time";
 ///
 /// # Errors
 /// A guest failed, held a wrong page, or the report cannot be written.
-pub fn run(rounds: u32) -> anyhow::Result<()> {
-    let kernel = Kernel::any()?;
+pub fn run(run: Run) -> anyhow::Result<()> {
+    let (kernel, rounds) = (Kernel::any()?, run.rounds);
     let mut samples = Samples::default();
     for round in 1..=rounds {
         for case in [FRESH, SCATTERED] {
@@ -61,7 +61,7 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
         samples.ratio("deflate_vs_qemu", FRESH, DEFLATE, f64::max)?,
         samples.ratio("inflate_cpu_vs_qemu", FRESH, INFLATE_CPU, f64::max)?,
     ];
-    publish("balloon", &samples, ratios).map(drop)
+    run.publish("balloon", &samples, ratios)
 }
 
 /// The host before or after a step.
@@ -96,7 +96,7 @@ fn measure_in(vm: &mut TestVm, spec: &Spec, case: &'static str, samples: &mut Sa
         vm.agent.punch("all", 2, 0)?;
         free * 2 / 5
     };
-    let mut add = |metric, unit, value| samples.add(case, spec.subject, metric, unit, value);
+    let mut add = |metric, unit, value| samples.add(case, spec.subject.name(), metric, unit, value);
 
     let before = Standing::read(vm)?;
     let inflate = timed(vm, asked)?;

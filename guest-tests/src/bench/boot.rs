@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::Value;
 
-use super::{SUBJECTS, Samples, publish};
+use super::{Run, SUBJECTS, Samples};
 use crate::host;
 use crate::kernels::Kernel;
 use crate::progress::Progress;
@@ -22,8 +22,8 @@ const MONITOR: &str = "monitor memory";
 ///
 /// # Errors
 /// A guest did not come up, or the report cannot be written.
-pub fn run(rounds: u32) -> anyhow::Result<()> {
-    let kernel = Kernel::any()?;
+pub fn run(run: Run) -> anyhow::Result<()> {
+    let (kernel, rounds) = (Kernel::any()?, run.rounds);
     let mut samples = Samples::default();
     for round in 1..=rounds {
         for (case, image) in [(BZIMAGE, Image::BzImage), (VMLINUX, Image::Elf)] {
@@ -36,19 +36,20 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
             }
         }
     }
-    let overhead = samples.median(BZIMAGE, Subject::Aerostat, MONITOR).context("no memory was measured")?;
+    let overhead =
+        samples.median(BZIMAGE, Subject::Aerostat.name(), MONITOR).context("no memory was measured")?;
     let ratios = vec![
         samples.ratio("boot_vs_best_qemu", BZIMAGE, READY, f64::min)?,
         samples.ratio("boot_vmlinux_vs_best_qemu", VMLINUX, READY, f64::min)?,
         Ratio { name: "overhead_mib".to_owned(), value: overhead },
     ];
-    publish("boot", &samples, ratios).map(drop)
+    run.publish("boot", &samples, ratios)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "milliseconds and bytes of one guest")]
 fn measure(spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Result<()> {
     let vm = spec.start()?;
-    let mut add = |metric, unit, value| samples.add(case, spec.subject, metric, unit, value);
+    let mut add = |metric, unit, value| samples.add(case, spec.subject.name(), metric, unit, value);
     add(READY, "ms", vm.boot.as_secs_f64() * 1000.0);
     add("guest's own share of it", "ms", vm.ready.uptime_ms as f64);
     add(MONITOR, "MiB", host::split(vm.pid())?.rest.mib);

@@ -1,11 +1,11 @@
-//! Aerostat and QEMU, measured in turn in one run, on the same host with the same kernel and agent.
+//! Aerostat and its peers, measured in turn in one run, on the same host: the monitor beside QEMU, with the
+//! same kernel and agent; the allocator beside what could be used in its place.
 //!
 //! Every round visits every subject, so that what else the machine does falls on all of them alike.
 
+pub mod alloc;
 pub mod balloon;
 pub mod boot;
-
-use std::path::PathBuf;
 
 use anyhow::Context;
 
@@ -20,27 +20,27 @@ pub const SUBJECTS: [Subject; 3] = [Subject::Aerostat, Subject::QemuMicrovm, Sub
 const QEMU: [Subject; 2] = [Subject::QemuMicrovm, Subject::QemuPc];
 
 /// What one series of samples is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Series {
-    case: &'static str,
+    case: String,
     metric: &'static str,
     unit: &'static str,
 }
 
-/// Samples in the order in which they were first seen.
+/// Samples by series and subject, in the order in which they were first seen.
 #[derive(Debug, Default)]
-pub(crate) struct Samples(Vec<(Series, Subject, Vec<f64>)>);
+pub(crate) struct Samples(Vec<(Series, &'static str, Vec<f64>)>);
 
 impl Samples {
     pub(crate) fn add(
         &mut self,
-        case: &'static str,
-        subject: Subject,
+        case: &str,
+        subject: &'static str,
         metric: &'static str,
         unit: &'static str,
         value: f64,
     ) {
-        let series = Series { case, metric, unit };
+        let series = Series { case: case.to_owned(), metric, unit };
         match self.0.iter_mut().find(|(known, who, _)| *known == series && *who == subject) {
             Some((_, _, values)) => values.push(value),
             None => self.0.push((series, subject, vec![value])),
@@ -64,20 +64,20 @@ impl Samples {
         }
         for (series, subject, values) in taken.0 {
             for value in values {
-                self.add(series.case, subject, series.metric, series.unit, value);
+                self.add(&series.case, subject, series.metric, series.unit, value);
             }
         }
         Ok(())
     }
 
-    pub(crate) fn median(&self, case: &str, subject: Subject, metric: &str) -> Option<f64> {
+    pub(crate) fn median(&self, case: &str, subject: &str, metric: &str) -> Option<f64> {
         self.summary(|series, who| series.case == case && series.metric == metric && who == subject)
             .map(|summary| summary.median)
     }
 
     /// The largest or smallest median among QEMU's machines.
     pub(crate) fn best_qemu(&self, case: &str, metric: &str, best: fn(f64, f64) -> f64) -> Option<f64> {
-        QEMU.into_iter().filter_map(|subject| self.median(case, subject, metric)).reduce(best)
+        QEMU.into_iter().filter_map(|subject| self.median(case, subject.name(), metric)).reduce(best)
     }
 
     /// Aerostat's median by the best of QEMU's.
@@ -88,7 +88,7 @@ impl Samples {
         metric: &str,
         best: fn(f64, f64) -> f64,
     ) -> anyhow::Result<Ratio> {
-        let ours = self.median(case, Subject::Aerostat, metric);
+        let ours = self.median(case, Subject::Aerostat.name(), metric);
         let pair = ours.zip(self.best_qemu(case, metric, best));
         let (ours, theirs) = pair.with_context(|| format!("nothing was measured for {name}"))?;
         let value = ours / theirs;
@@ -96,16 +96,16 @@ impl Samples {
         Ok(Ratio { name: name.to_owned(), value })
     }
 
-    fn summary(&self, wanted: impl Fn(Series, Subject) -> bool) -> Option<Summary> {
-        let found = self.0.iter().find(|(series, subject, _)| wanted(*series, *subject));
+    fn summary(&self, wanted: impl Fn(&Series, &str) -> bool) -> Option<Summary> {
+        let found = self.0.iter().find(|(series, subject, _)| wanted(series, subject));
         found.and_then(|(_, _, values)| Summary::of(values))
     }
 
     fn rows(&self) -> Vec<Row> {
-        let row = |(series, subject, values): &(Series, Subject, Vec<f64>)| {
+        let row = |(series, subject, values): &(Series, &'static str, Vec<f64>)| {
             Some(Row {
-                case: series.case.to_owned(),
-                subject: subject.name().to_owned(),
+                case: series.case.clone(),
+                subject: (*subject).to_owned(),
                 metric: series.metric.to_owned(),
                 unit: series.unit.to_owned(),
                 summary: Summary::of(values)?,
@@ -116,13 +116,17 @@ impl Samples {
 
     /// Medians with their range, one column for each subject.
     fn table(&self) -> String {
-        let mut seen: Vec<Series> = Vec::new();
-        for (series, _, _) in &self.0 {
-            if !seen.contains(series) {
-                seen.push(*series);
+        let mut seen: Vec<&Series> = Vec::new();
+        let mut subjects: Vec<&'static str> = Vec::new();
+        for (series, subject, _) in &self.0 {
+            if !seen.contains(&series) {
+                seen.push(series);
+            }
+            if !subjects.contains(subject) {
+                subjects.push(subject);
             }
         }
-        let cell = |series: Series, subject: Subject| {
+        let cell = |series: &Series, subject: &'static str| {
             self.summary(|known, who| known == series && who == subject).map_or_else(
                 || "-".to_owned(),
                 |summary| {
@@ -133,12 +137,12 @@ impl Samples {
         let rows: Vec<Vec<String>> = seen
             .into_iter()
             .map(|series| {
-                let names = [series.case, series.metric, series.unit].map(str::to_owned);
-                names.into_iter().chain(SUBJECTS.map(|subject| cell(series, subject))).collect()
+                let names = [&series.case, series.metric, series.unit].map(str::to_owned);
+                names.into_iter().chain(subjects.iter().map(|subject| cell(series, subject))).collect()
             })
             .collect();
         let head: Vec<&str> =
-            ["case", "metric", "unit"].into_iter().chain(SUBJECTS.map(Subject::name)).collect();
+            ["case", "metric", "unit"].into_iter().chain(subjects.iter().copied()).collect();
         report::table(&head, &rows)
     }
 }
@@ -147,18 +151,36 @@ fn short(value: f64) -> String {
     if value.abs() < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
-/// Prints the table and writes `target/bench/NAME.json`; gives its path.
-pub(crate) fn publish(name: &str, samples: &Samples, ratios: Vec<Ratio>) -> anyhow::Result<PathBuf> {
-    println!("\n{}", samples.table());
-    println!("  Median (least to most).\n");
-    let lines: Vec<Vec<String>> =
-        ratios.iter().map(|ratio| vec![ratio.name.clone(), format!("{:.3}", ratio.value)]).collect();
-    println!("{}", report::table(&["ratio", "value"], &lines));
-    let path = paths::target().join("bench").join(format!("{name}.json"));
-    let host = host_description();
-    report::write(&path, &Bench { name: name.to_owned(), host, rows: samples.rows(), ratios })?;
-    println!("Report: {}", path.display());
-    Ok(path)
+/// How a benchmark is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// How often every subject is measured.
+    pub rounds: u32,
+    /// The report on standard output, instead of tables.
+    pub json: bool,
+}
+
+impl Run {
+    /// Prints the tables, or the report, and writes `target/bench/NAME.json`.
+    pub(crate) fn publish(self, name: &str, samples: &Samples, ratios: Vec<Ratio>) -> anyhow::Result<()> {
+        let (name, host, rows) = (name.to_owned(), host_description(), samples.rows());
+        let path = paths::target().join("bench").join(format!("{name}.json"));
+        let report = Bench { name, host, rows, ratios };
+        report::write(&path, &report)?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+            return Ok(());
+        }
+        println!("\n{}", samples.table());
+        println!("  Median (least to most).\n");
+        let line = |ratio: &Ratio| vec![ratio.name.clone(), format!("{:.3}", ratio.value)];
+        println!(
+            "{}",
+            report::table(&["ratio", "value"], &report.ratios.iter().map(line).collect::<Vec<_>>())
+        );
+        println!("Report: {}", path.display());
+        Ok(())
+    }
 }
 
 fn host_description() -> String {
@@ -177,7 +199,7 @@ mod tests {
         for (subject, value) in
             [(Subject::Aerostat, 2.0), (Subject::QemuMicrovm, 4.0), (Subject::QemuPc, 8.0)]
         {
-            samples.add("c", subject, "time", "ms", value);
+            samples.add("c", subject.name(), "time", "ms", value);
         }
         assert!((samples.ratio("r", "c", "time", f64::min)?.value - 0.5).abs() < 1e-9);
         assert!((samples.ratio("r", "c", "time", f64::max)?.value - 0.25).abs() < 1e-9);

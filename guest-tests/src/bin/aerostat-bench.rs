@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use guest_tests::{bench, kvm_host};
+use guest_tests::bench::{self, Run};
+use guest_tests::kvm_host;
 
-/// Measures Aerostat and QEMU in turn; prints a table and writes target/bench/NAME.json.
+/// Measures Aerostat and its peers in turn; prints a table and writes target/bench/NAME.json.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// What to measure.
@@ -13,14 +14,19 @@ struct Arguments {
     /// How often every subject is measured.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Print the report instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Name {
     /// Time until the agent in the guest is ready, and the monitor's own memory.
     Boot,
     /// Speed and cost of inflate and deflate, and what the host gets back.
     Balloon,
+    /// The frame allocator: get and put, beside simpler allocators and the kernel. Needs no KVM.
+    Alloc,
 }
 
 fn main() -> ExitCode {
@@ -34,9 +40,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    kvm_host::enter()?;
+    let run = Run { rounds: arguments.rounds, json: arguments.json };
+    if arguments.name != Name::Alloc {
+        kvm_host::enter()?;
+    }
     match arguments.name {
-        Name::Boot => bench::boot::run(arguments.rounds),
-        Name::Balloon => bench::balloon::run(arguments.rounds),
+        Name::Boot => bench::boot::run(run),
+        Name::Balloon => bench::balloon::run(run),
+        Name::Alloc => bench::alloc::run(run),
     }
 }

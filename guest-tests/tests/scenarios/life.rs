@@ -4,17 +4,20 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::ensure;
-use guest_tests::{Request, host};
+use guest_tests::{Answer, Request, host};
 use libtest_mimic::Trial;
 
 use crate::{guest, ours, scenario};
 
+/// How long an answer may take that is waited for here.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// What the monitor answers with its exit code after the guest's kernel panicked.
 const PANIC_CODE: i32 = 3;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         scenario("life::pause_stops_the_vcpus_and_resume_lets_them_go_on", pause),
+        scenario("life::answers_and_requests_pass_each_other_on_the_serial_port", serial),
         scenario("life::random_bytes_come_from_the_host", random),
         scenario("life::reset_ends_the_monitor_well", reset),
     ];
@@ -43,6 +46,25 @@ fn pause() -> anyhow::Result<()> {
     let so_far = vm.agent.churn_status()?.pages;
     let goes_on = guest_tests::testvm::wait_until(|| Ok(vm.agent.churn_status()?.pages > so_far))?;
     ensure!(goes_on, "the guest's threads stand still after resume");
+    let churn = vm.agent.churn_stop()?;
+    ensure!(churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
+    vm.shut_down()
+}
+
+/// Requests come in while a long answer goes out, and threads on both CPUs keep the rest of the guest busy.
+fn serial() -> anyhow::Result<()> {
+    const LOG: u32 = 4 << 10;
+    let mut vm = guest()?.cpus(2).start()?;
+    vm.agent.churn_start(32, 2)?;
+    for _ in 0..2 {
+        let log = vm.agent.send(Request::KernelLog { bytes: LOG })?;
+        let pings = (0..16).map(|_| vm.agent.send(Request::Ping)).collect::<anyhow::Result<Vec<_>>>()?;
+        let answer = vm.agent.reply(log, PATIENCE)?;
+        ensure!(matches!(&answer, Answer::Text(log) if log.len() > 1000), "not a log: {answer:?}");
+        for ping in pings {
+            vm.agent.reply(ping, PATIENCE)?;
+        }
+    }
     let churn = vm.agent.churn_stop()?;
     ensure!(churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
     vm.shut_down()

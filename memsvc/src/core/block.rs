@@ -50,7 +50,7 @@ pub(crate) enum Use {
 pub(crate) struct Block {
     free: [u64; WORDS],
     free_frames: u16,
-    /// Order of its largest free chunk, where there is one.
+    /// Order of its largest free chunk; 0 where there is none.
     largest: u8,
     pub(crate) usage: Use,
     pub(crate) migrate_type: MigrateType,
@@ -118,7 +118,7 @@ impl Block {
         }
         *free |= bits;
         let order = if *free == u64::MAX { self.merged(word) } else { largest_in(*free) };
-        self.largest = if self.free_frames == 0 { order } else { self.largest.max(order) };
+        self.largest = self.largest.max(order);
         self.free_frames += bits.count_ones() as u16;
         true
     }
@@ -168,7 +168,7 @@ impl Block {
     pub(crate) fn set_all(&mut self, free: bool) {
         self.free = [if free { u64::MAX } else { 0 }; WORDS];
         self.free_frames = if free { FRAMES_PER_BLOCK as u16 } else { 0 };
-        self.largest = Order::BLOCK.get();
+        self.largest = if free { Order::BLOCK.get() } else { 0 };
     }
 
     /// Free chunks by order, each as large as it can be: what `/proc/buddyinfo` counts.
@@ -206,16 +206,14 @@ fn heads(word: u64, order: u8) -> u64 {
     (0..order).fold(word, |heads, order| heads & heads >> (1 << order)) & STARTS[order as usize]
 }
 
-/// Order of the largest chunk in a word that has one and is not full.
+/// Order of the largest chunk in a word that has one and is not full. Without branches: where frames come
+/// back at random none of them could be foretold.
 fn largest_in(word: u64) -> u8 {
     let mut heads = word;
-    for order in 1..WORD_ORDER {
+    (1..WORD_ORDER).fold(0, |largest, order| {
         heads = heads & heads >> (1 << (order - 1)) & STARTS[order as usize];
-        if heads == 0 {
-            return order - 1;
-        }
-    }
-    WORD_ORDER - 1
+        largest + u8::from(heads != 0)
+    })
 }
 
 /// Order of the largest chunk; 0 where nothing is free.

@@ -87,6 +87,12 @@ impl BlockSet {
         (word >> (group % 2 * 32)) as u32
     }
 
+    /// Groups from this one on of which any block is in it.
+    pub(crate) fn groups_from(&self, group: u32) -> impl Iterator<Item = u32> {
+        let groups = self.levels[0].len() as u32 * 2;
+        (group..groups).filter(|&group| self.group(group) != 0)
+    }
+
     /// Bytes that its words take.
     pub(crate) fn bytes(&self) -> usize {
         self.levels.iter().map(|level| level.len() * 8).sum()
@@ -117,6 +123,8 @@ mod tests {
                 prop_assert_eq!(set.contains(block), model.contains(&block));
                 let group = block.0 / 32;
                 let bits = (0..32).filter(|bit| model.contains(&BlockId(group * 32 + bit)));
+                let groups: BTreeSet<_> = model.iter().map(|block| block.0 / 32).filter(|at| *at >= group).collect();
+                prop_assert!(set.groups_from(group).eq(groups));
                 prop_assert_eq!(set.group(group), bits.fold(0, |word, bit| word | 1 << bit));
             }
         }

@@ -16,7 +16,7 @@ use super::blockset::BlockSet;
 use super::charge::Charges;
 use super::migrate_type::MigrateType;
 use super::page_type::PageType;
-use super::units::{BlockId, FRAMES_PER_BLOCK, FrameId, Order};
+use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order};
 use crate::stats::AllocCounters;
 
 /// Orders of free chunks in a block that is in pieces.
@@ -117,12 +117,14 @@ impl Buddy {
     }
 
     /// Takes up to `max` frames for single use, in groups, and says how many. Stops early where the
-    /// groups are nearly empty, so that one refill is never long.
+    /// groups are nearly empty, so that one refill is never long. A group that somebody uses is taken from
+    /// only where there is no other: see `cpu.rs`.
     pub(crate) fn take_frames(
         &mut self,
         migrate_type: MigrateType,
         max: u32,
         movable: bool,
+        is_claimed: impl Fn(u32) -> bool,
         out: &mut GroupStack,
     ) -> u32 {
         /// Blocks looked at in one refill.
@@ -130,38 +132,21 @@ impl Buddy {
         let mut taken = 0;
         for _ in 0..LOOKS {
             let Some(block) = self.block_for(Order::FRAME, migrate_type) else { break };
-            taken += self.take_from(block, max - taken, movable, out);
+            let entry = &mut self.blocks[block.0 as usize];
+            let before = entry.largest();
+            let mut some = take_groups(entry, block, max - taken, |group| !is_claimed(group), out);
+            if some == 0 {
+                some = take_groups(entry, block, max - taken, |_| true, out);
+            }
+            entry.settle();
+            entry.movable += if movable { some as u16 } else { 0 };
+            self.free -= u64::from(some);
+            self.relist(block, before);
+            taken += some;
             if taken == max || out.is_full() {
                 break;
             }
         }
-        taken
-    }
-
-    fn take_from(&mut self, block: BlockId, max: u32, movable: bool, out: &mut GroupStack) -> u32 {
-        let entry = &mut self.blocks[block.0 as usize];
-        let before = entry.largest();
-        let mut left = max;
-        for group in 0..GROUPS {
-            let mut bits = entry.group(group);
-            if bits == 0 {
-                continue;
-            }
-            while bits.count_ones() > left {
-                bits &= !(1 << (31 - bits.leading_zeros()));
-            }
-            entry.take_group(group, bits);
-            out.push(block.0 * GROUPS + group, bits);
-            left -= bits.count_ones();
-            if left == 0 || out.is_full() {
-                break;
-            }
-        }
-        entry.settle();
-        let taken = max - left;
-        self.free -= u64::from(taken);
-        entry.movable += if movable { taken as u16 } else { 0 };
-        self.relist(block, before);
         taken
     }
 
@@ -183,11 +168,22 @@ impl Buddy {
         Some(block.frame(index))
     }
 
-    /// Takes up to `max` whole blocks that lie in one group of 32, and says how many.
-    pub(crate) fn take_blocks(&mut self, max: u32, movable: bool, out: &mut GroupStack) -> u32 {
+    /// Takes up to `max` whole blocks that lie in one group of 32, one that nobody else uses if it finds
+    /// any, and says how many.
+    pub(crate) fn take_blocks(
+        &mut self,
+        max: u32,
+        movable: bool,
+        is_claimed: impl Fn(u32) -> bool,
+        out: &mut GroupStack,
+    ) -> u32 {
+        /// More than there are CPUs.
+        const LOOKS: usize = 2 * CpuId::MAX;
         let set = if self.clean.len() > 0 { &mut self.clean } else { &mut self.emptied };
         let Some(first) = set.first() else { return 0 };
-        let group = first.0 / GROUP;
+        let first = first.0 / GROUP;
+        let free = set.groups_from(first).take(LOOKS).find(|&group| !is_claimed(group));
+        let group = free.unwrap_or(first);
         let mut rest = set.group(group);
         let mut bits = 0u32;
         while rest != 0 && bits.count_ones() < max {
@@ -259,6 +255,12 @@ impl Buddy {
             self.pieces[migrate_type as usize][largest as usize].insert(block);
         }
         Some(block)
+    }
+
+    /// Reads something of each of these blocks, so that the memory is fetched for all at once rather than
+    /// for one after the other.
+    pub(crate) fn touch(&self, blocks: impl Iterator<Item = BlockId>) {
+        std::hint::black_box(blocks.fold(0, |all, block| all | self.block(block).movable));
     }
 
     /// Makes frames of one word of a block in pieces free. False, and nothing changes, when one is.
@@ -358,4 +360,31 @@ impl Buddy {
             Use::Pieces => whole == 0 && all == 1 && right == 1,
         }
     }
+}
+
+/// Takes up to `max` frames of a block out of those groups that may be taken from, and says how many.
+fn take_groups(
+    entry: &mut Block,
+    block: BlockId,
+    max: u32,
+    may_take: impl Fn(u32) -> bool,
+    out: &mut GroupStack,
+) -> u32 {
+    let mut left = max;
+    for nth in 0..GROUPS {
+        if left == 0 || out.is_full() {
+            break;
+        }
+        let (group, mut bits) = (block.0 * GROUPS + nth, entry.group(nth));
+        if bits == 0 || !may_take(group) {
+            continue;
+        }
+        while bits.count_ones() > left {
+            bits &= !(1 << (31 - bits.leading_zeros()));
+        }
+        entry.take_group(nth, bits);
+        out.push(group, bits);
+        left -= bits.count_ones();
+    }
+    max - left
 }

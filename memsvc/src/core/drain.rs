@@ -9,7 +9,7 @@
 use super::alloc::{FrameAllocator, Mode};
 use super::block::GROUP;
 use super::buddy::Buddy;
-use super::cpu::{FRONTS, NO_GROUP, any_group_of, head_of, sort_of};
+use super::cpu::{FRONTS, any_group_of, head_of, sort_of};
 use super::local::Local;
 use super::page_type::PageType;
 use super::sync::atomic::Ordering;
@@ -162,9 +162,8 @@ impl<M: Mode> Local<'_, M> {
         }
         if M::CHECKED {
             buddy.charges.uncharge(tag.owner(), tag.page_type(), frames);
-            self.unclaim(index);
         }
-        front.ready.store(NO_GROUP, Ordering::Release);
+        self.let_go(index);
         front.key.store(0, Ordering::Relaxed);
         front.stacked.store(0, Ordering::Relaxed);
     }
@@ -177,6 +176,7 @@ impl<M: Mode> Local<'_, M> {
         let tag = front.freed_tag();
         let page_type = if M::CHECKED { tag.page_type() } else { PageType::Buddy };
         let frames = if order == Order::FRAME {
+            buddy.touch(items.iter().map(|&frame| FrameId(frame).block()));
             self.put_frames_back(buddy, items, page_type)
         } else {
             let blocks = items
@@ -195,16 +195,18 @@ impl<M: Mode> Local<'_, M> {
     /// taken: all but those that were free already.
     fn put_frames_back(&self, buddy: &mut Buddy, mut frames: &[u32], page_type: PageType) -> u64 {
         let mut taken = 0;
-        while let [first, ..] = *frames {
-            let same_word = frames.iter().take_while(|&&frame| frame / WORD == first / WORD);
-            let (mut bits, mut run) = (0u64, 0);
-            for frame in same_word {
-                bits |= 1 << (frame % WORD);
+        while let [first, rest @ ..] = frames {
+            let (mut bits, mut run) = (1u64 << (first % WORD), 1);
+            for frame in rest {
+                let bit = 1 << (frame % WORD);
+                if frame / WORD != first / WORD || bits & bit != 0 {
+                    break;
+                }
+                bits |= bit;
                 run += 1;
             }
-            let block = FrameId(first).block();
-            let whole_run = bits.count_ones() as usize == run;
-            if whole_run && buddy.put_frames(block, (first / WORD % WORDS) as usize, bits, page_type) {
+            let word = (first / WORD % WORDS) as usize;
+            if buddy.put_frames(FrameId(*first).block(), word, bits, page_type) {
                 taken += run as u64;
             } else {
                 let one =

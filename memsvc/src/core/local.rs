@@ -4,11 +4,13 @@ use super::alloc::{FrameAllocator, Full, Mode};
 use super::block::GROUP;
 use super::buddy::{Buddy, GroupStack};
 use super::cpu::{
-    Cpu, FRONTS, Front, Lists, any_group_of, front_of, group_of, head_of, lowest_item, sort_of, word_of,
+    Cpu, FRONTS, Front, Lists, NO_GROUP, any_group_of, front_of, group_of, head_of, lowest_item, sort_of,
+    word_of,
 };
 use super::request::{AllocError, Flags, FreeError, Request};
 use super::sync::atomic::Ordering;
 use super::sync::{MutexGuard, lock};
+use super::table::GroupTags;
 use super::tag::Tag;
 use super::units::{FrameId, Order};
 
@@ -18,14 +20,50 @@ pub struct Local<'a, M: Mode = Full> {
     pub(super) alloc: &'a FrameAllocator<M>,
     pub(super) cpu: &'a Cpu,
     pub(super) lists: MutexGuard<'a, Lists>,
-    /// The fronts of which something was got last, of frames and of blocks: here, where the fast paths
-    /// have them at hand, while the lists are held.
-    recent: [usize; 2],
+    /// The fronts of which something was got last: of frames, of blocks.
+    recent: [Recent<'a>; 2],
+}
+
+/// A front of which something was got: what the fast paths need of it, side by side.
+#[derive(Clone, Copy, Debug)]
+struct Recent<'a> {
+    front: &'a Front,
+    /// Those of its ready group, if it has one.
+    tags: &'a GroupTags,
+    /// Its key, as long as it has a ready group.
+    key: u32,
+}
+
+impl<'a> Recent<'a> {
+    fn new<M: Mode>(alloc: &'a FrameAllocator<M>, front: &'a Front, order: Order) -> Self {
+        let group = any_group_of(front.ready.load(Ordering::Relaxed)).unwrap_or(0);
+        let key = front.key.load(Ordering::Relaxed);
+        Self { front, tags: alloc.table.group_tags(order, group), key }
+    }
+
+    /// The `ready` word with one more item. `None` when that is not of the group, not tagged as the front
+    /// tags what it hands out, or ready already.
+    #[inline]
+    fn with_ready<M: Mode>(&self, ready: u64, head: FrameId, order: Order) -> Option<u64> {
+        let item = item_of(head, order)?;
+        if group_of(ready) != item / GROUP {
+            return None;
+        }
+        let nth = item % GROUP;
+        if M::CHECKED && self.tags[nth as usize].load(Ordering::Relaxed) != self.key as u16 {
+            return None;
+        }
+        let with = ready | 1 << nth;
+        (with != ready).then_some(with)
+    }
 }
 
 impl<'a, M: Mode> Local<'a, M> {
     pub(super) fn new(alloc: &'a FrameAllocator<M>, cpu: &'a Cpu, lists: MutexGuard<'a, Lists>) -> Self {
-        let recent = lists.recent;
+        let recent = lists.recent.map(|index| {
+            let index = index % FRONTS;
+            Recent::new(alloc, &cpu.fronts[index], sort_of(index))
+        });
         Self { alloc, cpu, lists, recent }
     }
 
@@ -41,12 +79,10 @@ impl<'a, M: Mode> Local<'a, M> {
     /// drained. Lists that are in use at that moment drain themselves a little later.
     #[inline]
     pub fn alloc(&mut self, request: &Request) -> Result<FrameId, AllocError> {
-        let index = request.front as usize % FRONTS;
-        let front = &self.cpu.fronts[index];
-        if front.key.load(Ordering::Relaxed) == request.key
-            && let Some(item) = get_ready(front)
+        let recent = &self.recent[sort_index(request.get_order())];
+        if recent.key == request.key
+            && let Some(item) = get_ready(recent.front)
         {
-            self.recent[index / (FRONTS / 2)] = index;
             return Ok(head_of(item, request.get_order()));
         }
         self.alloc_slow(request)
@@ -60,23 +96,19 @@ impl<'a, M: Mode> Local<'a, M> {
     /// when it is drained, counted, and not given out twice.
     #[inline]
     pub fn free(&mut self, head: FrameId, order: Order) -> Result<(), FreeError> {
-        let (sort, item) = if order == Order::FRAME { (0, head.0) } else { (1, head.block().0) };
-        let Some(cell) = self.alloc.table.cell(head, order) else {
-            return Err(FreeError::OutOfRange { frame: head });
-        };
-        let front = &self.cpu.fronts[self.recent[sort] % FRONTS];
-        let ready = front.ready.load(Ordering::Relaxed);
-        let bit = 1 << (item % GROUP);
-        let is_head = order == Order::FRAME || (order == Order::BLOCK && head.index() == 0);
-        if group_of(ready) == item / GROUP
-            && ready & bit == 0
-            && is_head
-            && (!M::CHECKED || cell.load(Ordering::Relaxed) == front.key.load(Ordering::Relaxed) as u16)
-        {
-            front.ready.store(ready | bit, Ordering::Release);
-            return Ok(());
+        let recent = &self.recent[sort_index(order)];
+        let ready = recent.front.ready.load(Ordering::Relaxed);
+        match recent.with_ready::<M>(ready, head, order) {
+            Some(ready) => {
+                recent.front.ready.store(ready, Ordering::Release);
+                Ok(())
+            }
+            None => match order {
+                Order::FRAME => self.free_elsewhere::<0>(head),
+                Order::BLOCK => self.free_elsewhere::<1>(head),
+                _ => self.free_slow(head, order),
+            },
         }
-        self.free_slow(head, order)
     }
 
     #[cold]
@@ -84,11 +116,14 @@ impl<'a, M: Mode> Local<'a, M> {
     fn alloc_slow(&mut self, request: &Request) -> Result<FrameId, AllocError> {
         let index = request.front as usize % FRONTS;
         let front = &self.cpu.fronts[index];
-        if is_fronted(request.get_order())
-            && front.key.load(Ordering::Relaxed) == request.key
-            && self.advance(index)
-        {
-            return self.alloc(request);
+        if is_fronted(request.get_order()) && front.key.load(Ordering::Relaxed) == request.key {
+            if front.ready.load(Ordering::Relaxed) as u32 != 0 {
+                self.turn_to(index);
+                return self.alloc(request);
+            }
+            if self.advance(index) {
+                return self.alloc(request);
+            }
         }
         if let Ok(frame) = self.refill(index, request) {
             return Ok(frame);
@@ -119,30 +154,45 @@ impl<'a, M: Mode> Local<'a, M> {
 
     /// Makes a group ready: claims it, tags it as handed out, and lets go of the one before, which must be
     /// empty.
-    fn make_ready(&self, index: usize, group: u32, bits: u32) {
+    fn make_ready(&mut self, index: usize, group: u32, bits: u32) {
         let (front, order) = (&self.cpu.fronts[index], sort_of(index));
         let mut shared = false;
+        self.let_go(index);
         if M::CHECKED {
-            self.unclaim(index);
             shared = !self.alloc.table.claim(order, group);
             let tag = front.tag().with_shared(shared);
-            let mut rest = bits;
-            while rest != 0 {
-                let head = head_of(group * GROUP + rest.trailing_zeros(), order);
-                rest &= rest - 1;
-                if let Some(cell) = self.alloc.table.cell(head, order) {
-                    cell.store(tag.bits(), Ordering::Relaxed);
+            let tags = self.alloc.table.group_tags(order, group);
+            if bits == u32::MAX {
+                tags.iter().for_each(|cell| cell.store(tag.bits(), Ordering::Relaxed));
+            } else {
+                let mut rest = bits;
+                while rest != 0 {
+                    tags[rest.trailing_zeros() as usize].store(tag.bits(), Ordering::Relaxed);
+                    rest &= rest - 1;
                 }
             }
         }
         front.ready.store(word_of(group, bits, shared), Ordering::Release);
+        self.turn_to(index);
     }
 
-    /// Lets go of the ready group of a front.
-    pub(super) fn unclaim(&self, index: usize) {
-        if let Some(group) = any_group_of(self.cpu.fronts[index].ready.load(Ordering::Relaxed)) {
+    /// Gets from this front, and puts to it, until it is another's turn.
+    fn turn_to(&mut self, index: usize) {
+        let order = sort_of(index);
+        let sort = sort_index(order);
+        self.lists.recent[sort] = index;
+        self.recent[sort] = Recent::new(self.alloc, &self.cpu.fronts[index], order);
+    }
+
+    /// Lets go of the ready group of a front, which must be empty.
+    pub(super) fn let_go(&self, index: usize) {
+        let front = &self.cpu.fronts[index];
+        if M::CHECKED
+            && let Some(group) = any_group_of(front.ready.load(Ordering::Relaxed))
+        {
             self.alloc.table.unclaim(sort_of(index), group);
         }
+        front.ready.store(NO_GROUP, Ordering::Release);
     }
 
     /// Gets memory from the free lists for one request, and more for those that follow it.
@@ -174,6 +224,7 @@ impl<'a, M: Mode> Local<'a, M> {
             self.retire(buddy, index);
             front.key.store(request.key, Ordering::Relaxed);
         }
+        self.let_go(index);
         let most = u64::from(self.lists.fronts[index].batch) << order.get();
         let allowed = match self.allowed(buddy, request, most) {
             Ok(allowed) => allowed,
@@ -183,10 +234,11 @@ impl<'a, M: Mode> Local<'a, M> {
         let movable = M::CHECKED && request.get_page_type().is_movable();
         let lists = &mut self.lists.fronts[index];
         let items = (allowed >> order.get()) as u32;
+        let is_claimed = |group| self.alloc.table.is_claimed(order, group);
         let taken = if order == Order::FRAME {
-            buddy.take_frames(request.get_migrate_type(), items, movable, &mut lists.stack)
+            buddy.take_frames(request.get_migrate_type(), items, movable, is_claimed, &mut lists.stack)
         } else {
-            buddy.take_blocks(items, movable, &mut lists.stack)
+            buddy.take_blocks(items, movable, is_claimed, &mut lists.stack)
         };
         lists.grow_batch(order);
         if M::CHECKED {
@@ -196,7 +248,6 @@ impl<'a, M: Mode> Local<'a, M> {
         if self.advance(index)
             && let Some(item) = get_ready(front)
         {
-            self.recent[index / (FRONTS / 2)] = index;
             return Ok(head_of(item, order));
         }
         Err(self.no_memory(buddy, order))
@@ -237,9 +288,9 @@ impl<'a, M: Mode> Local<'a, M> {
         let head = if is_fronted(order) {
             let mut one = GroupStack::new();
             let _ = if order == Order::FRAME {
-                buddy.take_frames(request.get_migrate_type(), 1, movable, &mut one)
+                buddy.take_frames(request.get_migrate_type(), 1, movable, |_| false, &mut one)
             } else {
-                buddy.take_blocks(1, movable, &mut one)
+                buddy.take_blocks(1, movable, |_| false, &mut one)
             };
             one.pop().map(|(group, bits)| head_of(group * GROUP + bits.trailing_zeros(), order))
         } else {
@@ -278,10 +329,47 @@ impl<'a, M: Mode> Local<'a, M> {
         }
     }
 
+    /// Frees what the ready group does not take: by adding it to the freed list, where it is tagged as
+    /// what was got last, as most is; else by the long way.
+    #[cold]
+    #[inline(never)]
+    fn free_elsewhere<const SORT: usize>(&mut self, head: FrameId) -> Result<(), FreeError> {
+        let order = if SORT == 0 { Order::FRAME } else { Order::BLOCK };
+        if self.put_alike(head, order).is_some() { Ok(()) } else { self.free_slow(head, order) }
+    }
+
+    /// Adds to the freed list of the front of which something was got last. `None`, and nothing is done,
+    /// when it does not go there, or when that is more work: with the first and the last of a list.
+    #[inline(always)]
+    fn put_alike(&mut self, head: FrameId, order: Order) -> Option<()> {
+        let (sort, item) = (sort_index(order), item_of(head, order)?);
+        let Recent { front, key, .. } = self.recent[sort];
+        let cell = self.alloc.table.cell(head, order)?;
+        let is_alike = cell.load(Ordering::Relaxed) == key as u16
+            && front.freed_tag.load(Ordering::Relaxed) == key as u16
+            && !self.alloc.table.is_claimed(order, item / GROUP);
+        let lists = &mut *self.lists;
+        let lists = &mut lists.fronts[lists.recent[sort] % FRONTS];
+        let len = front.freed_items();
+        if M::CHECKED && !is_alike || len == 0 || len + 1 >= lists.freed_limit {
+            return None;
+        }
+        *lists.freed.get_mut(len as usize)? = item;
+        front.freed_len.store(len + 1, Ordering::Relaxed);
+        if M::CHECKED {
+            cell.store(Tag::from_bits(key as u16).freed().bits(), Ordering::Relaxed);
+        }
+        Some(())
+    }
+
+    #[cold]
     #[inline(never)]
     fn free_slow(&mut self, head: FrameId, order: Order) -> Result<(), FreeError> {
+        if u64::from(head.0) >= self.alloc.table.frames() {
+            return Err(FreeError::OutOfRange { frame: head });
+        }
         if !M::CHECKED {
-            let front = self.recent[usize::from(order == Order::BLOCK)];
+            let front = self.lists.recent[sort_index(order)];
             self.put_freed(front, if order == Order::FRAME { head.0 } else { head.block().0 });
             return Ok(());
         }
@@ -395,7 +483,6 @@ impl<M: Mode> FrameAllocator<M> {
 
 impl<M: Mode> Drop for Local<'_, M> {
     fn drop(&mut self) {
-        self.lists.recent = self.recent;
         if self.cpu.wanted.load(Ordering::Relaxed) {
             self.drain();
         }
@@ -412,6 +499,22 @@ fn get_ready(front: &Front) -> Option<u32> {
     }
     front.ready.store(ready & (ready - 1), Ordering::Release);
     Some(lowest_item(ready))
+}
+
+/// The sort of front that serves an order, if any does: frames, blocks.
+#[inline]
+fn sort_index(order: Order) -> usize {
+    usize::from(order != Order::FRAME)
+}
+
+/// The number of a frame or block in the lists of its sort; `None` for what there are no lists of.
+#[inline]
+fn item_of(head: FrameId, order: Order) -> Option<u32> {
+    match order {
+        Order::FRAME => Some(head.0),
+        Order::BLOCK if head.index() == 0 => Some(head.block().0),
+        _ => None,
+    }
 }
 
 /// True for the orders that have per-CPU lists.

@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod migrate_type;
 pub mod page_type;
 pub mod request;
+pub mod slab;
 pub mod units;
 pub mod watermark;
 
@@ -28,3 +29,6 @@ mod throttle;
 #[cfg(test)]
 #[cfg(not(memsvc_loom))]
 mod model;
+
+#[cfg(all(test, memsvc_loom))]
+mod loom;

@@ -19,6 +19,9 @@ use super::sync::{zeroed_u16, zeroed_u32};
 use super::tag::Tag;
 use super::units::{BlockId, FRAMES_PER_BLOCK, FrameId, Order};
 
+/// The tags of one group.
+pub(crate) type GroupTags = [AtomicU16; GROUP as usize];
+
 /// Tags, reverse map and claims of all frames of an arena. All zero is: all free, none claimed.
 #[derive(Debug)]
 pub(crate) struct FrameTable {
@@ -37,7 +40,7 @@ impl FrameTable {
             tags: zeroed_u16(frames),
             rmap: zeroed_u32(frames),
             claims: zeroed_u16(frames / GROUP as usize),
-            block_tags: zeroed_u16(blocks),
+            block_tags: zeroed_u16(blocks.next_multiple_of(GROUP as usize)),
             block_claims: zeroed_u16(blocks.div_ceil(GROUP as usize)),
         }
     }
@@ -53,6 +56,16 @@ impl FrameTable {
             + self.claims.len() * 2
             + self.block_tags.len() * 2
             + self.block_claims.len() * 2
+    }
+
+    /// The tags of 32 frames, or of 32 blocks, for the fast path.
+    ///
+    /// # Panics
+    /// When there is no such group.
+    #[inline]
+    pub(crate) fn group_tags(&self, order: Order, group: u32) -> &GroupTags {
+        let tags = if order == Order::FRAME { &self.tags } else { &self.block_tags };
+        &tags.as_chunks().0[group as usize]
     }
 
     /// Where the tag of a frame, or of a block that is handed out whole, is kept; for the fast path.

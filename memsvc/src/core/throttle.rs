@@ -328,8 +328,9 @@ mod tests {
 #[cfg(all(test, memsvc_loom))]
 mod loom_tests {
     use super::*;
-    use loom::sync::Arc;
-    use loom::thread;
+    use crate::core::loom::model;
+    use ::loom::sync::Arc;
+    use ::loom::thread;
 
     const EVER: Duration = Duration::MAX;
     const SOON: Duration = Duration::ZERO;
@@ -359,7 +360,7 @@ mod loom_tests {
 
     #[test]
     fn loom_a_free_is_seen_or_wakes() {
-        loom::model(|| {
+        model(3, || {
             let reserve = Arc::new(Reserve::default());
             let free = spawn(&reserve, Reserve::free);
             assert_eq!(reserve.wait(EVER), Waited::Back);
@@ -369,19 +370,21 @@ mod loom_tests {
 
     #[test]
     fn loom_one_free_wakes_all_one_after_the_other() {
-        loom::model(|| {
+        model(3, || {
             let reserve = Arc::new(Reserve::default());
             let waiter = |reserve: &Reserve| assert_eq!(reserve.wait(EVER), Waited::Back);
             let others = [spawn(&reserve, waiter), spawn(&reserve, waiter)];
             reserve.free();
-            others.map(|other| other.join().unwrap());
+            for other in others {
+                other.join().unwrap();
+            }
             assert!(!reserve.throttle.is_waiting());
         });
     }
 
     #[test]
     fn loom_who_gives_up_hands_the_wake_up_on() {
-        loom::model(|| {
+        model(3, || {
             let reserve = Arc::new(Reserve::default());
             let impatient = spawn(&reserve, |reserve| {
                 reserve.wait(SOON);

@@ -21,6 +21,7 @@ const UFFDIO: u8 = 0xAA;
 const IOC_NEW: u32 = opcode::none(UFFDIO, 0x00);
 const UFFDIO_API: u32 = opcode::read_write::<uffdio_api>(UFFDIO, 0x3F);
 const UFFDIO_REGISTER: u32 = opcode::read_write::<uffdio_register>(UFFDIO, 0x00);
+const UFFDIO_UNREGISTER: u32 = opcode::read::<uffdio_range>(UFFDIO, 0x01);
 const UFFDIO_WAKE: u32 = opcode::read::<uffdio_range>(UFFDIO, 0x02);
 const UFFDIO_MOVE: u32 = opcode::read_write::<uffdio_move>(UFFDIO, 0x05);
 
@@ -114,6 +115,15 @@ impl Uffd {
         // SAFETY: the structure is the one that this request reads and writes. Registration makes
         // touches wait; the fault handler that ends the wait is the caller's.
         unsafe { ioctl(&self.0, Updater::<UFFDIO_REGISTER, _>::new(&mut register))? };
+        Ok(())
+    }
+
+    /// Ends the registration of a range: who waits there goes on, and its absent pages are the kernel's to fill.
+    pub(crate) fn unregister(&self, start: usize, len: usize) -> io::Result<()> {
+        let range = uffdio_range { start: start as u64, len: len as u64 };
+        // SAFETY: the request reads a range; touches of absent pages give zeroed memory from now on, as
+        // in any anonymous mapping.
+        unsafe { ioctl(&self.0, rustix::ioctl::Setter::<UFFDIO_UNREGISTER, _>::new(range))? };
         Ok(())
     }
 

@@ -74,23 +74,27 @@ impl Machine {
         let bytes = config.machine_config.mem_size_mib.bytes().unwrap_or(u64::MAX);
         let cpus = u8::try_from(config.machine_config.vcpu_count).map_err(LaunchError::new)?;
 
+        let power = Arc::new(Power::new({
+            let exit = Arc::clone(exit);
+            move |end| exit.set(reason(end))
+        }));
         let kvm = kvm::open().map_err(LaunchError::new)?;
         let regions = layout::ram_regions(bytes).map_err(LaunchError::new)?;
+        let failed = {
+            let power = Arc::clone(&power);
+            move |why| power.failed(why)
+        };
         let watermarks =
             config.memory.watermarks.map(|marks| marks.watermarks(config.machine_config.mem_size_mib));
         let watermarks = watermarks.transpose().map_err(LaunchError::new)?;
         let service = Config { watermarks, ..Config::new(regions.clone()) };
-        let memory = MemoryService::new(&service).map_err(LaunchError::new)?;
+        let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
         let vm = Vm::new(&kvm).map_err(LaunchError::new)?;
         let cpuid = Template::new(&kvm, cpus).map_err(LaunchError::new)?;
         vm.set_memory(memory.regions(), cpuid.address_bits()).map_err(LaunchError::new)?;
 
-        let power = Arc::new(Power::new({
-            let exit = Arc::clone(exit);
-            move |end| exit.set(reason(end))
-        }));
         let platform = Platform::new(config, &vm, &memory, &ram, &power)?;
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;

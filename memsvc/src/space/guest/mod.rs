@@ -160,6 +160,12 @@ impl GuestSpace {
         &self.uffd
     }
 
+    /// Lets whoever waits for a page go on, for the guest's end: an absent page is zeroed memory to them, as
+    /// ever, but it is not ours from now on.
+    pub(crate) fn let_go(&self) -> std::io::Result<()> {
+        self.uffd.unregister(self.mapping.base(), self.mapping.len())
+    }
+
     /// A panic under the lock is a bug of ours; the state is kept consistent step by step, so others
     /// go on with it rather than hang the guest.
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -76,6 +76,15 @@ impl Port {
         self.ier & IER_RECEIVE != 0 && self.mcr & MCR_LOOPBACK == 0 && !self.has_input() && !self.handling
     }
 
+    /// The driver says which interrupts it wants. The line falls and, where something is pending, rises
+    /// anew: a driver that has missed an edge gets another one when it next masks its interrupts for a
+    /// moment, as Linux does for each message of its console.
+    fn enable(&mut self, interrupts: u8) {
+        self.ier = interrupts;
+        // vm-superio raises an edge only for what IIR does not tell yet, and reading makes it forget.
+        let _ = self.uart.read(IIR);
+    }
+
     /// Reads IIR, which clears what it tells, except that there is input.
     fn read_iir(&mut self) -> u8 {
         let value = self.uart.read(IIR);
@@ -155,7 +164,7 @@ impl Shared {
     fn write(&self, offset: u8, value: u8) {
         let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
         match offset {
-            IER if port.lcr & LCR_DIVISOR == 0 => port.ier = value,
+            IER if port.lcr & LCR_DIVISOR == 0 => port.enable(value),
             LCR => port.lcr = value,
             MCR => port.mcr = value,
             _ => {}
@@ -226,6 +235,9 @@ mod tests {
 
     const DATA: u64 = 0;
     const LSR: u64 = 5;
+    const IER_TRANSMIT: u8 = 2;
+    const IIR_CAUSE: u8 = 0x0F;
+    const IIR_TRANSMIT: u8 = 2;
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -292,6 +304,31 @@ mod tests {
             assert!(idle.elapsed() < Duration::from_secs(60), "no interrupt after {} bytes", got.len());
         }
         assert!(got == text);
+    }
+
+    /// A lost edge (KVM's irqfd, or a host that emulates it, may lose one) does not stop the transmitter or
+    /// the receiver for ever: each mask and unmask of the interrupts raises it again.
+    #[test]
+    fn a_lost_edge_comes_again_with_the_next_unmask() {
+        let power = Arc::new(Power::new(|_| {}));
+        let (mut serial, irq, _, _) = serial(None, &power);
+        let edge = |irq: &EventFd| irq.read().is_ok();
+        serial.write(IER.into(), &[IER_TRANSMIT]);
+        serial.write(DATA, b"lost");
+        assert!(edge(&irq));
+        serial.write(IER.into(), &[0]);
+        assert!(!edge(&irq), "nothing is enabled");
+        serial.write(IER.into(), &[IER_TRANSMIT]);
+        assert!(edge(&irq), "the transmitter is empty");
+        assert_eq!(get(&mut serial, IIR.into()) & IIR_CAUSE, IIR_TRANSMIT);
+
+        serial.write(IER.into(), &[IER_RECEIVE]);
+        serial.send(b"x");
+        assert!(edge(&irq));
+        serial.write(IER.into(), &[0]);
+        serial.write(IER.into(), &[IER_RECEIVE]);
+        assert!(edge(&irq), "there is input");
+        assert_eq!(get(&mut serial, DATA), b'x');
     }
 
     #[test]

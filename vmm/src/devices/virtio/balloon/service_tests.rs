@@ -25,7 +25,7 @@ struct Fixture {
 
 /// A guest all of whose memory has been used.
 fn used_guest() -> Fixture {
-    let service = MemoryService::new(&Config::new(REGIONS.to_vec())).expect("a service on this host");
+    let service = MemoryService::new(&Config::new(REGIONS.to_vec()), |_| ()).expect("a service on this host");
     let ram = guest_memory(service.regions()).expect("RAM");
     let config = BalloonConfig { ram_mib: 16, free_page_reporting: true, ..Default::default() };
     let balloon = Balloon::new(config, Arc::clone(&service)).expect("balloon");

@@ -1,0 +1,64 @@
+//! Reserve frames serve `MEMALLOC` only, and only while there is nothing else.
+
+use super::{CPU, frames};
+use crate::core::alloc::Full;
+use crate::core::page_type::PageType;
+use crate::core::request::{AllocError, Flags, Request};
+use crate::core::slab::{SlabError, SlabRequest, Slabs};
+use crate::core::units::{Order, OwnerId};
+
+const MIN: u64 = 64;
+
+#[test]
+fn a_reserve_slab_serves_memalloc_only_and_only_until_memory_is_back() {
+    let frames = frames::<Full>(1, 1, MIN);
+    let slabs = Slabs::new(frames.clone(), OwnerId::HOST, 1);
+    let hog_request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
+    let hog: Vec<_> = std::iter::from_fn(|| frames.alloc(CPU, &hog_request).ok()).collect();
+    let plain = SlabRequest::new(100).unwrap().flags(Flags::NOWAIT);
+    let memalloc = plain.flags(Flags::MEMALLOC);
+
+    let first = slabs.alloc(CPU, &memalloc).unwrap();
+    assert!(frames.is_reserve(first.frame()));
+    assert_eq!((slabs.info().caches[0].reserve_slabs, frames.zone_info().reserve.in_use), (1, 1));
+    // It has places left, and they are not for everybody.
+    let refused = slabs.alloc(CPU, &plain).unwrap_err();
+    assert!(matches!(refused, SlabError::NoFrames { cause: AllocError::NoMemory { .. }, .. }), "{refused}");
+    assert_eq!(slabs.alloc(CPU, &memalloc).unwrap().frame(), first.frame());
+    // Also not when its group has been given back and is on the list.
+    slabs.shrink(CPU, 0);
+    assert!(slabs.alloc(CPU, &plain).is_err());
+    assert_eq!(slabs.alloc(CPU, &memalloc).unwrap().frame(), first.frame());
+    slabs.shrink(CPU, 0);
+
+    for frame in hog {
+        frames.free(CPU, frame, Order::FRAME).unwrap();
+    }
+    let normal = slabs.alloc(CPU, &memalloc).unwrap();
+    assert!(!frames.is_reserve(normal.frame()));
+    assert!(!frames.is_reserve(slabs.alloc(CPU, &plain).unwrap().frame()));
+    assert_eq!(slabs.info().caches[0].reserve_slabs, 1);
+}
+
+#[test]
+fn an_empty_reserve_slab_is_returned_at_once_and_its_frame_is_as_any_other() {
+    let frames = frames::<Full>(1, 1, MIN);
+    let slabs = Slabs::new(frames.clone(), OwnerId::HOST, 1);
+    let hog_request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
+    let hog: Vec<_> = std::iter::from_fn(|| frames.alloc(CPU, &hog_request).ok()).collect();
+    let memalloc = SlabRequest::new(4096).unwrap().flags(Flags::MEMALLOC);
+
+    let objects = [(); 2].map(|()| slabs.alloc(CPU, &memalloc).unwrap());
+    assert_eq!(frames.zone_info().reserve.in_use, 2);
+    // The front keeps the group that it held last; the other slab goes.
+    for object in objects {
+        slabs.free(CPU, object).unwrap();
+    }
+    assert_eq!(frames.zone_info().reserve.in_use, 1);
+    slabs.enter(CPU).drain();
+    assert_eq!(frames.zone_info().reserve.in_use, 0);
+    for frame in hog {
+        frames.free(CPU, frame, Order::FRAME).unwrap();
+    }
+    slabs.assert_all_is_back();
+}

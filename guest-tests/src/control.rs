@@ -98,9 +98,17 @@ impl Control {
     /// # Errors
     /// The monitor is gone, or it is QEMU.
     pub fn api_response(&self, method: &str, path: &str, body: Value) -> anyhow::Result<Response> {
-        let Control::Api(socket) = self else {
-            bail!("{method} {path} is for Aerostat; this guest runs under QEMU")
-        };
-        http::request(socket, method, path, (!body.is_null()).then_some(&body))
+        http::request(self.socket()?, method, path, (!body.is_null()).then_some(&body))
+    }
+
+    /// The socket of Aerostat's API.
+    ///
+    /// # Errors
+    /// It is QEMU.
+    pub fn socket(&self) -> anyhow::Result<&Path> {
+        match self {
+            Control::Api(socket) => Ok(socket),
+            Control::Qmp(..) => bail!("this call is for Aerostat; this guest runs under QEMU"),
+        }
     }
 }

@@ -41,6 +41,25 @@ impl Response {
 /// # Errors
 /// Nobody listens, or what came is not an HTTP response with a JSON body.
 pub fn request(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Response> {
+    let (status, body) = exchange(socket, method, path, body)?;
+    json(status, &body).with_context(|| format!("{method} {path} at {}", socket.display()))
+}
+
+/// Asks for what is plain text.
+///
+/// # Errors
+/// Nobody listens, the status is not 200, or what came is not text.
+pub fn text(socket: &Path, path: &str) -> anyhow::Result<String> {
+    let (status, body) = exchange(socket, "GET", path, None)?;
+    let text = String::from_utf8(body).with_context(|| format!("GET {path} is not text"))?;
+    if status != 200 {
+        bail!("GET {path}: status {status}: {text}");
+    }
+    Ok(text)
+}
+
+/// Status and body of the answer to a request.
+fn exchange(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<(u16, Vec<u8>)> {
     let what = || format!("{method} {path} at {}", socket.display());
     let mut stream = UnixStream::connect(socket).with_context(what)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -54,7 +73,7 @@ pub fn request(socket: &Path, method: &str, path: &str, body: Option<&Value>) ->
     read_response(&mut BufReader::new(stream)).with_context(what)
 }
 
-fn read_response(stream: &mut impl BufRead) -> anyhow::Result<Response> {
+fn read_response(stream: &mut impl BufRead) -> anyhow::Result<(u16, Vec<u8>)> {
     let mut line = String::new();
     stream.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -76,10 +95,14 @@ fn read_response(stream: &mut impl BufRead) -> anyhow::Result<Response> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
+    Ok((status, body))
+}
+
+fn json(status: u16, body: &[u8]) -> anyhow::Result<Response> {
     let body = if body.is_empty() {
         Value::Null
     } else {
-        serde_json::from_slice(&body).context("the body is not JSON")?
+        serde_json::from_slice(body).context("the body is not JSON")?
     };
     Ok(Response { status, body })
 }
@@ -90,14 +113,15 @@ mod tests {
 
     #[test]
     fn empty_and_json_bodies_are_read() -> anyhow::Result<()> {
-        let empty = read_response(&mut &b"HTTP/1.1 204 No Content\r\n\r\n"[..])?;
+        let read = |mut text: &[u8]| read_response(&mut text).and_then(|(status, body)| json(status, &body));
+        let empty = read(b"HTTP/1.1 204 No Content\r\n\r\n")?;
         assert_eq!((empty.status, empty.body), (204, Value::Null));
         let refused =
             &b"HTTP/1.1 400 Bad Request\r\ncontent-length: 21\r\n\r\n{\"fault_message\":\"x\"}trailing"[..];
-        let refused = read_response(&mut { refused })?;
+        let refused = read(refused)?;
         assert_eq!(refused.body.get("fault_message").and_then(Value::as_str), Some("x"));
         assert!(refused.success().is_err());
-        assert!(read_response(&mut &b"hello\r\n"[..]).is_err());
+        assert!(read(b"hello\r\n").is_err());
         Ok(())
     }
 }

@@ -200,7 +200,7 @@ impl MemoryService {
 
     /// The slab caches.
     pub fn slab_info(&self) -> SlabInfo {
-        SlabInfo::default()
+        self.space.slabs().info()
     }
 
     /// All states and counters, at one moment, but for what is resident: that is read just before,

@@ -1,6 +1,8 @@
 //! Guest RAM is the memory service's: absent until touched, and huge where it is there.
 
-use anyhow::ensure;
+mod tables;
+
+use anyhow::{Context, ensure};
 use guest_tests::{Pages, TestVm, host};
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -12,6 +14,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(ours("memory::resident_ram_is_huge_and_stays_so_through_inflate_and_deflate", huge));
     trials.extend(ours("memory::untouched_ram_is_absent", absent));
     trials.extend(ours("memory::frames_by_type_add_up", adds_up));
+    trials.extend(tables::trials());
     trials
 }
 
@@ -48,21 +51,26 @@ fn adds_up() -> anyhow::Result<()> {
     let mut vm = guest()?.start()?;
     vm.balloon(100)?;
     let memory = vm.control.api("GET", "/memory", Value::Null)?;
-    let number = |path: &str| -> anyhow::Result<u64> {
-        let value = memory.pointer(path).and_then(Value::as_u64);
-        value.ok_or_else(|| anyhow::anyhow!("GET /memory has no {path}: {memory}"))
-    };
-    let types = memory.pointer("/arena/frames_by_type").and_then(Value::as_object);
-    let sum: u64 = types.into_iter().flat_map(|types| types.values()).filter_map(Value::as_u64).sum();
-    ensure!(
-        sum == number("/arena/frames")?,
-        "frames by type add up to {sum}, the arena has {}",
-        number("/arena/frames")?
-    );
+    let number = |path: &str| number(&memory, path);
+    let frames = number("/arena/frames")?;
+    let sum = sum(&memory, "/arena/frames_by_type")?;
+    ensure!(sum == frames, "frames by type add up to {sum}, the arena has {frames}");
     let blocks =
         number("/guest/absent_blocks")? + number("/guest/huge_blocks")? + number("/guest/split_blocks")?;
     ensure!(blocks == number("/guest/blocks")?, "blocks by state add up to {blocks}");
     ensure!(number("/guest/ballooned_frames")? == 100 << 8, "the ledger holds {memory}");
     ensure!(number("/refusals/outside_ram")? == 0, "a well-behaved guest was refused: {memory}");
     vm.shut_down()
+}
+
+/// The number at this place of an answer.
+fn number(answer: &Value, path: &str) -> anyhow::Result<u64> {
+    answer.pointer(path).and_then(Value::as_u64).with_context(|| format!("no {path} in {answer}"))
+}
+
+/// The sum of the numbers in an object at this place of an answer.
+fn sum(answer: &Value, path: &str) -> anyhow::Result<u64> {
+    let numbers = answer.pointer(path).and_then(Value::as_object);
+    let numbers = numbers.with_context(|| format!("no {path} in {answer}"))?;
+    Ok(numbers.values().filter_map(Value::as_u64).sum())
 }

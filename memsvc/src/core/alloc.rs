@@ -8,7 +8,8 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `local` | getting and putting, fast and slow |
+//! | `local` | getting and putting: the fast paths |
+//! | `refill`, `put` | what they fall back to |
 //! | `cpu` | the per-CPU lists themselves |
 //! | `drain` | from per-CPU lists back to the free lists: one CPU, all CPUs |
 //! | `buddy`, `block`, `blockset` | the free lists |

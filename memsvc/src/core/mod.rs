@@ -19,6 +19,8 @@ mod check;
 mod cpu;
 mod drain;
 mod local;
+mod put;
+mod refill;
 mod report;
 mod retag;
 mod sync;

@@ -197,7 +197,8 @@ impl Drop for Place<'_> {
     }
 }
 
-#[cfg(all(test, not(memsvc_loom)))]
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
 mod tests {
     use super::*;
     use std::sync::Mutex;

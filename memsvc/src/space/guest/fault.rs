@@ -59,7 +59,7 @@ impl GuestSpace {
                 state.burst = state.burst.saturating_add(1);
                 let result = self.move_block_in(&mut state, frame, block);
                 drop(state);
-                self.refill.used();
+                self.refill.wake();
                 return result;
             }
             drop(state);

@@ -41,6 +41,7 @@ use crate::core::alloc::{Config, FrameAllocator};
 use crate::core::bitmap::BlockBitmap;
 use crate::core::deferral::Deferral;
 use crate::core::ledger::Ledger;
+use crate::core::slab::Slabs;
 use crate::core::units::{BLOCK_SIZE, BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, GuestFrame, OwnerId};
 use crate::core::watermark::Watermarks;
 use crate::stats::{Counter, FaultCounters, MoveCounters, RefusalCounters};
@@ -94,7 +95,9 @@ pub(crate) struct GuestSpace {
     arena: Arena,
     uffd: Uffd,
     pagemap: Pagemap,
-    alloc: FrameAllocator,
+    alloc: Arc<FrameAllocator>,
+    /// Objects of the monitor's own, smaller than a frame.
+    slabs: Slabs,
     state: Mutex<State>,
     refill: Arc<Refill>,
     faults: FaultCounters,
@@ -120,8 +123,9 @@ impl GuestSpace {
             let refill = Arc::clone(&refill);
             Box::new(move || refill.give_back())
         };
-        let alloc = FrameAllocator::new(Config { blocks: arena_blocks, cpus: CPUS, watermarks })
-            .with_reclaimer(reclaimer);
+        let config = Config { blocks: arena_blocks, cpus: CPUS, watermarks };
+        let alloc = Arc::new(FrameAllocator::new(config).with_reclaimer(reclaimer));
+        let slabs = Slabs::new(Arc::clone(&alloc), OwnerId::HOST, CPUS);
         alloc.set_limit(GUEST, Some(u64::from(guest_blocks) * FRAMES_PER_BLOCK as u64));
         let state = State {
             poisoned: vec![BlockBitmap::EMPTY; arena_blocks as usize],
@@ -142,6 +146,7 @@ impl GuestSpace {
             uffd,
             pagemap,
             alloc,
+            slabs,
             state: Mutex::new(state),
             refill,
             faults: FaultCounters::default(),
@@ -174,6 +179,10 @@ impl GuestSpace {
 
     pub(crate) fn allocator(&self) -> &FrameAllocator {
         &self.alloc
+    }
+
+    pub(crate) fn slabs(&self) -> &Slabs {
+        &self.slabs
     }
 
     fn address(&self, frame: GuestFrame) -> usize {

@@ -1,7 +1,8 @@
 //! The stash: zeroed blocks made ahead of a burst of faults, given back when it is over.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, PoisonError};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::free::Slots;
@@ -19,25 +20,27 @@ const STASH_IDLE: Duration = Duration::from_millis(500);
 /// One block for the stash.
 const STASH_BLOCK: Request = Request::new(Order::BLOCK, PageType::Stash).flags(Flags::NOWAIT);
 
-/// What wakes the refiller.
+/// What wakes the refiller. A wake-up that comes before it sleeps is kept, so none is lost, and none takes
+/// a lock: the allocator calls from under any.
 #[derive(Debug, Default)]
 pub(super) struct Refill {
-    changed: Condvar,
-    /// Free memory is low: the stash is wanted back.
-    give_back: AtomicBool,
+    thread: OnceLock<Thread>,
+    /// Free memory is low: the stash is wanted back, and slabs that are empty.
+    low: AtomicBool,
 }
 
 impl Refill {
-    /// For the allocator, which is called under guest space's lock: so the refiller cannot miss it
-    /// between looking and waiting.
+    /// Free memory is low.
     pub(super) fn give_back(&self) {
-        self.give_back.store(true, Ordering::Relaxed);
-        self.changed.notify_all();
+        self.low.store(true, Ordering::Relaxed);
+        self.wake();
     }
 
-    /// A fault took a block of the stash.
-    pub(super) fn used(&self) {
-        self.changed.notify_one();
+    /// There is something to look at.
+    pub(super) fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
     }
 }
 
@@ -76,42 +79,41 @@ impl GuestSpace {
         Made::NoHugePage(Some(block))
     }
 
-    /// The refiller's loop: keeps the stash ahead of a burst of faults, and gives it back when idle.
-    /// Ends at [`Self::stop`].
+    /// The refiller's loop: keeps the stash ahead of a burst of faults, and gives it back when idle or when
+    /// memory is low. Ends at [`Self::stop`].
     pub(crate) fn keep_stash(&self) {
+        let _ = self.refill.thread.set(thread::current());
         loop {
+            let low = self.refill.low.swap(false, Ordering::Relaxed);
+            if low {
+                self.slabs.shrink(CPU, 0);
+            }
             let mut state = self.lock();
             if state.stopping {
                 return;
             }
             let idle = state.last_fault.elapsed() >= STASH_IDLE;
-            if idle || self.refill.give_back.swap(false, Ordering::Relaxed) {
+            if idle || low {
                 state.burst = 0;
                 self.release_stash(&mut state);
             }
             let wanted = state.burst.min(STASH_MAX).min(state.absent);
             if state.stash.len() < wanted {
                 drop(state);
-                let made = self.make_zeroed_block();
-                state = self.lock();
-                match made {
+                match self.make_zeroed_block() {
                     Made::Block => continue,
                     Made::NoHugePage(None) => {}
-                    Made::NoHugePage(Some(block)) => self.free_block(&mut state, block, Slots::PageTable),
+                    Made::NoHugePage(Some(block)) => {
+                        self.free_block(&mut self.lock(), block, Slots::PageTable)
+                    }
                 }
-                if state.stopping {
-                    return;
-                }
-            }
-            if idle && state.burst == 0 {
-                drop(self.refill.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
             } else {
-                drop(
-                    self.refill
-                        .changed
-                        .wait_timeout(state, STASH_IDLE)
-                        .unwrap_or_else(PoisonError::into_inner),
-                );
+                drop(state);
+            }
+            if idle {
+                thread::park();
+            } else {
+                thread::park_timeout(STASH_IDLE);
             }
         }
     }
@@ -119,6 +121,6 @@ impl GuestSpace {
     /// Ends the refiller.
     pub(crate) fn stop(&self) {
         self.lock().stopping = true;
-        self.refill.changed.notify_all();
+        self.refill.wake();
     }
 }

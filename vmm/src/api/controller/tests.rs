@@ -89,12 +89,12 @@ fn a_refused_change_leaves_no_trace_and_a_failed_start_can_be_repeated() {
     let (mut controller, _) = fake::controller();
     controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
     controller.set_balloon_config(of(json!({"amount_mib": 128, "deflate_on_oom": true}))).expect("set");
-    let shrunk = controller.update_machine_config(of(json!({"mem_size_mib": 64})));
-    assert_eq!(refused(shrunk), "The balloon of 128 MiB is larger than the guest's memory of 64 MiB.");
     controller.update_machine_config(of(json!({"mem_size_mib": 256}))).expect("set");
     let watermarks = json!({"min_kib": 1024, "low_kib": 2048, "high_kib": 131_072});
     controller.set_watermarks(of(watermarks)).expect("set");
     let before = controller.config().clone();
+    let shrunk = controller.update_machine_config(of(json!({"mem_size_mib": 64})));
+    assert_eq!(refused(shrunk), "The balloon of 128 MiB is larger than the guest's memory of 64 MiB.");
     assert_eq!(
         refused(controller.update_machine_config(of(json!({"mem_size_mib": 128})))),
         "The high watermark of 131072 KiB is more than half of the guest's memory of 128 MiB."

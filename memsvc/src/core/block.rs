@@ -105,7 +105,7 @@ impl Block {
 
     /// Works out the largest chunk after frames were taken.
     pub(crate) fn settle(&mut self) {
-        self.largest = largest(&self.free);
+        self.largest = if self.free_frames == 0 { 0 } else { largest(&self.free) };
     }
 
     /// Makes these frames of one word (bits of frames `64 * word` and on) free. False, and nothing

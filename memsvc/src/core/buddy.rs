@@ -158,7 +158,7 @@ impl Buddy {
             self.free -= u64::from(some);
             self.relist(block, before);
             taken += some;
-            if taken == max || out.is_full() {
+            if taken == max || taken >= GROUP || out.is_full() {
                 break;
             }
         }

@@ -60,11 +60,10 @@ impl<M: Mode> Local<'_, M> {
     /// empty.
     fn make_ready(&mut self, index: usize, group: u32, bits: u32) {
         let (front, order) = (&self.cpu.fronts[index], sort_of(index));
-        let mut shared = false;
         self.let_go(index);
         if M::CHECKED {
-            shared = !self.alloc.table.claim(order, group);
-            let tag = front.tag().with_shared(shared);
+            self.alloc.table.claim(order, group);
+            let tag = front.tag();
             let tags = self.alloc.table.group_tags(order, group);
             if bits == u32::MAX {
                 tags.iter().for_each(|cell| cell.store(tag.bits(), Ordering::Relaxed));
@@ -76,7 +75,8 @@ impl<M: Mode> Local<'_, M> {
                 }
             }
         }
-        front.ready.store(word_of(group, bits, shared), Ordering::Release);
+        front.mine.store(bits, Ordering::Relaxed);
+        front.ready.store(word_of(group, bits), Ordering::Release);
         self.turn_to(index);
     }
 
@@ -85,18 +85,20 @@ impl<M: Mode> Local<'_, M> {
         let order = sort_of(index);
         let sort = sort_index(order);
         self.lists.recent[sort] = index;
-        self.recent[sort] = Recent::new(self.alloc, &self.cpu.fronts[index], order);
+        self.recent[sort] = Recent::new(&self.cpu.fronts[index]);
     }
 
     /// Lets go of the ready group of a front, which must be empty.
     pub(super) fn let_go(&self, index: usize) {
         let front = &self.cpu.fronts[index];
+        let last = any_group_of(front.ready.load(Ordering::Relaxed));
+        front.mine.store(0, Ordering::Relaxed);
+        front.ready.store(NO_GROUP, Ordering::Release);
         if M::CHECKED
-            && let Some(group) = any_group_of(front.ready.load(Ordering::Relaxed))
+            && let Some(group) = last
         {
             self.alloc.table.unclaim(sort_of(index), group);
         }
-        front.ready.store(NO_GROUP, Ordering::Release);
     }
 
     /// Gets memory from the free lists for one request, and more for those that follow it.
@@ -189,7 +191,7 @@ impl<M: Mode> Local<'_, M> {
     fn take_beyond(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
         let order = request.get_order();
         let reserve = buddy.free() < self.alloc.watermarks.min + u64::from(order.frames());
-        let tag = request.tag().with_reserve(reserve).with_shared(true);
+        let tag = request.tag().with_reserve(reserve);
         let movable = tag.page_type().is_movable();
         let head = if is_fronted(order) {
             let mut one = GroupStack::new();

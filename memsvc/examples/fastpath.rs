@@ -5,10 +5,9 @@
 //! of them takes the fast path.
 //!
 //! # Shared cache lines
-//! A get reads the front that its CPU used last and writes one word of it. A put reads the same, and the tag
-//! of what is put, in the frame table; it writes one word of the front. Fronts are part of their CPU's
-//! struct, which shares no line with another's. So of the lines that several CPUs use, the fast paths read
-//! the line of the tag, which others write only when they refill or free there, and write none.
+//! Frames and blocks: a get reads the front that its CPU used last and writes one word of it; a put reads
+//! one word more, which stands for the tags. Fronts are part of their CPU's struct, which shares no line
+//! with another's. So of the lines that several CPUs use, these fast paths touch none.
 //!
 //! That can be seen: this program says where the functions lie, and `ci/callgrind` reads a trace of all
 //! addresses that they read and write. No line that they write on one CPU may be touched on the other.

@@ -238,6 +238,14 @@ impl<M: Mode> FrameAllocator<M> {
         }
     }
 
+    /// The tag of a frame, or of a block that is handed out whole, is about to change: no front takes it
+    /// back by a look at its own word any more.
+    pub(super) fn disown(&self, order: Order, item: u32) {
+        if self.table.is_claimed(order, item / GROUP) {
+            self.cpus.iter().flat_map(|cpu| cpu.sort(order)).for_each(|front| front.disown(item));
+        }
+    }
+
     fn is_ready_item(&self, order: Order, item: u32) -> bool {
         let has = |cpu: &Cpu| cpu.sort(order).iter().any(|front| front.has_ready(item));
         self.table.is_claimed(order, item / GROUP) && self.cpus.iter().any(has)

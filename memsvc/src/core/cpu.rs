@@ -12,16 +12,17 @@
 //!            full it is drained to the free lists, where the bits decide what is free
 //! ```
 //! The frames of the ready group are tagged as handed out already, and charged: so getting one costs
-//! nothing for tags, charges or reserve, and putting it back costs a look at its tag. A refill takes
-//! more each time, up to a block, and a drain of all lists sets it back: lists are sized by use.
+//! nothing for tags, charges or reserve. A refill takes more each time, up to a block, and a drain of all
+//! lists sets it back: lists are sized by use.
 //!
-//! `ready` is the whole state of the fast path, and others may read it: `free` on another CPU does, when
-//! the claims of a group say that frames of it may be ready somewhere.
+//! Putting one back costs a look at a second word, `mine`: the frames of the ready group that this front
+//! has tagged, and that are tagged so still. Whoever changes the tag of a frame, by freeing it elsewhere
+//! or by retagging it, takes it out of there first, if the claims of its group say that it may be in
+//! anybody's. So `mine` stands for the tags, and the fast paths touch nothing that is not their CPU's own.
+//! And two fronts may have the same group ready: each takes only what it has handed out itself.
 //!
-//! Two fronts may come to have the same group ready, with different frames of it. Then a frame that is
-//! ready in one must not be believed when it is freed, again, into the other. So only the first that
-//! claims a group owns it and takes frees of its frames into the word; those that share it do not, and
-//! tag their frames so that the owner does not either.
+//! Others may read `ready` too: `free` does, when the claims of a group say that frames of it may be
+//! ready somewhere.
 
 use super::block::GROUP;
 use super::buddy::GroupStack;
@@ -49,12 +50,9 @@ pub(crate) const fn front_of(tag: Tag) -> usize {
     sort + (tag.bits() as usize + 3 * tag.owner().0 as usize) % SORT
 }
 
-/// No group: what is ready in a front that has nothing.
+/// No group: what is ready in a front that has nothing. Groups of frames have 27 bits.
 pub(crate) const NO_GROUP: u64 = (NO_GROUP_ID as u64) << 32;
-const NO_GROUP_ID: u32 = SHARED - 1;
-/// Set in the group of a `ready` word when others have it too. Groups of frames have 27 bits, so that it
-/// falls out when the group becomes a frame number.
-const SHARED: u32 = 1 << 31;
+const NO_GROUP_ID: u32 = u32::MAX;
 
 /// What a front calls the requests that it serves: their tag and migrate type. 0 is none.
 pub(crate) const fn key(tag: Tag, migrate_type: MigrateType) -> u32 {
@@ -70,6 +68,8 @@ pub(crate) const fn sort_of(front: usize) -> Order {
 #[derive(Debug)]
 pub(crate) struct Front {
     pub(crate) ready: AtomicU64,
+    /// Of the ready group, those that may be put back into it.
+    pub(crate) mine: AtomicU32,
     pub(crate) key: AtomicU32,
     /// Frames, or blocks, in the stack.
     pub(crate) stacked: AtomicU32,
@@ -81,6 +81,7 @@ impl Front {
     fn new() -> Self {
         Self {
             ready: AtomicU64::new(NO_GROUP),
+            mine: AtomicU32::new(0),
             key: AtomicU32::new(0),
             stacked: AtomicU32::new(0),
             freed_len: AtomicU32::new(0),
@@ -107,22 +108,30 @@ impl Front {
         self.freed_len.load(Ordering::Relaxed)
     }
 
+    /// The tag of this frame (or block) changes: it is not put back into the ready group.
+    pub(crate) fn disown(&self, item: u32) {
+        if group_of(self.ready.load(Ordering::Acquire)) == item / GROUP {
+            // If the group has just changed, a frame of the new one goes the long way: no harm.
+            self.mine.fetch_and(!(1 << (item % GROUP)), Ordering::Relaxed);
+        }
+    }
+
     /// True when this very frame (or block) is ready.
     pub(crate) fn has_ready(&self, item: u32) -> bool {
         let ready = self.ready.load(Ordering::Acquire);
-        group_of(ready) & !SHARED == item / GROUP && ready >> (item % GROUP) & 1 == 1
+        group_of(ready) == item / GROUP && ready >> (item % GROUP) & 1 == 1
     }
 }
 
-/// The group of a `ready` word, if frees may go into it; a number that no group has if not.
+/// The group of a `ready` word; a number that no group has if there is none.
 #[inline]
 pub(crate) fn group_of(ready: u64) -> u32 {
     (ready >> 32) as u32
 }
 
-/// The group of a `ready` word, shared or not.
+/// The group of a `ready` word, if it has one.
 pub(crate) fn any_group_of(ready: u64) -> Option<u32> {
-    let group = group_of(ready) & !SHARED;
+    let group = group_of(ready);
     (group != NO_GROUP_ID).then_some(group)
 }
 
@@ -134,8 +143,7 @@ pub(crate) fn lowest_item(ready: u64) -> u32 {
 
 /// The `ready` word of a group.
 #[inline]
-pub(crate) fn word_of(group: u32, bits: u32, shared: bool) -> u64 {
-    let group = if shared { group | SHARED } else { group };
+pub(crate) fn word_of(group: u32, bits: u32) -> u64 {
     u64::from(group) << 32 | u64::from(bits)
 }
 

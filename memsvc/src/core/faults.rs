@@ -30,7 +30,7 @@ mod tests {
     use crate::core::units::{CpuId, FrameId, Order, OwnerId};
     use crate::core::watermark::Watermarks;
 
-    const BLOCKS: u32 = 3;
+    const BLOCKS: u32 = 4;
     const MARKS: Watermarks = Watermarks { min: 40, low: 50, high: 60 };
 
     #[derive(Default)]
@@ -44,18 +44,21 @@ mod tests {
             for _ in 0..times {
                 match alloc.enter(CpuId(cpu)).alloc(request) {
                     Ok(head) => self.live.push((head, order)),
-                    Err(AllocError::NoMemory { .. }) => self.failed += 1,
+                    Err(AllocError::NoMemory { .. }) => {
+                        self.failed += 1;
+                        assert_eq!(alloc.check(), Ok(()));
+                    }
                     Err(error) => panic!("{error}"),
                 }
-                assert_eq!(alloc.check(), Ok(()));
             }
+            assert_eq!(alloc.check(), Ok(()));
         }
 
         fn put(&mut self, alloc: &FrameAllocator, cpu: u8, times: usize) {
             for (head, order) in self.live.split_off(self.live.len().saturating_sub(times)) {
                 assert_eq!(alloc.free(CpuId(cpu), head, order), Ok(()));
-                assert_eq!(alloc.check(), Ok(()));
             }
+            assert_eq!(alloc.check(), Ok(()));
         }
 
         /// All orders, what is taken only for who frees memory, lists that fill, drain and change over,

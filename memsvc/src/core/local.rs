@@ -2,11 +2,10 @@
 
 use super::alloc::{FrameAllocator, Full, Mode};
 use super::block::GROUP;
-use super::cpu::{Cpu, FRONTS, Front, Lists, any_group_of, group_of, head_of, lowest_item, sort_of};
+use super::cpu::{Cpu, FRONTS, Front, Lists, group_of, head_of, lowest_item};
 use super::request::{AllocError, FreeError, Request};
 use super::sync::MutexGuard;
 use super::sync::atomic::Ordering;
-use super::table::GroupTags;
 use super::units::{FrameId, Order};
 
 /// The lists of one CPU, held: nobody else gets at them meanwhile, so do not wait with it in hand.
@@ -23,21 +22,17 @@ pub struct Local<'a, M: Mode = Full> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recent<'a> {
     pub(super) front: &'a Front,
-    /// Those of its ready group, if it has one.
-    tags: &'a GroupTags,
     /// Its key, as long as it has a ready group.
     pub(super) key: u32,
 }
 
 impl<'a> Recent<'a> {
-    pub(super) fn new<M: Mode>(alloc: &'a FrameAllocator<M>, front: &'a Front, order: Order) -> Self {
-        let group = any_group_of(front.ready.load(Ordering::Relaxed)).unwrap_or(0);
-        let key = front.key.load(Ordering::Relaxed);
-        Self { front, tags: alloc.table.group_tags(order, group), key }
+    pub(super) fn new(front: &'a Front) -> Self {
+        Self { front, key: front.key.load(Ordering::Relaxed) }
     }
 
-    /// The `ready` word with one more item. `None` when that is not of the group, not tagged as the front
-    /// tags what it hands out, or ready already.
+    /// The `ready` word with one more item. `None` when that is not of the group, not handed out by this
+    /// front, tagged otherwise since, or ready already.
     #[inline]
     fn with_ready<M: Mode>(&self, ready: u64, head: FrameId, order: Order) -> Option<u64> {
         let item = item_of(head, order)?;
@@ -45,7 +40,7 @@ impl<'a> Recent<'a> {
             return None;
         }
         let nth = item % GROUP;
-        if M::CHECKED && self.tags[nth as usize].load(Ordering::Relaxed) != self.key as u16 {
+        if M::CHECKED && self.front.mine.load(Ordering::Relaxed) >> nth & 1 == 0 {
             return None;
         }
         let with = ready | 1 << nth;
@@ -57,7 +52,7 @@ impl<'a, M: Mode> Local<'a, M> {
     pub(super) fn new(alloc: &'a FrameAllocator<M>, cpu: &'a Cpu, lists: MutexGuard<'a, Lists>) -> Self {
         let recent = lists.recent.map(|index| {
             let index = index % FRONTS;
-            Recent::new(alloc, &cpu.fronts[index], sort_of(index))
+            Recent::new(&cpu.fronts[index])
         });
         Self { alloc, cpu, lists, recent }
     }
@@ -86,8 +81,8 @@ impl<'a, M: Mode> Local<'a, M> {
     /// Takes back what was handed out, whatever its page type, and uncharges it.
     ///
     /// # Errors
-    /// [`FreeError`] says why it cannot be freed, what it is and whose; nothing has changed then. The
-    /// tag is read and written, not exchanged: of two threads that free the same frame at the very same
+    /// [`FreeError`] says why it cannot be freed, what it is and whose; nothing has changed then. What
+    /// is looked at is read and written, not exchanged: of two threads that free the same frame at the very same
     /// moment, both may be believed. The second is found out when it is drained, and counted, unless the
     /// frame has been handed out again by then: then it frees what is in use, as a late second free would.
     #[inline]

@@ -63,6 +63,9 @@ impl<M: Mode> Local<'_, M> {
                 return Err(error);
             }
         };
+        if let Some(item) = item_of(head, order) {
+            self.alloc.disown(order, item);
+        }
         if !is_fronted(order) || tag.is_mixed() || tag.is_reserve() {
             return self.free_now(head, order, tag);
         }
@@ -151,7 +154,7 @@ impl<M: Mode> FrameAllocator<M> {
             Some(is) if is != order => {
                 Err(FreeError::WrongOrder { frame: head, tag: tag.page_type(), owner, is, given: order })
             }
-            Some(_) => Ok(tag.with_shared(false)),
+            Some(_) => Ok(tag),
         }
     }
 }

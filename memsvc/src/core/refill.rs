@@ -29,13 +29,13 @@ impl<M: Mode> Local<'_, M> {
                 return self.alloc(request);
             }
         }
-        if let Ok(frame) = self.refill(index, request) {
+        if let Ok(frame) = self.refill(index, request, false) {
             return Ok(frame);
         }
         // What others hold may be what is missing, and counts against a limit too.
         self.drain();
         self.alloc.drain_others(Some(self.cpu.id));
-        self.refill(index, request).inspect_err(|error| self.count_failure(request, error))
+        self.refill(index, request, true).inspect_err(|error| self.count_failure(request, error))
     }
 
     fn count_failure(&self, request: &Request, error: &AllocError) {
@@ -60,11 +60,10 @@ impl<M: Mode> Local<'_, M> {
     /// empty.
     fn make_ready(&mut self, index: usize, group: u32, bits: u32) {
         let (front, order) = (&self.cpu.fronts[index], sort_of(index));
-        let mut shared = false;
         self.let_go(index);
         if M::CHECKED {
-            shared = !self.alloc.table.claim(order, group);
-            let tag = front.tag().with_shared(shared);
+            self.alloc.table.claim(order, group);
+            let tag = front.tag();
             let tags = self.alloc.table.group_tags(order, group);
             if bits == u32::MAX {
                 tags.iter().for_each(|cell| cell.store(tag.bits(), Ordering::Relaxed));
@@ -76,7 +75,8 @@ impl<M: Mode> Local<'_, M> {
                 }
             }
         }
-        front.ready.store(word_of(group, bits, shared), Ordering::Release);
+        front.mine.store(bits, Ordering::Relaxed);
+        front.ready.store(word_of(group, bits), Ordering::Release);
         self.turn_to(index);
     }
 
@@ -85,28 +85,30 @@ impl<M: Mode> Local<'_, M> {
         let order = sort_of(index);
         let sort = sort_index(order);
         self.lists.recent[sort] = index;
-        self.recent[sort] = Recent::new(self.alloc, &self.cpu.fronts[index], order);
+        self.recent[sort] = Recent::new(&self.cpu.fronts[index]);
     }
 
     /// Lets go of the ready group of a front, which must be empty.
     pub(super) fn let_go(&self, index: usize) {
         let front = &self.cpu.fronts[index];
+        let last = any_group_of(front.ready.load(Ordering::Relaxed));
+        front.mine.store(0, Ordering::Relaxed);
+        front.ready.store(NO_GROUP, Ordering::Release);
         if M::CHECKED
-            && let Some(group) = any_group_of(front.ready.load(Ordering::Relaxed))
+            && let Some(group) = last
         {
             self.alloc.table.unclaim(sort_of(index), group);
         }
-        front.ready.store(NO_GROUP, Ordering::Release);
     }
 
     /// Gets memory from the free lists for one request, and more for those that follow it.
-    fn refill(&mut self, index: usize, request: &Request) -> Result<FrameId, AllocError> {
+    fn refill(&mut self, index: usize, request: &Request, drained: bool) -> Result<FrameId, AllocError> {
         let mut buddy = lock(&self.alloc.buddy);
         buddy.counters.refills += 1;
         let result = if is_fronted(request.get_order()) {
-            self.refill_front(&mut buddy, index, request)
+            self.refill_front(&mut buddy, index, request, drained)
         } else {
-            self.take_chunk(&mut buddy, request)
+            self.take_chunk(&mut buddy, request, drained)
         };
         buddy.lowest_free = buddy.lowest_free.min(buddy.free());
         let free = buddy.free();
@@ -121,6 +123,7 @@ impl<M: Mode> Local<'_, M> {
         buddy: &mut Buddy,
         index: usize,
         request: &Request,
+        drained: bool,
     ) -> Result<FrameId, AllocError> {
         let (order, tag) = (sort_of(index), request.tag());
         let front = &self.cpu.fronts[index];
@@ -133,7 +136,7 @@ impl<M: Mode> Local<'_, M> {
         let most = u64::from(self.lists.fronts[index].batch) << order.get();
         let allowed = match self.allowed(buddy, request, most) {
             Ok(allowed) => allowed,
-            Err(_) if is_memalloc(request) => return self.take_beyond(buddy, request),
+            Err(error) if goes_beyond(request, error, drained) => return self.take_beyond(buddy, request),
             Err(error) => return Err(error),
         };
         let movable = M::CHECKED && request.get_page_type().is_movable();
@@ -188,7 +191,7 @@ impl<M: Mode> Local<'_, M> {
     fn take_beyond(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
         let order = request.get_order();
         let reserve = buddy.free() < self.alloc.watermarks.min + u64::from(order.frames());
-        let tag = request.tag().with_reserve(reserve).with_shared(true);
+        let tag = request.tag().with_reserve(reserve);
         let movable = tag.page_type().is_movable();
         let head = if is_fronted(order) {
             let mut one = GroupStack::new();
@@ -211,10 +214,11 @@ impl<M: Mode> Local<'_, M> {
     }
 
     /// A chunk of order 1 to 8: there are no per-CPU lists of them.
-    fn take_chunk(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
+    fn take_chunk(&self, buddy: &mut Buddy, request: &Request, drained: bool) -> Result<FrameId, AllocError> {
         let order = request.get_order();
         if let Err(error) = self.allowed(buddy, request, order.frames().into()) {
-            return if is_memalloc(request) { self.take_beyond(buddy, request) } else { Err(error) };
+            let beyond = goes_beyond(request, error, drained);
+            return if beyond { self.take_beyond(buddy, request) } else { Err(error) };
         }
         let movable = request.get_page_type().is_movable();
         let Some(head) = buddy.take_chunk(order, request.get_migrate_type(), movable) else {
@@ -235,6 +239,8 @@ impl<M: Mode> Local<'_, M> {
     }
 }
 
-fn is_memalloc(request: &Request) -> bool {
-    request.get_flags().contains(Flags::MEMALLOC)
+/// Who frees memory is not stopped. Beyond a limit it goes only once the per-CPU lists are drained: what they
+/// hold is charged ahead, and would be handed to others although their owner has too much by then.
+fn goes_beyond(request: &Request, error: AllocError, drained: bool) -> bool {
+    request.get_flags().contains(Flags::MEMALLOC) && (drained || matches!(error, AllocError::NoMemory { .. }))
 }

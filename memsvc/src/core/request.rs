@@ -87,7 +87,7 @@ impl Request {
     /// # Panics
     /// When there cannot be such an owner.
     pub const fn charge_to(mut self, owner: OwnerId) -> Request {
-        assert!((owner.0 as usize) < OwnerId::COUNT, "there are 32 owners");
+        assert!((owner.0 as usize) < OwnerId::COUNT, "there are 64 owners");
         self.charge_to = owner;
         self.keyed()
     }

@@ -35,6 +35,7 @@ impl<M: Mode> FrameAllocator<M> {
         }
         if order == Order::BLOCK {
             let block = head.block();
+            self.disown(Order::BLOCK, block.0);
             if !tag.is_mixed() {
                 self.table.mix(block);
             }
@@ -68,7 +69,10 @@ impl<M: Mode> Retagger<'_, M> {
         let single = old.order() == Some(Order::FRAME) || !table.block_tag(frame.block()).is_free();
         assert!(single && from.may_become(page_type), "{frame:?}: {from:?} cannot become {page_type:?}");
         let block = table.block_tag(frame.block());
-        if !block.is_free() && !block.is_mixed() {
+        if block.is_free() {
+            self.alloc.disown(Order::FRAME, frame.0);
+        } else if !block.is_mixed() {
+            self.alloc.disown(Order::BLOCK, frame.block().0);
             table.mix(frame.block());
         }
         table.set_tag(frame, table.tag(frame).with_type(page_type));
@@ -93,6 +97,7 @@ impl<M: Mode> Retagger<'_, M> {
             !old.is_mixed() && from.may_become(page_type),
             "{block:?}: {from:?} cannot become {page_type:?}"
         );
+        self.alloc.disown(Order::BLOCK, block.0);
         table.set_block_tag(block, Tag::live(page_type, Order::BLOCK, owner).with_reserve(old.is_reserve()));
         self.buddy.charges.uncharge(old.owner(), from, FRAMES_PER_BLOCK as u64);
         self.buddy.charges.charge(owner, page_type, FRAMES_PER_BLOCK as u64);

@@ -124,9 +124,9 @@ impl FrameTable {
         if order == Order::FRAME { &self.claims } else { &self.block_claims }
     }
 
-    /// A front makes a group its ready one. True when it is the only one.
-    pub(crate) fn claim(&self, order: Order, group: u32) -> bool {
-        self.claims(order)[group as usize].fetch_add(1, Ordering::AcqRel) == 0
+    /// A front makes a group its ready one.
+    pub(crate) fn claim(&self, order: Order, group: u32) {
+        self.claims(order)[group as usize].fetch_add(1, Ordering::AcqRel);
     }
 
     /// It goes on to another.

@@ -1,18 +1,16 @@
 //! The tag of a frame: 16 bits that say all that `free` has to know.
 //!
 //! ```text
-//!   15      11   10       9       8        7     4   3     0
-//!   ┌─────────┬────────┬───────┬─────────┬─────────┬─────────┐
-//!   │  owner  │ shared │ mixed │ reserve │  order  │  type   │
-//!   └─────────┴────────┴───────┴─────────┴─────────┴─────────┘
+//!   15      10   9       8        7     4   3     0
+//!   ┌─────────┬───────┬─────────┬─────────┬─────────┐
+//!   │  owner  │ mixed │ reserve │  order  │  type   │
+//!   └─────────┴───────┴─────────┴─────────┴─────────┘
 //! ```
 //! - *type*: [`PageType`]; 0 is free.
 //! - *order* of the chunk whose head this is, 0 to 9; 15 for every other frame of the chunk. In a free
 //!   frame: what it was before, for the error of who frees it again.
 //! - *reserve*: taken only because the request was `MEMALLOC`. Ends with the frame.
 //! - *mixed*, in the tag of a whole block: its frames have tags of their own (holes).
-//! - *shared*: not to be put back into a ready group, because another CPU has frames of it ready too, or
-//!   because it was had beyond a limit; for nobody but the per-CPU lists (`cpu.rs`).
 //! - *owner*: who is charged; in a free frame, who was.
 
 use super::page_type::PageType;
@@ -23,8 +21,7 @@ const ORDER_SHIFT: u32 = 4;
 const ORDER: u16 = 0xF << ORDER_SHIFT;
 const RESERVE: u16 = 1 << 8;
 const MIXED: u16 = 1 << 9;
-const SHARED: u16 = 1 << 10;
-const OWNER_SHIFT: u32 = 11;
+const OWNER_SHIFT: u32 = 10;
 /// Order of a frame that is not the head of its chunk.
 const TAIL: u16 = 0xF << ORDER_SHIFT;
 
@@ -59,10 +56,6 @@ impl Tag {
         Tag(self.0 | MIXED)
     }
 
-    pub(crate) const fn with_shared(self, shared: bool) -> Tag {
-        if shared { Tag(self.0 | SHARED) } else { Tag(self.0 & !SHARED) }
-    }
-
     pub(crate) const fn with_type(self, page_type: PageType) -> Tag {
         Tag(self.0 & !TYPE | page_type as u16)
     }
@@ -79,7 +72,7 @@ impl Tag {
 
     /// Of the same frame once it is free: it remembers type and owner.
     pub(crate) const fn freed(self) -> Tag {
-        Tag(self.0 & !(TYPE | ORDER | RESERVE | MIXED | SHARED) | (self.0 & TYPE) << ORDER_SHIFT)
+        Tag(self.0 & !(TYPE | ORDER | RESERVE | MIXED) | (self.0 & TYPE) << ORDER_SHIFT)
     }
 
     pub(crate) fn page_type(self) -> PageType {

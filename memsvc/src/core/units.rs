@@ -99,7 +99,7 @@ impl OwnerId {
     /// The monitor's own frames.
     pub const HOST: OwnerId = OwnerId(0);
     /// How many owners there can be: what a tag has room for.
-    pub const COUNT: usize = 32;
+    pub const COUNT: usize = 64;
 }
 
 /// A set of per-CPU lists. Not a processor: each thread that allocates enters one.

@@ -6,6 +6,7 @@
 //! | `rand` | the same, given back in random order |
 //! | `repeat` | one is got and given back, over and over |
 //! | `full50`, `full10`, `full1` | all is taken, so many percent given back in random order; then half of these are got, each get timed by itself |
+//! | `slab` | objects of some sizes, many at once (`get`, `put`, `waste`) and one at a time (`pair`) |
 //! | `drain_all` | the lists of 64 CPUs are drained of which 1, 32 or all hold something |
 //!
 //! Cases are named by order and threads: `rand/o9/2t/put`. Frames are numbers: there is no memory behind
@@ -15,6 +16,7 @@
 mod clock;
 mod kernel;
 mod pool;
+mod slab;
 mod workload;
 
 use std::time::Instant;
@@ -71,7 +73,8 @@ pub fn run(run: Run) -> anyhow::Result<()> {
                 progress.done("");
             }
         }
-        let progress = Progress::start(&format!("round {round} of {}, drain_all", run.rounds));
+        let progress = Progress::start(&format!("round {round} of {}, slabs and drain_all", run.rounds));
+        slab::measure(&mut samples)?;
         for holding in [1, 32, 64] {
             drain_all(holding, &mut samples)?;
         }
@@ -224,6 +227,11 @@ fn ratios(samples: &Samples) -> anyhow::Result<Vec<Ratio>> {
                 ratios.push(Ratio { name, value });
             }
         }
+    }
+    for size in slab::SIZES {
+        let case = slab::case(size, "pair");
+        let value = median(&case, slab::MEMSVC, "mean")? / median(&case, slab::MALLOC, "mean")?;
+        ratios.push(Ratio { name: format!("slab_{size}_pair_vs_malloc"), value });
     }
     let list = |holding: u8| median(&format!("drain_all/{holding}of64"), Memsvc::NAME, "a list");
     ratios.push(Ratio { name: "drain_all_a_list_64_vs_32".to_owned(), value: list(64)? / list(32)? });

@@ -14,6 +14,8 @@ pub(crate) struct Owner {
     total: u64,
     pub(crate) limit: Option<u64>,
     pub(crate) refused: u64,
+    /// Anything was ever charged: who was in the tables once stays, since a counter must not vanish.
+    pub(crate) is_known: bool,
 }
 
 /// What each owner has.
@@ -22,7 +24,8 @@ pub(crate) struct Charges(Vec<Owner>);
 
 impl Charges {
     pub(crate) fn new() -> Self {
-        let owner = Owner { frames: [0; PageType::COUNT], total: 0, limit: None, refused: 0 };
+        let owner =
+            Owner { frames: [0; PageType::COUNT], total: 0, limit: None, refused: 0, is_known: false };
         Self(vec![owner; OwnerId::COUNT])
     }
 
@@ -44,6 +47,7 @@ impl Charges {
         let owner = self.owner_mut(owner);
         owner.frames[page_type as usize] += frames;
         owner.total += frames;
+        owner.is_known = true;
     }
 
     pub(crate) fn uncharge(&mut self, owner: OwnerId, page_type: PageType, frames: u64) {

@@ -131,23 +131,21 @@ impl<M: Mode> FrameAllocator<M> {
             }
             MigrateTypeInfo { migrate_type, blocks, free_chunks: chunks.into() }
         });
-        let owners = (0..OwnerId::COUNT as u8).map(|id| {
-            let frames = self.owner_counts(&buddy, OwnerId(id));
+        let owners = (0..OwnerId::COUNT as u8).filter_map(|id| {
             let owner = buddy.charges.owner(OwnerId(id));
-            let charged = frames.iter().sum();
-            ChargeInfo {
-                owner: id,
-                frames: by_type(frames),
-                charged,
-                limit: owner.limit,
-                refused: owner.refused,
+            if !owner.is_known && owner.limit.is_none() {
+                return None;
             }
+            let frames = self.owner_counts(&buddy, OwnerId(id));
+            let charged = frames.iter().sum();
+            let (limit, refused) = (owner.limit, owner.refused);
+            Some(ChargeInfo { owner: id, frames: by_type(frames), charged, limit, refused })
         });
         TypeInfo {
             migrate_types: migrate_types.into(),
             whole_free_blocks: buddy.whole_free().into(),
             frames_by_type: by_type(self.counts(&buddy)),
-            charges: owners.filter(|owner| owner.charged > 0 || owner.limit.is_some()).collect(),
+            charges: owners.collect(),
         }
     }
 
@@ -206,6 +204,26 @@ fn by_type(counts: [u64; PageType::COUNT]) -> FramesByType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::alloc::Config;
+    use crate::core::request::Request;
+    use crate::core::units::CpuId;
+    use crate::core::watermark::Watermarks;
+
+    /// A counter that goes from a table and comes back reads as a restart.
+    #[test]
+    fn who_was_charged_once_stays_in_the_table() {
+        let config = Config { blocks: 2, cpus: 1, watermarks: Watermarks::NONE };
+        let allocator: FrameAllocator = FrameAllocator::new(config);
+        let owners =
+            || allocator.type_info().charges.iter().map(|of| (of.owner, of.charged)).collect::<Vec<_>>();
+        assert_eq!(owners(), []);
+        let request = Request::new(Order::FRAME, PageType::Guest).charge_to(OwnerId(3));
+        let frame = allocator.alloc(CpuId(0), &request).unwrap();
+        assert_eq!(owners(), [(3, 1)]);
+        allocator.free(CpuId(0), frame, Order::FRAME).unwrap();
+        allocator.drain_all();
+        assert_eq!(owners(), [(3, 0)]);
+    }
 
     /// The worked examples are from the formulas: F = 640 free in 10 chunks of order 6.
     #[test]

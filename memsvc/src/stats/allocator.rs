@@ -45,7 +45,7 @@ pub struct TypeInfo {
     pub whole_free_blocks: u64,
     /// Frames by page type; adds up to the arena.
     pub frames_by_type: FramesByType,
-    /// Who is charged; owners with neither frames nor a limit are left out.
+    /// Who is charged; owners that never had a frame and have no limit are left out.
     pub charges: Vec<ChargeInfo>,
 }
 

@@ -17,7 +17,7 @@ const EXTFRAG_THRESHOLD: i32 = 500;
 pub(super) fn human(info: &BuddyInfo) -> String {
     let counts: Vec<_> = info.orders.iter().map(|order| grouped(order.free_chunks)).collect();
     let mut text = format!(
-        "Free     {} frames, {}\nBy order {}\n\n",
+        "Free     {} frames, {}, without what per-CPU lists hold\nBy order {}\n\n",
         grouped(info.free_frames),
         frames(info.free_frames),
         counts.iter().map(|count| format!("{count:>6}")).collect::<String>()
@@ -82,7 +82,7 @@ mod tests {
             vec![order(0, 1234, 0, -1000), order(1, 0, 998, 500), order(9, 0, 1000, 501), order(3, 1, 0, 0)];
         let text = human(&BuddyInfo { free_frames: 2002, orders });
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], "Free     2,002 frames, 7.8 MiB");
+        assert_eq!(lines[0], "Free     2,002 frames, 7.8 MiB, without what per-CPU lists hold");
         assert_eq!(lines[1], "By order  1,234     0     0     1");
         assert_eq!(lines[3], "order   chunk  free chunks  unusable  extfrag  a request");
         assert_eq!(lines[4], "    0   4 KiB        1,234     0.000   -1.000  would succeed");

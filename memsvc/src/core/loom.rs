@@ -23,7 +23,7 @@ const FRAME: Request = Request::new(Order::FRAME, PageType::Guest).charge_to(GUE
 pub(super) fn model(preemptions: usize, what: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.max_branches = 1 << 16;
+    builder.max_branches = 1 << 20;
     builder.check(what);
 }
 

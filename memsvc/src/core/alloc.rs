@@ -16,6 +16,7 @@
 //! | `table`, `tag`, `page_type` | what is known of each frame |
 //! | `charge` | who it is counted against |
 //! | `retag` | changes of tag without a free |
+//! | `isolate` | emptying a block, for compaction |
 //! | `watermark`, `throttle` | how much stays free, and who waits |
 //! | `report`, `check` | tables for operators; the invariants, for tests |
 //!

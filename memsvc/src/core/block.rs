@@ -43,6 +43,8 @@ pub(crate) enum Use {
     Whole,
     /// Handed out in pieces.
     Pieces,
+    /// In pieces, and being emptied: what becomes free in it is not handed out.
+    Isolated,
 }
 
 /// One block.
@@ -89,6 +91,14 @@ impl Block {
     pub(crate) fn forget(&mut self, page_type: PageType, frames: u16) {
         self.movable -= if page_type.is_movable() { frames } else { 0 };
         self.holes -= if page_type == PageType::Balloon { frames } else { 0 };
+    }
+
+    /// A frame in use is of another type now.
+    pub(crate) fn retype(&mut self, from: PageType, to: PageType) {
+        self.movable += u16::from(to.is_movable());
+        self.movable -= u16::from(from.is_movable());
+        self.holes += u16::from(to == PageType::Balloon);
+        self.holes -= u16::from(from == PageType::Balloon);
     }
 
     /// Which of the 32 frames from `32 * group` are free.
@@ -164,11 +174,17 @@ impl Block {
         chunk_bits(index, order).all(|(word, bits)| self.put(word, bits))
     }
 
-    /// Marks all frames as free, or none.
-    pub(crate) fn set_all(&mut self, free: bool) {
-        self.free = [if free { u64::MAX } else { 0 }; WORDS];
-        self.free_frames = if free { FRAMES_PER_BLOCK as u16 } else { 0 };
-        self.largest = if free { Order::BLOCK.get() } else { 0 };
+    /// All of it, which is free, is handed out at once.
+    pub(crate) fn hand_out_whole(&mut self, movable: bool) {
+        debug_assert_eq!(self.free_frames(), FRAMES_PER_BLOCK as u32);
+        *self = Self {
+            free: [0; WORDS],
+            free_frames: 0,
+            largest: 0,
+            usage: Use::Whole,
+            movable: if movable { FRAMES_PER_BLOCK as u16 } else { 0 },
+            ..Self::FREE
+        };
     }
 
     /// Free chunks by order, each as large as it can be: what `/proc/buddyinfo` counts.

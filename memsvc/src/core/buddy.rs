@@ -4,7 +4,7 @@
 //!   whole free blocks     clean    nothing was behind them since they were last whole
 //!                         emptied  handed out in pieces before: there may be memory behind
 //!   blocks in pieces      by migrate type, by the order of the largest free chunk, 0 to 8
-//!   (blocks with nothing free are in no set)
+//!   (blocks with nothing free, and those that are isolated, are in no set)
 //! ```
 //! What is small is taken from the block whose largest chunk is smallest, and among these from the
 //! lowest: large chunks stay. Where a migrate type has nothing, a whole free block becomes its own;
@@ -153,10 +153,7 @@ impl Buddy {
             if some == 0 {
                 some = take_groups(entry, block, max - taken, |_| true, out);
             }
-            entry.settle();
-            entry.movable += if movable { some as u16 } else { 0 };
-            self.free -= u64::from(some);
-            self.relist(block, before);
+            self.taken(block, before, some, movable);
             taken += some;
             if taken == max || taken >= GROUP || out.is_full() {
                 break;
@@ -212,10 +209,7 @@ impl Buddy {
             bits |= rest & rest.wrapping_neg();
             rest &= rest - 1;
             set.remove(block);
-            let entry = &mut self.blocks[block.0 as usize];
-            entry.set_all(false);
-            entry.usage = Use::Whole;
-            entry.movable = if movable { FRAMES_PER_BLOCK as u16 } else { 0 };
+            self.blocks[block.0 as usize].hand_out_whole(movable);
         }
         let taken = bits.count_ones();
         if taken > 0 {
@@ -232,11 +226,72 @@ impl Buddy {
         }
         let block = self.emptied.first()?;
         self.emptied.remove(block);
-        let entry = &mut self.blocks[block.0 as usize];
-        entry.set_all(false);
-        entry.usage = Use::Whole;
+        self.blocks[block.0 as usize].hand_out_whole(false);
         self.free -= FRAMES_PER_BLOCK as u64;
         Some(block)
+    }
+
+    /// Takes a block in pieces off the lists: what is and becomes free in it is handed out to nobody. False,
+    /// and nothing changes, when it is not in pieces, or when fewer than `keep` frames would stay free.
+    pub(crate) fn isolate(&mut self, block: BlockId, keep: u64) -> bool {
+        let entry = &mut self.blocks[block.0 as usize];
+        let free = u64::from(entry.free_frames());
+        if entry.usage != Use::Pieces || self.free < keep + free {
+            return false;
+        }
+        if let Some(order) = entry.largest() {
+            self.pieces[entry.migrate_type as usize][order.get() as usize].remove(block);
+        }
+        entry.usage = Use::Isolated;
+        self.free -= free;
+        true
+    }
+
+    /// An isolated block is as the others again.
+    pub(crate) fn rejoin(&mut self, block: BlockId) {
+        let entry = &mut self.blocks[block.0 as usize];
+        debug_assert_eq!(entry.usage, Use::Isolated);
+        entry.usage = Use::Pieces;
+        self.free += u64::from(entry.free_frames());
+        self.relist(block, None);
+    }
+
+    /// An isolated block of which all is free is handed out whole. False, and nothing changes, when some of it
+    /// is in use.
+    pub(crate) fn take_isolated(&mut self, block: BlockId, movable: bool) -> bool {
+        let entry = &mut self.blocks[block.0 as usize];
+        if entry.usage != Use::Isolated || entry.free_frames() < FRAMES_PER_BLOCK as u32 {
+            return false;
+        }
+        entry.hand_out_whole(movable);
+        true
+    }
+
+    /// Takes up to `max` free frames of a block in pieces, the lowest first, and says how many.
+    pub(crate) fn take_frames_of(
+        &mut self,
+        block: BlockId,
+        max: u32,
+        movable: bool,
+        out: &mut GroupStack,
+    ) -> u32 {
+        let entry = &mut self.blocks[block.0 as usize];
+        if entry.usage != Use::Pieces {
+            return 0;
+        }
+        let before = entry.largest();
+        let taken = take_groups(entry, block, max, |_| true, out);
+        self.taken(block, before, taken, movable);
+        taken
+    }
+
+    /// So many frames of a block in pieces were taken.
+    fn taken(&mut self, block: BlockId, before: Option<Order>, frames: u32, movable: bool) {
+        let entry = &mut self.blocks[block.0 as usize];
+        entry.settle();
+        entry.movable += if movable { frames as u16 } else { 0 };
+        self.free -= u64::from(frames);
+        self.relist(block, before);
     }
 
     /// A block in which there is a free chunk of this order for requests of this migrate type.
@@ -292,12 +347,15 @@ impl Buddy {
     pub(crate) fn put_frames(&mut self, block: BlockId, word: usize, bits: u64, page_type: PageType) -> bool {
         let entry = &mut self.blocks[block.0 as usize];
         let before = entry.largest();
-        if entry.usage != Use::Pieces || !entry.put(word, bits) {
+        if !matches!(entry.usage, Use::Pieces | Use::Isolated) || !entry.put(word, bits) {
             return false;
         }
         let frames = bits.count_ones();
-        self.free += u64::from(frames);
         entry.forget(page_type, frames as u16);
+        if entry.usage == Use::Isolated {
+            return true;
+        }
+        self.free += u64::from(frames);
         if before != entry.largest() {
             self.relist(block, before);
         }
@@ -308,11 +366,14 @@ impl Buddy {
     pub(crate) fn put_chunk(&mut self, head: FrameId, order: Order, page_type: PageType) -> bool {
         let entry = &mut self.blocks[head.block().0 as usize];
         let before = entry.largest();
-        if entry.usage != Use::Pieces || !entry.put_chunk(head.index(), order) {
+        if !matches!(entry.usage, Use::Pieces | Use::Isolated) || !entry.put_chunk(head.index(), order) {
             return false;
         }
-        self.free += u64::from(order.frames());
         entry.forget(page_type, order.frames() as u16);
+        if entry.usage == Use::Isolated {
+            return true;
+        }
+        self.free += u64::from(order.frames());
         self.relist(head.block(), before);
         true
     }
@@ -380,6 +441,7 @@ impl Buddy {
         match entry.usage {
             Use::Free => whole == 1 && all == 0,
             Use::Whole => whole == 0 && all == 0,
+            Use::Isolated => whole == 0 && all == 0,
             Use::Pieces if entry.free_frames() == 0 => whole == 0 && all == 0,
             Use::Pieces => whole == 0 && all == 1 && right == 1,
         }

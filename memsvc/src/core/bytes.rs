@@ -10,10 +10,10 @@
 //! ```
 
 use super::migrate_type::MigrateType;
-use super::model::{CPUS, FRAMES, Model, Op};
+use super::model::{BLOCKS, CPUS, FRAMES, Model, Op};
 use super::page_type::PageType;
 use super::request::{Flags, Request};
-use super::units::{CpuId, FrameId, Order, OwnerId};
+use super::units::{BlockId, CpuId, FrameId, Order, OwnerId};
 
 /// Operations looked at, at most: each is followed by a look at every frame.
 const MOST: usize = 200;
@@ -71,7 +71,11 @@ impl Bytes<'_> {
                 let page_type = if kind < 128 { PageType::Balloon } else { PageType::Guest };
                 Op::Retag { nth: self.word().into(), index: self.word().into(), page_type }
             }
-            _ if kind < 128 => Op::TakeEmptied,
+            _ if kind < 64 => Op::TakeEmptied,
+            _ if kind < 128 => {
+                let block = BlockId(u32::from(self.byte()) % BLOCKS);
+                Op::Empty { cpu: self.cpu(), block, moves: self.times() }
+            }
             _ => {
                 let limit = u64::from(self.word());
                 Op::Limit { owner: self.owner(), limit: (limit < FRAMES).then_some(limit) }

@@ -22,7 +22,7 @@ impl<M: Mode> FrameAllocator<M> {
                 let entry = buddy.block(block);
                 let whole = self.table.block_tag(block);
                 let listed = (0..FRAMES_PER_BLOCK).filter(|&index| entry.is_free(index)).count() as u64;
-                free += listed;
+                free += if entry.usage == Use::Isolated { 0 } else { listed };
                 if listed != u64::from(entry.free_frames()) || !buddy.is_listed_right(block) {
                     return Err(format!("{block:?}: {entry:?} is not where it belongs"));
                 }

@@ -2,7 +2,9 @@
 
 pub mod alloc;
 pub mod bitmap;
+pub mod compact;
 pub mod deferral;
+pub mod isolate;
 pub mod ledger;
 pub mod migrate_type;
 pub mod page_type;

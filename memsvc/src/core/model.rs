@@ -4,6 +4,7 @@
 //! bytes, for a fuzzer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -11,10 +12,10 @@ use super::alloc::{Config, FrameAllocator};
 use super::migrate_type::MigrateType;
 use super::page_type::PageType;
 use super::request::{AllocError, Flags, FreeError, Request};
-use super::units::{CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
+use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
 use super::watermark::Watermarks;
 
-const BLOCKS: u32 = 4;
+pub(super) const BLOCKS: u32 = 4;
 pub(super) const FRAMES: u64 = BLOCKS as u64 * FRAMES_PER_BLOCK as u64;
 pub(super) const CPUS: u8 = 3;
 const MARKS: Watermarks = Watermarks { min: 300, low: 400, high: 500 };
@@ -56,6 +57,12 @@ pub(super) enum Op {
         page_type: PageType,
     },
     TakeEmptied,
+    /// A block is isolated and emptied, frame by frame, `moves` at most; then handed out if all of it is free.
+    Empty {
+        cpu: CpuId,
+        block: BlockId,
+        moves: u32,
+    },
     Limit {
         owner: OwnerId,
         limit: Option<u64>,
@@ -95,6 +102,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (any::<usize>(), any::<u32>(), becomes)
             .prop_map(|(nth, index, page_type)| Op::Retag { nth, index, page_type }),
         1 => Just(Op::TakeEmptied),
+        2 => (cpu(), 0..BLOCKS, prop_oneof![0u32..9, Just(512)])
+            .prop_map(|(cpu, block, moves)| Op::Empty { cpu, block: BlockId(block), moves }),
         1 => (0u8..3, proptest::option::of(0..FRAMES))
             .prop_map(|(owner, limit)| Op::Limit { owner: OwnerId(owner), limit }),
     ]
@@ -109,7 +118,7 @@ struct Chunk {
 }
 
 pub(super) struct Model {
-    alloc: FrameAllocator,
+    alloc: Arc<FrameAllocator>,
     live: BTreeMap<FrameId, Chunk>,
     last_freed: Option<(FrameId, Order)>,
     limits: [Option<u64>; 3],
@@ -120,7 +129,7 @@ pub(super) type Checked = Result<(), TestCaseError>;
 impl Model {
     pub(super) fn new() -> Self {
         let alloc = FrameAllocator::new(Config { blocks: BLOCKS, cpus: CPUS, watermarks: MARKS });
-        Self { alloc, live: BTreeMap::new(), last_freed: None, limits: [None; 3] }
+        Self { alloc: Arc::new(alloc), live: BTreeMap::new(), last_freed: None, limits: [None; 3] }
     }
 
     fn used(&self, owner: Option<OwnerId>) -> u64 {
@@ -190,6 +199,7 @@ impl Model {
                     self.insert(block.frame(0), &Request::new(Order::BLOCK, PageType::Return))?;
                 }
             }
+            Op::Empty { cpu, block, moves } => self.empty(cpu, block, moves)?,
             Op::Limit { owner, limit } => {
                 self.alloc.set_limit(owner, limit);
                 self.limits[owner.0 as usize] = limit;
@@ -238,6 +248,54 @@ impl Model {
                     "{} are free",
                     free
                 );
+                Ok(())
+            }
+        }
+    }
+
+    fn empty(&mut self, cpu: CpuId, block: BlockId, moves: u32) -> Checked {
+        let alloc = Arc::clone(&self.alloc);
+        let Some(isolated) = alloc.isolate(block) else { return Ok(()) };
+        prop_assert_eq!(alloc.block_use(block), None);
+        alloc.drain_all();
+        let in_block = |chunk: (&FrameId, &Chunk)| chunk.1.order == Order::FRAME && chunk.0.block() == block;
+        let singles: Vec<_> = self.live.iter().filter(|&(head, chunk)| in_block((head, chunk))).collect();
+        let singles: Vec<_> = singles.into_iter().map(|(head, chunk)| (*head, chunk.clone())).collect();
+        let mut to = Vec::new();
+        for (from, chunk) in singles.into_iter().take(moves as usize) {
+            let request = Request::new(Order::FRAME, PageType::Guest).migrate_type(MigrateType::Movable);
+            for other in (0..BLOCKS).map(BlockId) {
+                if !to.is_empty() {
+                    break;
+                }
+                let room = alloc.block_use(other).map_or(0, |other| if other.whole { 0 } else { other.room });
+                let before = to.len();
+                if alloc.take_from(other, &request, 1, &mut to).is_ok() {
+                    prop_assert_eq!(to.len() - before, usize::from(room.min(1)));
+                }
+            }
+            let Some(to) = to.pop() else { break };
+            prop_assert_ne!(to.block(), block);
+            alloc.set_rmap(from, from.0);
+            self.insert(to, &request)?;
+            alloc.exchange(from, to);
+            prop_assert_eq!(alloc.rmap(to), from.0);
+            prop_assert_eq!((alloc.page_type(to), alloc.owner(to)), (chunk.types[0], chunk.owner));
+            prop_assert_eq!(alloc.free(cpu, from, Order::FRAME), Ok(()));
+            self.live.remove(&from);
+            self.live.insert(to, chunk);
+        }
+        alloc.drain_all();
+        prop_assert_eq!(alloc.check(), Ok(()));
+        let is_empty = !self.live.keys().any(|head| head.block() == block);
+        let request = Request::new(Order::BLOCK, PageType::Stash);
+        match isolated.capture(&request) {
+            Ok(captured) => {
+                prop_assert!(is_empty && captured == block);
+                self.insert(block.frame(0), &request)
+            }
+            Err(_) => {
+                prop_assert!(!is_empty, "all of it is free, and it is not handed out");
                 Ok(())
             }
         }

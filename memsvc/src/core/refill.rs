@@ -3,7 +3,7 @@
 //! All that a request costs beyond taking a bit is here, once a batch: watermarks, limit, charge, tags,
 //! claims.
 
-use super::alloc::Mode;
+use super::alloc::{FrameAllocator, Mode};
 use super::block::GROUP;
 use super::buddy::{Buddy, GroupStack};
 use super::cpu::{FRONTS, NO_GROUP, any_group_of, head_of, sort_of, word_of};
@@ -134,7 +134,7 @@ impl<M: Mode> Local<'_, M> {
         }
         self.let_go(index);
         let most = u64::from(self.lists.fronts[index].batch) << order.get();
-        let allowed = match self.allowed(buddy, request, most) {
+        let allowed = match self.alloc.allowed(buddy, request, most) {
             Ok(allowed) => allowed,
             Err(error) if goes_beyond(request, error, drained) => return self.take_beyond(buddy, request),
             Err(error) => return Err(error),
@@ -158,30 +158,7 @@ impl<M: Mode> Local<'_, M> {
         {
             return Ok(head_of(item, order));
         }
-        Err(self.no_memory(buddy, order))
-    }
-
-    /// How many frames, up to `most`, the request may have, in whole chunks of its order.
-    fn allowed(&self, buddy: &Buddy, request: &Request, most: u64) -> Result<u64, AllocError> {
-        let (order, owner) = (request.get_order(), request.get_owner());
-        let size = u64::from(order.frames());
-        if !M::CHECKED {
-            return Ok(most);
-        }
-        let above_min = buddy.free().saturating_sub(self.alloc.watermarks.min);
-        let room = buddy.charges.room(owner);
-        if room < size {
-            let (charged, limit) = (buddy.charges.owner(owner).total(), buddy.charges.owner(owner).limit);
-            return Err(AllocError::LimitReached { owner, charged, limit: limit.unwrap_or(u64::MAX) });
-        }
-        if above_min < size {
-            return Err(self.no_memory(buddy, order));
-        }
-        Ok(most.max(size).min(above_min).min(room) / size * size)
-    }
-
-    fn no_memory(&self, buddy: &Buddy, order: Order) -> AllocError {
-        AllocError::NoMemory { order, free: buddy.free(), min: self.alloc.watermarks.min }
+        Err(self.alloc.no_memory(buddy, order))
     }
 
     /// One frame, block or chunk beyond watermark or limit, for who frees memory: neither stops it
@@ -204,7 +181,7 @@ impl<M: Mode> Local<'_, M> {
         } else {
             buddy.take_chunk(order, request.get_migrate_type(), movable)
         };
-        let Some(head) = head else { return Err(self.no_memory(buddy, order)) };
+        let Some(head) = head else { return Err(self.alloc.no_memory(buddy, order)) };
         if reserve {
             buddy.counters.from_reserve += 1;
             buddy.reserve_in_use += u64::from(order.frames());
@@ -216,13 +193,13 @@ impl<M: Mode> Local<'_, M> {
     /// A chunk of order 1 to 8: there are no per-CPU lists of them.
     fn take_chunk(&self, buddy: &mut Buddy, request: &Request, drained: bool) -> Result<FrameId, AllocError> {
         let order = request.get_order();
-        if let Err(error) = self.allowed(buddy, request, order.frames().into()) {
+        if let Err(error) = self.alloc.allowed(buddy, request, order.frames().into()) {
             let beyond = goes_beyond(request, error, drained);
             return if beyond { self.take_beyond(buddy, request) } else { Err(error) };
         }
         let movable = request.get_page_type().is_movable();
         let Some(head) = buddy.take_chunk(order, request.get_migrate_type(), movable) else {
-            return Err(self.no_memory(buddy, order));
+            return Err(self.alloc.no_memory(buddy, order));
         };
         self.hand_out(buddy, head, request.tag());
         Ok(head)
@@ -236,6 +213,31 @@ impl<M: Mode> Local<'_, M> {
         } else {
             self.alloc.table.set_chunk(head, order, tag);
         }
+    }
+}
+
+impl<M: Mode> FrameAllocator<M> {
+    /// How many frames, up to `most`, the request may have, in whole chunks of its order.
+    pub(super) fn allowed(&self, buddy: &Buddy, request: &Request, most: u64) -> Result<u64, AllocError> {
+        let (order, owner) = (request.get_order(), request.get_owner());
+        let size = u64::from(order.frames());
+        if !M::CHECKED {
+            return Ok(most);
+        }
+        let above_min = buddy.free().saturating_sub(self.watermarks.min);
+        let room = buddy.charges.room(owner);
+        if room < size {
+            let (charged, limit) = (buddy.charges.owner(owner).total(), buddy.charges.owner(owner).limit);
+            return Err(AllocError::LimitReached { owner, charged, limit: limit.unwrap_or(u64::MAX) });
+        }
+        if above_min < size {
+            return Err(self.no_memory(buddy, order));
+        }
+        Ok(most.max(size).min(above_min).min(room) / size * size)
+    }
+
+    fn no_memory(&self, buddy: &Buddy, order: Order) -> AllocError {
+        AllocError::NoMemory { order, free: buddy.free(), min: self.watermarks.min }
     }
 }
 

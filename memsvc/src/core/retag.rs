@@ -77,11 +77,7 @@ impl<M: Mode> Retagger<'_, M> {
         }
         table.set_tag(frame, table.tag(frame).with_type(page_type));
         self.buddy.charges.recharge(old.owner(), from, page_type, 1);
-        let entry = self.buddy.block_mut(frame.block());
-        entry.movable += u16::from(page_type.is_movable());
-        entry.movable -= u16::from(from.is_movable());
-        entry.holes += u16::from(page_type == PageType::Balloon);
-        entry.holes -= u16::from(from == PageType::Balloon);
+        self.buddy.block_mut(frame.block()).retype(from, page_type);
     }
 
     /// Changes the page type, and the owner with it, of all frames of a block that is handed out whole.

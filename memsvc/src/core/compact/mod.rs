@@ -1,0 +1,236 @@
+//! Compaction: whole free blocks out of scattered free frames and holes.
+//!
+//! ```text
+//!   policy.source ──▶ a block to empty ─┐                       ┌─▶ handed out whole: captured
+//!   policy.receiver ─▶ frames elsewhere ┴─▶ mover: isolate, ────┤
+//!                      (a holed huge page    migrate            └─▶ some of it would not move: it rejoins
+//!                       is split in place)
+//! ```
+//! What is decided is here, and pure; what is in the frames is moved by a [`Mover`]. Two policies decide:
+//!
+//! | policy | empties | fills |
+//! | --- | --- | --- |
+//! | [`Scanner`] | blocks from the start of the arena | blocks from its end, until the two meet (`mm/compaction.c`) |
+//! | [`Occupancy`] | the blocks with the fewest live frames | the fullest |
+
+mod occupancy;
+mod scanner;
+
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::fmt;
+
+pub use occupancy::Occupancy;
+pub use scanner::Scanner;
+
+use super::alloc::{FrameAllocator, Mode};
+use super::isolate::{BlockUse, Isolated};
+use super::request::{Flags, Request};
+use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
+use crate::core::page_type::PageType;
+
+/// What a policy can ask about the blocks of an arena.
+pub trait Blocks {
+    /// How many there are.
+    fn count(&self) -> u32;
+
+    /// How one is used; `None` when there is nothing to do with it.
+    fn at(&self, block: BlockId) -> Option<BlockUse>;
+
+    /// Calls back for each that there is something to do with, in the order of their numbers.
+    fn for_each(&self, see: &mut dyn FnMut(BlockId, BlockUse));
+}
+
+impl<M: Mode> Blocks for FrameAllocator<M> {
+    fn count(&self) -> u32 {
+        (self.frames() / FRAMES_PER_BLOCK as u64) as u32
+    }
+
+    fn at(&self, block: BlockId) -> Option<BlockUse> {
+        self.block_use(block)
+    }
+
+    fn for_each(&self, see: &mut dyn FnMut(BlockId, BlockUse)) {
+        self.for_block_uses(see);
+    }
+}
+
+/// Decides which blocks are emptied and which are filled.
+pub trait Policy: fmt::Debug + Send {
+    /// A run begins.
+    fn begin(&mut self, blocks: &dyn Blocks);
+
+    /// The next block to empty. `None` when there is none that is worth it: the run is over.
+    fn source(&mut self, blocks: &dyn Blocks) -> Option<BlockId>;
+
+    /// The next block to fill; never one that is or was a source in this run. `None` when there is none.
+    fn receiver(&mut self, blocks: &dyn Blocks) -> Option<BlockId>;
+
+    /// Something in a source would not move, or a receiver has no room after all.
+    fn failed(&mut self, block: BlockId);
+}
+
+/// Moves what is in frames, and knows what is.
+pub trait Mover<M: Mode> {
+    /// Takes a block that is to be emptied off the lists; a huge page with holes is in pieces then, and its
+    /// holes are free. `None` when that cannot be now.
+    fn isolate<'a>(&mut self, alloc: &'a FrameAllocator<M>, block: BlockId) -> Option<Isolated<'a, M>>;
+
+    /// Makes single frames of a huge page with holes, where it is; the holes are free then. False when that
+    /// cannot be now.
+    fn split(&mut self, alloc: &FrameAllocator<M>, block: BlockId) -> bool;
+
+    /// Moves what is in each of the frames to that of `to`, which is ours, [`FrameAllocator::exchange`]s them
+    /// and frees those of `from`. What cannot be moved stays as it is, both of it. As many of each.
+    fn migrate(&mut self, alloc: &FrameAllocator<M>, from: &[FrameId], to: &[FrameId]) -> Migrated;
+}
+
+/// What moving came to: by position, true where it was done.
+#[derive(Clone, Debug, Default)]
+pub struct Migrated(pub Vec<bool>);
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Blocks that were emptied.
+    pub emptied: u64,
+    /// Frames moved.
+    pub migrated: u64,
+    /// Frames that would not move.
+    pub failed: u64,
+    /// Huge pages split where they were, to be filled.
+    pub split: u64,
+    /// Blocks that the policy chose to empty.
+    pub sources: u64,
+    /// The policy found nothing more to do.
+    pub complete: bool,
+}
+
+/// What emptying one block came to.
+enum Emptied {
+    Captured(BlockId),
+    /// Not all of it moved.
+    Partly,
+    /// There is nowhere to move it to.
+    NoRoom,
+}
+
+/// Runs a policy.
+#[derive(Debug)]
+pub struct Compactor {
+    policy: Box<dyn Policy>,
+    from: Vec<FrameId>,
+    to: Vec<FrameId>,
+}
+
+/// The frames into which something is moved, until it is: the monitor's. Nobody waits for them here, and
+/// neither do they come out of the reserve.
+const RECEIVER: Request = Request::new(Order::FRAME, PageType::Guest).flags(Flags::NOWAIT);
+
+impl Compactor {
+    /// Nothing is compacted yet.
+    pub fn new(policy: impl Policy + 'static) -> Self {
+        Self { policy: Box::new(policy), from: Vec::new(), to: Vec::new() }
+    }
+
+    /// Makes up to `wanted` whole blocks, hands them out as `request` says (order 9) and gives them to
+    /// `captured`. `go_on` is asked before each block.
+    pub fn run<M: Mode>(
+        &mut self,
+        alloc: &FrameAllocator<M>,
+        cpu: CpuId,
+        mover: &mut impl Mover<M>,
+        request: &Request,
+        wanted: u64,
+        mut go_on: impl FnMut() -> bool,
+        mut captured: impl FnMut(BlockId),
+    ) -> Run {
+        let mut run = Run::default();
+        // What per-CPU lists hold looks as if it were in use.
+        alloc.drain_all();
+        self.policy.begin(alloc);
+        while run.emptied < wanted && go_on() {
+            let Some(source) = self.policy.source(alloc) else {
+                run.complete = true;
+                break;
+            };
+            run.sources += 1;
+            match self.empty(alloc, cpu, mover, source, request, &mut run) {
+                Emptied::Captured(block) => {
+                    run.emptied += 1;
+                    captured(block);
+                }
+                Emptied::Partly => self.policy.failed(source),
+                Emptied::NoRoom => {
+                    run.complete = true;
+                    break;
+                }
+            }
+        }
+        run
+    }
+
+    fn empty<M: Mode>(
+        &mut self,
+        alloc: &FrameAllocator<M>,
+        cpu: CpuId,
+        mover: &mut impl Mover<M>,
+        source: BlockId,
+        request: &Request,
+        run: &mut Run,
+    ) -> Emptied {
+        let Some(used) = alloc.block_use(source) else { return Emptied::Partly };
+        let wanted = usize::from(used.live);
+        self.to.clear();
+        while self.to.len() < wanted {
+            let Some(receiver) = self.policy.receiver(alloc) else { break };
+            if alloc.block_use(receiver).is_some_and(|receiver| receiver.whole) {
+                // A huge page is split only for one that is won.
+                if used.unmovable > 0 || !mover.split(alloc, receiver) {
+                    self.policy.failed(receiver);
+                    continue;
+                }
+                run.split += 1;
+            }
+            let before = self.to.len();
+            if alloc.take_from(receiver, &RECEIVER, (wanted - before) as u32, &mut self.to).is_err() {
+                break;
+            }
+            if self.to.len() == before {
+                self.policy.failed(receiver);
+            }
+        }
+        let no_room = self.to.is_empty() && wanted > 0;
+        let isolated = if no_room { None } else { mover.isolate(alloc, source) };
+        let Some(isolated) = isolated else {
+            self.give_back(alloc, cpu, 0);
+            return if no_room { Emptied::NoRoom } else { Emptied::Partly };
+        };
+        isolated.live(&mut self.from);
+        let pairs = self.from.len().min(self.to.len());
+        let Migrated(moved) = mover.migrate(alloc, &self.from[..pairs], &self.to[..pairs]);
+        let done = moved.iter().filter(|moved| **moved).count();
+        run.migrated += done as u64;
+        run.failed += (pairs - done) as u64;
+        for (at, _) in moved.iter().enumerate().filter(|(_, moved)| !**moved) {
+            self.to.push(self.to[at]);
+        }
+        self.give_back(alloc, cpu, pairs);
+        alloc.drain_all();
+        match isolated.capture(request) {
+            Ok(block) => Emptied::Captured(block),
+            Err(_rejoins) => Emptied::Partly,
+        }
+    }
+
+    /// Frees the receivers from this one on.
+    fn give_back<M: Mode>(&mut self, alloc: &FrameAllocator<M>, cpu: CpuId, first: usize) {
+        for frame in self.to.drain(first..) {
+            let freed = alloc.free(cpu, frame, Order::FRAME);
+            debug_assert_eq!(freed, Ok(()));
+        }
+    }
+}

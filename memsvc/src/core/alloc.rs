@@ -138,9 +138,9 @@ impl<M: Mode> FrameAllocator<M> {
         Local::new(self, cpu, lock(&cpu.lists))
     }
 
-    /// Hands out `2^order` frames. A requester that may wait does so while half the reserve is gone and
-    /// there is nothing for it, or others wait already, for a tenth of a second at most: hold no lock here
-    /// that freeing memory needs.
+    /// Hands out `2^order` frames. A requester that may wait does so when half the reserve is gone and
+    /// there is nothing for it, or others wait already: until the reserve is back, for a tenth of a second at
+    /// most. Hold no lock here that freeing memory needs.
     ///
     /// # Errors
     /// [`AllocError`] when there is nothing that the request may have.
@@ -156,12 +156,14 @@ impl<M: Mode> FrameAllocator<M> {
         if waits_now && self.throttle(THROTTLE_LIMIT) { self.enter(cpu).alloc(request) } else { result }
     }
 
-    /// Waits in the queue of those who are held up while half the reserve is gone, `limit` at most: for a
-    /// requester that holds a lock when it asks, and must let go of it first. True when there is reason
-    /// to ask again.
+    /// If half the reserve is gone, or others wait already, waits in their queue until it is back, `limit`
+    /// at most: for a requester that holds a lock when it asks, and must let go of it first. True when there
+    /// is reason to ask again.
     pub fn throttle(&self, limit: Duration) -> bool {
-        !self.reserve_is_well()
-            && matches!(self.throttle.wait(limit, || self.reserve_is_well()), Waited::Back)
+        let free = || lock(&self.buddy).free();
+        let is_back = || self.watermarks.reserve_is_back(free());
+        (self.throttle.is_waiting() || self.watermarks.reserve_is_half_gone(free()))
+            && matches!(self.throttle.wait(limit, is_back), Waited::Back)
     }
 
     /// Takes back what [`Self::alloc`] handed out.
@@ -170,11 +172,6 @@ impl<M: Mode> FrameAllocator<M> {
     /// See [`Local::free`].
     pub fn free(&self, cpu: CpuId, head: FrameId, order: Order) -> Result<(), FreeError> {
         self.enter(cpu).free(head, order)
-    }
-
-    fn reserve_is_well(&self) -> bool {
-        let free = lock(&self.buddy).free();
-        !self.watermarks.reserve_is_half_gone(free)
     }
 
     /// Frames of the arena.
@@ -261,5 +258,76 @@ impl<M: Mode> FrameAllocator<M> {
                 .enumerate()
                 .map(move |(at, front)| (cpu, front, u64::from(sort_of(at).frames())))
         })
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::core::request::Flags;
+
+    const KMEM: Request = Request::new(Order::FRAME, PageType::Kmem);
+
+    fn one_block(min: u64) -> FrameAllocator {
+        let watermarks = Watermarks { min, low: min, high: min };
+        FrameAllocator::new(Config { blocks: 1, cpus: 2, watermarks })
+    }
+
+    /// All there is, with the reserve.
+    fn take_all(alloc: &FrameAllocator) -> Vec<FrameId> {
+        let request = KMEM.flags(Flags::MEMALLOC);
+        std::iter::from_fn(|| alloc.alloc(CpuId(0), &request).ok()).collect()
+    }
+
+    /// Fewer frames than a list holds are freed, so they must not stay there; and who waits is not sent to
+    /// ask before there is something for it.
+    #[test]
+    fn who_waits_for_the_reserve_gets_what_others_free() {
+        let alloc = one_block(20);
+        let all = take_all(&alloc);
+        let plain: Vec<_> = all.iter().filter(|&&frame| !alloc.is_reserve(frame)).take(25).collect();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| alloc.alloc(CpuId(1), &KMEM));
+            while alloc.zone_info().reserve.waiting == 0 {
+                thread::yield_now();
+            }
+            plain.into_iter().for_each(|&frame| alloc.free(CpuId(0), frame, Order::FRAME).unwrap());
+            assert!(waits.join().unwrap().is_ok());
+        });
+        let reserve = alloc.zone_info().reserve;
+        assert_eq!((reserve.throttled, reserve.timed_out), (1, 0));
+    }
+
+    #[test]
+    fn a_block_that_is_freed_twice_says_what_it_was_and_whose() {
+        let alloc = one_block(0);
+        let owner = OwnerId(3);
+        let request = Request::new(Order::BLOCK, PageType::Guest).charge_to(owner);
+        let head = alloc.alloc(CpuId(0), &request).unwrap();
+        alloc.free(CpuId(0), head, Order::BLOCK).unwrap();
+        let again = |frame, order| alloc.free(CpuId(1), frame, order).unwrap_err();
+        for (frame, order) in [(head, Order::BLOCK), (FrameId(head.0 + 7), Order::FRAME)] {
+            let last = FreeError::NotHandedOut { frame, last: PageType::Guest, owner };
+            assert_eq!(again(frame, order), last);
+            alloc.drain_all();
+            assert_eq!(again(frame, order), last);
+        }
+        // Then it is handed out in pieces.
+        let frame = alloc.alloc(CpuId(0), &KMEM).unwrap();
+        alloc.free(CpuId(0), frame, Order::FRAME).unwrap();
+        alloc.drain_all();
+        let last = FreeError::NotHandedOut { frame, last: PageType::Kmem, owner: OwnerId::HOST };
+        assert_eq!(again(frame, Order::FRAME), last);
+    }
+
+    #[test]
+    fn tables_take_at_most_8_bytes_a_frame_all_told() {
+        let config = Config { blocks: 4096, cpus: CpuId::MAX as u8, watermarks: Watermarks::NONE };
+        let alloc: FrameAllocator = FrameAllocator::new(config);
+        let millibytes = alloc.zone_info().metadata_millibytes_per_frame;
+        assert!(millibytes <= 8000, "{millibytes}");
     }
 }

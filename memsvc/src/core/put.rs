@@ -87,7 +87,7 @@ impl<M: Mode> Local<'_, M> {
         Ok(())
     }
 
-    /// Adds to a freed list, which has room, and drains it when it is full.
+    /// Adds to a freed list, which has room, and drains it when it is full, or when somebody waits for memory.
     fn put_freed(&mut self, index: usize, item: u32) {
         self.mark();
         let front = &self.cpu.fronts[index];
@@ -97,8 +97,11 @@ impl<M: Mode> Local<'_, M> {
             *slot = item;
             front.freed_len.store(len + 1, Ordering::Relaxed);
         }
-        if len + 1 >= lists.freed_limit {
+        let is_full = len + 1 >= lists.freed_limit;
+        if is_full {
             lists.grow_freed(sort_of(index));
+        }
+        if is_full || self.alloc.throttle.is_waiting() {
             self.drain_freed(index);
         }
     }

@@ -63,6 +63,9 @@ impl<M: Mode> Local<'_, M> {
         self.let_go(index);
         if M::CHECKED {
             self.alloc.table.claim(order, group);
+            if order == Order::FRAME {
+                self.alloc.table.in_pieces(FrameId(group * GROUP).block());
+            }
             let tag = front.tag();
             let tags = self.alloc.table.group_tags(order, group);
             if bits == u32::MAX {
@@ -168,7 +171,7 @@ impl<M: Mode> Local<'_, M> {
         if !M::CHECKED {
             return Ok(most);
         }
-        let above_min = buddy.free().saturating_sub(self.alloc.watermarks.min);
+        let above_min = self.alloc.watermarks.above_min(buddy.free());
         let room = buddy.charges.room(owner);
         if room < size {
             let (charged, limit) = (buddy.charges.owner(owner).total(), buddy.charges.owner(owner).limit);
@@ -190,7 +193,7 @@ impl<M: Mode> Local<'_, M> {
     /// from there.
     fn take_beyond(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
         let order = request.get_order();
-        let reserve = buddy.free() < self.alloc.watermarks.min + u64::from(order.frames());
+        let reserve = self.alloc.watermarks.above_min(buddy.free()) < u64::from(order.frames());
         let tag = request.tag().with_reserve(reserve);
         let movable = tag.page_type().is_movable();
         let head = if is_fronted(order) {

@@ -5,6 +5,7 @@
 use super::alloc::{FrameAllocator, Mode};
 use super::block::Use;
 use super::buddy::Buddy;
+use super::cpu::Cpu;
 use super::migrate_type::MigrateType;
 use super::page_type::PageType;
 use super::sync::lock;
@@ -167,7 +168,7 @@ impl<M: Mode> FrameAllocator<M> {
             }
         }
         let marks = self.watermarks;
-        let bytes = (self.table.bytes() + buddy.bytes() + size_of_val(&*self.cpus)) as u64;
+        let bytes = (self.table.bytes() + buddy.bytes() + self.cpus.len() * Cpu::BYTES) as u64;
         ZoneInfo {
             frames: self.frames(),
             free: buddy.free(),

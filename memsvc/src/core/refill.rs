@@ -56,8 +56,8 @@ impl<M: Mode> Local<'_, M> {
         true
     }
 
-    /// Makes a group ready: claims it, tags it as handed out, and lets go of the one before, which must be
-    /// empty.
+    /// Makes a group ready: claims it, says what is ready, tags that as handed out, in this order: who sees
+    /// the tag sees that it is not handed out yet. Lets go of the group before, which must be empty.
     fn make_ready(&mut self, index: usize, group: u32, bits: u32) {
         let (front, order) = (&self.cpu.fronts[index], sort_of(index));
         self.let_go(index);
@@ -66,20 +66,22 @@ impl<M: Mode> Local<'_, M> {
             if order == Order::FRAME {
                 self.alloc.table.in_pieces(FrameId(group * GROUP).block());
             }
+        }
+        front.mine.store(bits, Ordering::Relaxed);
+        front.ready.store(word_of(group, bits), Ordering::Release);
+        if M::CHECKED {
             let tag = front.tag();
             let tags = self.alloc.table.group_tags(order, group);
             if bits == u32::MAX {
-                tags.iter().for_each(|cell| cell.store(tag.bits(), Ordering::Relaxed));
+                tags.iter().for_each(|cell| cell.store(tag.bits(), Ordering::Release));
             } else {
                 let mut rest = bits;
                 while rest != 0 {
-                    tags[rest.trailing_zeros() as usize].store(tag.bits(), Ordering::Relaxed);
+                    tags[rest.trailing_zeros() as usize].store(tag.bits(), Ordering::Release);
                     rest &= rest - 1;
                 }
             }
         }
-        front.mine.store(bits, Ordering::Relaxed);
-        front.ready.store(word_of(group, bits), Ordering::Release);
         self.turn_to(index);
     }
 

@@ -81,7 +81,7 @@ impl FrameTable {
     /// The tag of one frame that is not in a whole block.
     #[inline]
     pub(crate) fn tag(&self, frame: FrameId) -> Tag {
-        Tag::from_bits(self.tags[frame.0 as usize].load(Ordering::Relaxed))
+        Tag::from_bits(self.tags[frame.0 as usize].load(Ordering::Acquire))
     }
 
     #[inline]
@@ -92,7 +92,7 @@ impl FrameTable {
     /// The tag of a block that is handed out whole, or was the last time; [`Tag::NEVER`] for one in pieces.
     #[inline]
     pub(crate) fn block_tag(&self, block: BlockId) -> Tag {
-        Tag::from_bits(self.block_tags[block.0 as usize].load(Ordering::Relaxed))
+        Tag::from_bits(self.block_tags[block.0 as usize].load(Ordering::Acquire))
     }
 
     #[inline]

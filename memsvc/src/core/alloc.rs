@@ -38,7 +38,7 @@ use super::sync::{Mutex, lock};
 use super::table::FrameTable;
 use super::tag::Tag;
 use super::throttle::{Throttle, Waited};
-use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
+use super::units::{BlockId, CpuId, FrameId, Order, OwnerId};
 use super::watermark::Watermarks;
 
 /// How long a requester that may wait is held up at most when half the reserve is gone: a tenth of what
@@ -221,13 +221,7 @@ impl<M: Mode> FrameAllocator<M> {
         let mut buddy = lock(&self.buddy);
         let block = buddy.take_emptied()?;
         self.table.set_block_tag(block, Tag::live(PageType::Return, Order::BLOCK, OwnerId::HOST));
-        buddy.charges.charge(OwnerId::HOST, PageType::Return, FRAMES_PER_BLOCK as u64);
-        let is_over = buddy.charges.room(OwnerId::HOST) == 0;
-        drop(buddy);
-        if is_over {
-            // No limit stops this. But what lists hold was charged ahead within it, and is not to be handed out.
-            self.drain_all();
-        }
+        self.charge_beyond(buddy, OwnerId::HOST, PageType::Return);
         Some(block)
     }
 

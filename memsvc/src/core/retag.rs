@@ -22,6 +22,44 @@ impl<M: Mode> FrameAllocator<M> {
         Retagger { alloc: self, buddy: lock(&self.buddy) }
     }
 
+    /// Changes the page type, and the owner with it, of all frames of a block that is handed out whole. No limit
+    /// stops this.
+    ///
+    /// # Panics
+    /// When [`PageType::may_become`] does not allow it, or the block is not handed out whole: an error
+    /// of ours, never of a guest.
+    pub fn retag_block(&self, block: BlockId, page_type: PageType, owner: OwnerId) {
+        let mut buddy = lock(&self.buddy);
+        let old = self.table.block_tag(block);
+        let from = old.page_type();
+        assert!(
+            !old.is_mixed() && from.may_become(page_type),
+            "{block:?}: {from:?} cannot become {page_type:?}"
+        );
+        self.disown(Order::BLOCK, block.0);
+        let tag = Tag::live(page_type, Order::BLOCK, owner).with_reserve(old.is_reserve());
+        self.table.set_block_tag(block, tag);
+        buddy.charges.uncharge(old.owner(), from, FRAMES_PER_BLOCK as u64);
+        buddy.block_mut(block).movable = if page_type.is_movable() { FRAMES_PER_BLOCK as u16 } else { 0 };
+        self.charge_beyond(buddy, owner, page_type);
+    }
+
+    /// Charges a block whatever the limit. If that is over, the per-CPU lists are drained: what they hold was
+    /// charged ahead within it, and is not to be handed out any more.
+    pub(super) fn charge_beyond(
+        &self,
+        mut buddy: MutexGuard<'_, Buddy>,
+        owner: OwnerId,
+        page_type: PageType,
+    ) {
+        buddy.charges.charge(owner, page_type, FRAMES_PER_BLOCK as u64);
+        let is_over = buddy.charges.is_over(owner);
+        drop(buddy);
+        if is_over {
+            self.drain_all();
+        }
+    }
+
     /// Makes a chunk that is handed out whole one of single frames, all still in use (`split_page`,
     /// mm/page_alloc.c). Each keeps its page type.
     ///
@@ -88,27 +126,6 @@ impl<M: Mode> Retagger<'_, M> {
         entry.movable -= u16::from(from.is_movable());
         entry.holes += u16::from(page_type == PageType::Balloon);
         entry.holes -= u16::from(from == PageType::Balloon);
-    }
-
-    /// Changes the page type, and the owner with it, of all frames of a block that is handed out whole.
-    ///
-    /// # Panics
-    /// When [`PageType::may_become`] does not allow it, or the block is not handed out whole: an error
-    /// of ours, never of a guest.
-    pub fn retag_block(&mut self, block: BlockId, page_type: PageType, owner: OwnerId) {
-        let table = &self.alloc.table;
-        let old = table.block_tag(block);
-        let from = old.page_type();
-        assert!(
-            !old.is_mixed() && from.may_become(page_type),
-            "{block:?}: {from:?} cannot become {page_type:?}"
-        );
-        self.alloc.disown(Order::BLOCK, block.0);
-        table.set_block_tag(block, Tag::live(page_type, Order::BLOCK, owner).with_reserve(old.is_reserve()));
-        self.buddy.charges.uncharge(old.owner(), from, FRAMES_PER_BLOCK as u64);
-        self.buddy.charges.charge(owner, page_type, FRAMES_PER_BLOCK as u64);
-        self.buddy.block_mut(block).movable =
-            if page_type.is_movable() { FRAMES_PER_BLOCK as u16 } else { 0 };
     }
 }
 

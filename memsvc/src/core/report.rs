@@ -84,13 +84,16 @@ impl<M: Mode> FrameAllocator<M> {
     }
 
     fn counts(&self, buddy: &Buddy) -> [u64; PageType::COUNT] {
+        let owners = (0..OwnerId::COUNT as u8).map(OwnerId);
+        let charged = owners.filter(|&owner| buddy.charges.owner(owner).total() > 0);
+        self.sum(charged.map(|owner| self.owner_counts(buddy, owner)))
+    }
+
+    /// Frames by type, if this is all that is charged: the rest is free.
+    fn sum(&self, owners: impl Iterator<Item = [u64; PageType::COUNT]>) -> [u64; PageType::COUNT] {
         let mut counts = [0; PageType::COUNT];
-        for owner in
-            (0..OwnerId::COUNT as u8).map(OwnerId).filter(|&owner| buddy.charges.owner(owner).total() > 0)
-        {
-            for (count, more) in counts.iter_mut().zip(self.owner_counts(buddy, owner)) {
-                *count += more;
-            }
+        for owner in owners {
+            counts.iter_mut().zip(owner).for_each(|(count, more)| *count += more);
         }
         counts[PageType::Buddy as usize] = self.frames().saturating_sub(counts.iter().sum());
         counts
@@ -131,21 +134,25 @@ impl<M: Mode> FrameAllocator<M> {
             }
             MigrateTypeInfo { migrate_type, blocks, free_chunks: chunks.into() }
         });
-        let owners = (0..OwnerId::COUNT as u8).filter_map(|id| {
-            let owner = buddy.charges.owner(OwnerId(id));
-            if !owner.is_known && owner.limit.is_none() {
-                return None;
-            }
-            let frames = self.owner_counts(&buddy, OwnerId(id));
-            let charged = frames.iter().sum();
-            let (limit, refused) = (owner.limit, owner.refused);
-            Some(ChargeInfo { owner: id, frames: by_type(frames), charged, limit, refused })
+        // Read once: per-CPU lists change meanwhile, and the parts of a table are to agree.
+        let owners: Vec<_> = (0..OwnerId::COUNT as u8)
+            .map(|id| (id, buddy.charges.owner(OwnerId(id))))
+            .filter(|(_, owner)| owner.is_known || owner.limit.is_some())
+            .map(|(id, owner)| (id, owner, self.owner_counts(&buddy, OwnerId(id))))
+            .collect();
+        let frames_by_type = by_type(self.sum(owners.iter().map(|&(.., frames)| frames)));
+        let charges = owners.into_iter().map(|(id, owner, frames)| ChargeInfo {
+            owner: id,
+            frames: by_type(frames),
+            charged: frames.iter().sum(),
+            limit: owner.limit,
+            refused: owner.refused,
         });
         TypeInfo {
             migrate_types: migrate_types.into(),
             whole_free_blocks: buddy.whole_free().into(),
-            frames_by_type: by_type(self.counts(&buddy)),
-            charges: owners.collect(),
+            frames_by_type,
+            charges: charges.collect(),
         }
     }
 
@@ -203,6 +210,8 @@ fn by_type(counts: [u64; PageType::COUNT]) -> FramesByType {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::core::alloc::Config;
     use crate::core::request::Request;
@@ -223,6 +232,29 @@ mod tests {
         allocator.free(CpuId(0), frame, Order::FRAME).unwrap();
         allocator.drain_all();
         assert_eq!(owners(), [(3, 0)]);
+    }
+
+    /// Frames by type and charges are one reading, whatever others get and put meanwhile.
+    #[test]
+    fn frames_by_type_are_what_is_charged() {
+        let config = Config { blocks: 16, cpus: 1, watermarks: Watermarks::NONE };
+        let allocator: FrameAllocator = FrameAllocator::new(config);
+        let request = Request::new(Order::FRAME, PageType::Guest);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let frame = allocator.alloc(CpuId(0), &request).unwrap();
+                    allocator.free(CpuId(0), frame, Order::FRAME).unwrap();
+                }
+            });
+            let differs = (0..50_000).map(|_| allocator.type_info()).find(|info| {
+                let charged: u64 = info.charges.iter().map(|of| of.charged).sum();
+                info.frames_by_type.buddy + charged != allocator.frames()
+            });
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(differs, None);
+        });
     }
 
     /// The worked examples are from the formulas: F = 640 free in 10 chunks of order 6.

@@ -159,13 +159,11 @@ impl<M: Mode> FrameAllocator<M> {
     /// Watermarks, reserve, per-CPU lists, counters.
     pub fn zone_info(&self) -> ZoneInfo {
         let buddy = lock(&self.buddy);
-        let mut cpus: Vec<CpuInfo> = Vec::new();
+        let mut cpus: Vec<_> =
+            self.cpus.iter().map(|cpu| CpuInfo { cpu: cpu.id.0, ..CpuInfo::default() }).collect();
         for (cpu, front, frames) in self.held_fronts() {
             let (ready, freed) = (u64::from(front.ready_items()), u64::from(front.freed_items()));
-            if cpus.last().is_none_or(|last| last.cpu != cpu.id.0) {
-                cpus.push(CpuInfo { cpu: cpu.id.0, ..CpuInfo::default() });
-            }
-            if let Some(info) = cpus.last_mut() {
+            if let Some(info) = cpus.get_mut(cpu.id.0 as usize) {
                 let of_frames = frames == 1;
                 info.ready_frames += if of_frames { ready } else { 0 };
                 info.freed_frames += if of_frames { freed } else { 0 };
@@ -217,6 +215,17 @@ mod tests {
     use crate::core::request::Request;
     use crate::core::units::CpuId;
     use crate::core::watermark::Watermarks;
+
+    /// Those whose lists hold nothing, too: a gauge that is not there is not 0.
+    #[test]
+    fn every_cpu_is_in_the_table() {
+        let allocator: FrameAllocator =
+            FrameAllocator::new(Config { blocks: 2, cpus: 2, watermarks: Watermarks::NONE });
+        let ready = || allocator.zone_info().cpus.iter().map(|cpu| cpu.ready_frames > 0).collect::<Vec<_>>();
+        assert_eq!(ready(), [false, false]);
+        allocator.alloc(CpuId(1), &Request::new(Order::FRAME, PageType::Guest)).unwrap();
+        assert_eq!(ready(), [false, true]);
+    }
 
     /// A counter that goes from a table and comes back reads as a restart.
     #[test]

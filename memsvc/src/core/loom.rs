@@ -164,7 +164,7 @@ fn loom_a_late_second_free_is_refused_while_the_frame_becomes_ready_and_goes_bac
         let mut local = alloc.enter(ONE);
         let [kept, freed, last] = [(); 3].map(|()| local.alloc(&FRAME).unwrap());
         local.drain();
-        [kept, freed].map(|frame| local.free(frame, Order::FRAME).unwrap());
+        [kept, freed].into_iter().for_each(|frame| local.free(frame, Order::FRAME).unwrap());
         local.drain();
         // With one in the freed list the next free is a fast one.
         local.free(last, Order::FRAME).unwrap();

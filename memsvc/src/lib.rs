@@ -4,7 +4,7 @@
 //! [`MemoryService`]: it maps guest RAM, resolves the guest's faults, and is told what the guest
 //! gives up and takes back. No KVM, no async runtime in here.
 //!
-//! Under `--cfg memsvc_loom` (`ci/loom`) there is only `core`, on loom's synchronization.
+//! Under `--cfg memsvc_loom` (`ci/loom`) there are only `core` and `stats`, on loom's synchronization.
 
 pub mod core;
 #[cfg(not(memsvc_loom))]

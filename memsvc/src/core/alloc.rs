@@ -39,7 +39,7 @@ use super::sync::{Mutex, lock};
 use super::table::FrameTable;
 use super::tag::Tag;
 use super::throttle::{Throttle, Waited};
-use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
+use super::units::{BlockId, CpuId, FrameId, Order, OwnerId};
 use super::watermark::Watermarks;
 
 /// How long a requester that may wait is held up at most when half the reserve is gone: a tenth of what
@@ -139,9 +139,9 @@ impl<M: Mode> FrameAllocator<M> {
         Local::new(self, cpu, lock(&cpu.lists))
     }
 
-    /// Hands out `2^order` frames. A requester that may wait does so while half the reserve is gone and
-    /// there is nothing for it, or others wait already, for a tenth of a second at most: hold no lock here
-    /// that freeing memory needs.
+    /// Hands out `2^order` frames. A requester that may wait does so when half the reserve is gone and
+    /// there is nothing for it, or others wait already: until the reserve is back, for a tenth of a second at
+    /// most. Hold no lock here that freeing memory needs.
     ///
     /// # Errors
     /// [`AllocError`] when there is nothing that the request may have.
@@ -157,12 +157,14 @@ impl<M: Mode> FrameAllocator<M> {
         if waits_now && self.throttle(THROTTLE_LIMIT) { self.enter(cpu).alloc(request) } else { result }
     }
 
-    /// Waits in the queue of those who are held up while half the reserve is gone, `limit` at most: for a
-    /// requester that holds a lock when it asks, and must let go of it first. True when there is reason
-    /// to ask again.
+    /// If half the reserve is gone, or others wait already, waits in their queue until it is back, `limit`
+    /// at most: for a requester that holds a lock when it asks, and must let go of it first. True when there
+    /// is reason to ask again.
     pub fn throttle(&self, limit: Duration) -> bool {
-        !self.reserve_is_well()
-            && matches!(self.throttle.wait(limit, || self.reserve_is_well()), Waited::Back)
+        let free = || lock(&self.buddy).free();
+        let is_back = || self.watermarks.reserve_is_back(free());
+        (self.throttle.is_waiting() || self.watermarks.reserve_is_half_gone(free()))
+            && matches!(self.throttle.wait(limit, is_back), Waited::Back)
     }
 
     /// Takes back what [`Self::alloc`] handed out.
@@ -171,11 +173,6 @@ impl<M: Mode> FrameAllocator<M> {
     /// See [`Local::free`].
     pub fn free(&self, cpu: CpuId, head: FrameId, order: Order) -> Result<(), FreeError> {
         self.enter(cpu).free(head, order)
-    }
-
-    fn reserve_is_well(&self) -> bool {
-        let free = lock(&self.buddy).free();
-        !self.watermarks.reserve_is_half_gone(free)
     }
 
     /// Frames of the arena.
@@ -225,7 +222,7 @@ impl<M: Mode> FrameAllocator<M> {
         let mut buddy = lock(&self.buddy);
         let block = buddy.take_emptied()?;
         self.table.set_block_tag(block, Tag::live(PageType::Return, Order::BLOCK, OwnerId::HOST));
-        buddy.charges.charge(OwnerId::HOST, PageType::Return, FRAMES_PER_BLOCK as u64);
+        self.charge_beyond(buddy, OwnerId::HOST, PageType::Return);
         Some(block)
     }
 
@@ -264,3 +261,7 @@ impl<M: Mode> FrameAllocator<M> {
         })
     }
 }
+
+#[cfg(test)]
+#[cfg(not(memsvc_loom))]
+mod tests;

@@ -43,6 +43,12 @@ impl Charges {
         owner.limit.map_or(u64::MAX, |limit| limit.saturating_sub(owner.total))
     }
 
+    /// True when the owner is charged more than its limit.
+    pub(crate) fn is_over(&self, owner: OwnerId) -> bool {
+        let owner = self.owner(owner);
+        owner.limit.is_some_and(|limit| owner.total > limit)
+    }
+
     pub(crate) fn charge(&mut self, owner: OwnerId, page_type: PageType, frames: u64) {
         let owner = self.owner_mut(owner);
         owner.frames[page_type as usize] += frames;

@@ -205,6 +205,9 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
+    /// Bytes of one, with its lists.
+    pub(crate) const BYTES: usize = size_of::<Self>() + FRONTS * size_of::<FrontLists>();
+
     pub(crate) fn new(id: CpuId) -> Self {
         let fronts = Box::new(std::array::from_fn(|front| FrontLists::new(sort_of(front))));
         Self {

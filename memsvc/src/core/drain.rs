@@ -95,7 +95,7 @@ impl<M: Mode> FrameAllocator<M> {
         if free >= self.watermarks.high && self.low.load(Ordering::Relaxed) {
             self.low.store(false, Ordering::Relaxed);
         }
-        if !self.watermarks.reserve_is_half_gone(free) {
+        if self.watermarks.reserve_is_back(free) {
             self.throttle.wake();
         }
     }

@@ -95,7 +95,11 @@ impl<M: Mode> FrameAllocator<M> {
         let mut groups = GroupStack::new();
         let movable = request.get_page_type().is_movable();
         let taken = buddy.take_frames_of(block, allowed as u32, movable, &mut groups);
+        if taken == 0 {
+            return Ok(());
+        }
         buddy.charges.charge(request.get_owner(), request.get_page_type(), taken.into());
+        self.table.in_pieces(block);
         let first = frames.len();
         while let Some((group, mut bits)) = groups.pop() {
             while bits != 0 {

@@ -9,7 +9,7 @@ use ::loom::thread::{self, JoinHandle};
 
 use super::alloc::{Config, FrameAllocator};
 use super::page_type::PageType;
-use super::request::{AllocError, Request};
+use super::request::{AllocError, FreeError, Request};
 use super::sync::atomic::Ordering;
 use super::units::{CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
 use super::watermark::Watermarks;
@@ -154,5 +154,30 @@ fn loom_freed_twice_at_the_same_moment_is_free_once_when_drained() {
         assert!(freed.iter().any(Result::is_ok), "{freed:?}");
         alloc.drain_all();
         settle(&alloc, vec![own]);
+    });
+}
+
+#[test]
+fn loom_a_late_second_free_is_refused_while_the_frame_becomes_ready_and_goes_back() {
+    model(2, || {
+        let alloc = arena(3);
+        let mut local = alloc.enter(ONE);
+        let [kept, freed, last] = [(); 3].map(|()| local.alloc(&FRAME).unwrap());
+        local.drain();
+        [kept, freed].into_iter().for_each(|frame| local.free(frame, Order::FRAME).unwrap());
+        local.drain();
+        // With one in the freed list the next free is a fast one.
+        local.free(last, Order::FRAME).unwrap();
+        let other = spawn(&alloc, |alloc| {
+            let mut local = alloc.enter(ZERO);
+            let kept = local.alloc(&FRAME).unwrap();
+            local.drain();
+            kept
+        });
+        let again = local.free(freed, Order::FRAME);
+        assert!(matches!(again, Err(FreeError::NotHandedOut { .. })), "{again:?}");
+        drop(local);
+        assert_eq!(other.join().unwrap(), kept);
+        settle(&alloc, vec![kept]);
     });
 }

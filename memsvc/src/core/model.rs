@@ -189,7 +189,7 @@ impl Model {
                     self.alloc.retagger().retag(FrameId(head.0 + index), page_type);
                     self.live.get_mut(&head).unwrap().types[index as usize] = page_type;
                 } else if chunk.order == Order::BLOCK && old == PageType::Stash {
-                    self.alloc.retagger().retag_block(head.block(), PageType::Guest, OwnerId(1));
+                    self.alloc.retag_block(head.block(), PageType::Guest, OwnerId(1));
                     let types = vec![PageType::Guest; FRAMES_PER_BLOCK];
                     self.live.insert(head, Chunk { order: chunk.order, owner: OwnerId(1), types });
                 }

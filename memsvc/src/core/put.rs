@@ -28,9 +28,12 @@ impl<M: Mode> Local<'_, M> {
         let (sort, item) = (sort_index(order), item_of(head, order)?);
         let Recent { front, key, .. } = self.recent[sort];
         let cell = self.alloc.table.cell(head, order)?;
-        let is_alike = cell.load(Ordering::Relaxed) == key as u16
+        let is_tagged = || cell.load(Ordering::Acquire) == key as u16;
+        // Twice, as in `check_free`.
+        let is_alike = is_tagged()
             && front.freed_tag.load(Ordering::Relaxed) == key as u16
-            && !self.alloc.table.is_claimed(order, item / GROUP);
+            && !self.alloc.table.is_claimed(order, item / GROUP)
+            && is_tagged();
         let lists = &mut *self.lists;
         let lists = &mut lists.fronts[lists.recent[sort] % FRONTS];
         let len = front.freed_items();
@@ -87,7 +90,7 @@ impl<M: Mode> Local<'_, M> {
         Ok(())
     }
 
-    /// Adds to a freed list, which has room, and drains it when it is full.
+    /// Adds to a freed list, which has room, and drains it when it is full, or when somebody waits for memory.
     fn put_freed(&mut self, index: usize, item: u32) {
         self.mark();
         let front = &self.cpu.fronts[index];
@@ -97,8 +100,11 @@ impl<M: Mode> Local<'_, M> {
             *slot = item;
             front.freed_len.store(len + 1, Ordering::Relaxed);
         }
-        if len + 1 >= lists.freed_limit {
+        let is_full = len + 1 >= lists.freed_limit;
+        if is_full {
             lists.grow_freed(sort_of(index));
+        }
+        if is_full || self.alloc.throttle.is_waiting() {
             self.drain_freed(index);
         }
     }
@@ -140,13 +146,17 @@ impl<M: Mode> Local<'_, M> {
 impl<M: Mode> FrameAllocator<M> {
     /// The tag of what is to be freed, if it can be.
     pub(super) fn check_free(&self, head: FrameId, order: Order) -> Result<Tag, FreeError> {
-        let block = self.table.block_tag(head.block());
-        let tag = if !block.is_free() && head.index() == 0 { block } else { self.table.effective(head) };
+        let look = || {
+            let block = self.table.block_tag(head.block());
+            if !block.is_free() && head.index() == 0 { block } else { self.table.effective(head) }
+        };
+        let tag = look();
         let owner = tag.owner();
         if tag.is_free() {
             return Err(FreeError::NotHandedOut { frame: head, last: tag.last_type(), owner });
         }
-        if self.is_ready(head) {
+        // What has just been taken back from a front is not ready any more, and tagged otherwise.
+        if self.is_ready(head) || look() != tag {
             return Err(FreeError::NotHandedOut { frame: head, last: tag.page_type(), owner });
         }
         match tag.order() {

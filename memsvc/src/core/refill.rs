@@ -56,27 +56,32 @@ impl<M: Mode> Local<'_, M> {
         true
     }
 
-    /// Makes a group ready: claims it, tags it as handed out, and lets go of the one before, which must be
-    /// empty.
+    /// Makes a group ready: claims it, says what is ready, tags that as handed out, in this order: who sees
+    /// the tag sees that it is not handed out yet. Lets go of the group before, which must be empty.
     fn make_ready(&mut self, index: usize, group: u32, bits: u32) {
         let (front, order) = (&self.cpu.fronts[index], sort_of(index));
         self.let_go(index);
         if M::CHECKED {
             self.alloc.table.claim(order, group);
-            let tag = front.tag();
-            let tags = self.alloc.table.group_tags(order, group);
-            if bits == u32::MAX {
-                tags.iter().for_each(|cell| cell.store(tag.bits(), Ordering::Relaxed));
-            } else {
-                let mut rest = bits;
-                while rest != 0 {
-                    tags[rest.trailing_zeros() as usize].store(tag.bits(), Ordering::Relaxed);
-                    rest &= rest - 1;
-                }
+            if order == Order::FRAME {
+                self.alloc.table.in_pieces(FrameId(group * GROUP).block());
             }
         }
         front.mine.store(bits, Ordering::Relaxed);
         front.ready.store(word_of(group, bits), Ordering::Release);
+        if M::CHECKED {
+            let tag = front.tag();
+            let tags = self.alloc.table.group_tags(order, group);
+            if bits == u32::MAX {
+                tags.iter().for_each(|cell| cell.store(tag.bits(), Ordering::Release));
+            } else {
+                let mut rest = bits;
+                while rest != 0 {
+                    tags[rest.trailing_zeros() as usize].store(tag.bits(), Ordering::Release);
+                    rest &= rest - 1;
+                }
+            }
+        }
         self.turn_to(index);
     }
 
@@ -167,7 +172,7 @@ impl<M: Mode> Local<'_, M> {
     /// from there.
     fn take_beyond(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
         let order = request.get_order();
-        let reserve = buddy.free() < self.alloc.watermarks.min + u64::from(order.frames());
+        let reserve = self.alloc.watermarks.above_min(buddy.free()) < u64::from(order.frames());
         let tag = request.tag().with_reserve(reserve);
         let movable = tag.page_type().is_movable();
         let head = if is_fronted(order) {
@@ -224,7 +229,7 @@ impl<M: Mode> FrameAllocator<M> {
         if !M::CHECKED {
             return Ok(most);
         }
-        let above_min = buddy.free().saturating_sub(self.watermarks.min);
+        let above_min = self.watermarks.above_min(buddy.free());
         let room = buddy.charges.room(owner);
         if room < size {
             let (charged, limit) = (buddy.charges.owner(owner).total(), buddy.charges.owner(owner).limit);

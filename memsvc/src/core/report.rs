@@ -5,6 +5,7 @@
 use super::alloc::{FrameAllocator, Mode};
 use super::block::Use;
 use super::buddy::Buddy;
+use super::cpu::Cpu;
 use super::migrate_type::MigrateType;
 use super::page_type::PageType;
 use super::sync::lock;
@@ -84,13 +85,16 @@ impl<M: Mode> FrameAllocator<M> {
     }
 
     fn counts(&self, buddy: &Buddy) -> [u64; PageType::COUNT] {
+        let owners = (0..OwnerId::COUNT as u8).map(OwnerId);
+        let charged = owners.filter(|&owner| buddy.charges.owner(owner).total() > 0);
+        self.sum(charged.map(|owner| self.owner_counts(buddy, owner)))
+    }
+
+    /// Frames by type, if this is all that is charged: the rest is free.
+    fn sum(&self, owners: impl Iterator<Item = [u64; PageType::COUNT]>) -> [u64; PageType::COUNT] {
         let mut counts = [0; PageType::COUNT];
-        for owner in
-            (0..OwnerId::COUNT as u8).map(OwnerId).filter(|&owner| buddy.charges.owner(owner).total() > 0)
-        {
-            for (count, more) in counts.iter_mut().zip(self.owner_counts(buddy, owner)) {
-                *count += more;
-            }
+        for owner in owners {
+            counts.iter_mut().zip(owner).for_each(|(count, more)| *count += more);
         }
         counts[PageType::Buddy as usize] = self.frames().saturating_sub(counts.iter().sum());
         counts
@@ -131,34 +135,36 @@ impl<M: Mode> FrameAllocator<M> {
             }
             MigrateTypeInfo { migrate_type, blocks, free_chunks: chunks.into() }
         });
-        let owners = (0..OwnerId::COUNT as u8).filter_map(|id| {
-            let owner = buddy.charges.owner(OwnerId(id));
-            if !owner.is_known && owner.limit.is_none() {
-                return None;
-            }
-            let frames = self.owner_counts(&buddy, OwnerId(id));
-            let charged = frames.iter().sum();
-            let (limit, refused) = (owner.limit, owner.refused);
-            Some(ChargeInfo { owner: id, frames: by_type(frames), charged, limit, refused })
+        // Read once: per-CPU lists change meanwhile, and the parts of a table are to agree.
+        let owners: Vec<_> = (0..OwnerId::COUNT as u8)
+            .map(|id| (id, buddy.charges.owner(OwnerId(id))))
+            .filter(|(_, owner)| owner.is_known || owner.limit.is_some())
+            .map(|(id, owner)| (id, owner, self.owner_counts(&buddy, OwnerId(id))))
+            .collect();
+        let frames_by_type = by_type(self.sum(owners.iter().map(|&(.., frames)| frames)));
+        let charges = owners.into_iter().map(|(id, owner, frames)| ChargeInfo {
+            owner: id,
+            frames: by_type(frames),
+            charged: frames.iter().sum(),
+            limit: owner.limit,
+            refused: owner.refused,
         });
         TypeInfo {
             migrate_types: migrate_types.into(),
             whole_free_blocks: buddy.whole_free().into(),
-            frames_by_type: by_type(self.counts(&buddy)),
-            charges: owners.collect(),
+            frames_by_type,
+            charges: charges.collect(),
         }
     }
 
     /// Watermarks, reserve, per-CPU lists, counters.
     pub fn zone_info(&self) -> ZoneInfo {
         let buddy = lock(&self.buddy);
-        let mut cpus: Vec<CpuInfo> = Vec::new();
+        let mut cpus: Vec<_> =
+            self.cpus.iter().map(|cpu| CpuInfo { cpu: cpu.id.0, ..CpuInfo::default() }).collect();
         for (cpu, front, frames) in self.held_fronts() {
             let (ready, freed) = (u64::from(front.ready_items()), u64::from(front.freed_items()));
-            if cpus.last().is_none_or(|last| last.cpu != cpu.id.0) {
-                cpus.push(CpuInfo { cpu: cpu.id.0, ..CpuInfo::default() });
-            }
-            if let Some(info) = cpus.last_mut() {
+            if let Some(info) = cpus.get_mut(cpu.id.0 as usize) {
                 let of_frames = frames == 1;
                 info.ready_frames += if of_frames { ready } else { 0 };
                 info.freed_frames += if of_frames { freed } else { 0 };
@@ -167,7 +173,7 @@ impl<M: Mode> FrameAllocator<M> {
             }
         }
         let marks = self.watermarks;
-        let bytes = (self.table.bytes() + buddy.bytes() + size_of_val(&*self.cpus)) as u64;
+        let bytes = (self.table.bytes() + buddy.bytes() + self.cpus.len() * Cpu::BYTES) as u64;
         ZoneInfo {
             frames: self.frames(),
             free: buddy.free(),
@@ -203,11 +209,24 @@ fn by_type(counts: [u64; PageType::COUNT]) -> FramesByType {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::core::alloc::Config;
     use crate::core::request::Request;
     use crate::core::units::CpuId;
     use crate::core::watermark::Watermarks;
+
+    /// Those whose lists hold nothing, too: a gauge that is not there is not 0.
+    #[test]
+    fn every_cpu_is_in_the_table() {
+        let allocator: FrameAllocator =
+            FrameAllocator::new(Config { blocks: 2, cpus: 2, watermarks: Watermarks::NONE });
+        let ready = || allocator.zone_info().cpus.iter().map(|cpu| cpu.ready_frames > 0).collect::<Vec<_>>();
+        assert_eq!(ready(), [false, false]);
+        allocator.alloc(CpuId(1), &Request::new(Order::FRAME, PageType::Guest)).unwrap();
+        assert_eq!(ready(), [false, true]);
+    }
 
     /// A counter that goes from a table and comes back reads as a restart.
     #[test]
@@ -223,6 +242,29 @@ mod tests {
         allocator.free(CpuId(0), frame, Order::FRAME).unwrap();
         allocator.drain_all();
         assert_eq!(owners(), [(3, 0)]);
+    }
+
+    /// Frames by type and charges are one reading, whatever others get and put meanwhile.
+    #[test]
+    fn frames_by_type_are_what_is_charged() {
+        let config = Config { blocks: 16, cpus: 1, watermarks: Watermarks::NONE };
+        let allocator: FrameAllocator = FrameAllocator::new(config);
+        let request = Request::new(Order::FRAME, PageType::Guest);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let frame = allocator.alloc(CpuId(0), &request).unwrap();
+                    allocator.free(CpuId(0), frame, Order::FRAME).unwrap();
+                }
+            });
+            let differs = (0..50_000).map(|_| allocator.type_info()).find(|info| {
+                let charged: u64 = info.charges.iter().map(|of| of.charged).sum();
+                info.frames_by_type.buddy + charged != allocator.frames()
+            });
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(differs, None);
+        });
     }
 
     /// The worked examples are from the formulas: F = 640 free in 10 chunks of order 6.

@@ -81,7 +81,7 @@ impl FrameTable {
     /// The tag of one frame that is not in a whole block.
     #[inline]
     pub(crate) fn tag(&self, frame: FrameId) -> Tag {
-        Tag::from_bits(self.tags[frame.0 as usize].load(Ordering::Relaxed))
+        Tag::from_bits(self.tags[frame.0 as usize].load(Ordering::Acquire))
     }
 
     #[inline]
@@ -89,10 +89,10 @@ impl FrameTable {
         self.tags[frame.0 as usize].store(tag.bits(), Ordering::Relaxed);
     }
 
-    /// The tag of a block that is handed out whole; a free tag for every other block.
+    /// The tag of a block that is handed out whole, or was the last time; [`Tag::NEVER`] for one in pieces.
     #[inline]
     pub(crate) fn block_tag(&self, block: BlockId) -> Tag {
-        Tag::from_bits(self.block_tags[block.0 as usize].load(Ordering::Relaxed))
+        Tag::from_bits(self.block_tags[block.0 as usize].load(Ordering::Acquire))
     }
 
     #[inline]
@@ -100,12 +100,20 @@ impl FrameTable {
         self.block_tags[block.0 as usize].store(tag.bits(), Ordering::Relaxed);
     }
 
+    /// Frames of a block are handed out in pieces: what it was as a whole is not the last that they were.
+    pub(crate) fn in_pieces(&self, block: BlockId) {
+        // Mostly it is already: then nothing that others read is written.
+        if self.block_tag(block) != Tag::NEVER {
+            self.set_block_tag(block, Tag::NEVER);
+        }
+    }
+
     /// The tag that counts for a frame, from its block or its own, whether or not it is claimed.
     pub(crate) fn effective(&self, frame: FrameId) -> Tag {
         let block = self.block_tag(frame.block());
-        if block.is_free() || block.is_mixed() {
+        if block == Tag::NEVER || block.is_mixed() {
             self.tag(frame)
-        } else if frame.index() == 0 {
+        } else if block.is_free() || frame.index() == 0 {
             block
         } else {
             block.tail()
@@ -150,6 +158,7 @@ impl FrameTable {
 
     /// Tags the frames of a chunk as one that is handed out.
     pub(crate) fn set_chunk(&self, head: FrameId, order: Order, tag: Tag) {
+        self.in_pieces(head.block());
         self.set_tag(head, tag);
         for frame in head.0 + 1..head.0 + order.frames() {
             self.set_tag(FrameId(frame), tag.tail());

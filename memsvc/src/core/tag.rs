@@ -33,6 +33,9 @@ const _: () = assert!(OwnerId::COUNT == 1 << (16 - OWNER_SHIFT));
 pub(crate) struct Tag(u16);
 
 impl Tag {
+    /// Of what was never handed out.
+    pub(crate) const NEVER: Tag = Tag(0);
+
     /// Of the head of a chunk that is handed out.
     pub(crate) const fn live(page_type: PageType, order: Order, owner: OwnerId) -> Tag {
         Tag(page_type as u16

@@ -10,7 +10,8 @@
 //!               the reclaimer works, all are served
 //!   ── min ─────────────────────────────────────  below: the reserve, for `MEMALLOC` only
 //!               all others are refused
-//!   ── min / 2 ─────────────────────────────────  from here: who may wait, waits (`throttle.rs`)
+//!   ── min / 2 ─────────────────────────────────  from here: who may wait, waits until there is
+//!                                               more than min again (`throttle.rs`)
 //!   ── 0 ───────────────────────────────────────
 //! ```
 
@@ -74,9 +75,9 @@ impl Watermarks {
         }
     }
 
-    /// True when a request may be served that leaves so many frames free.
-    pub const fn allows(&self, free_after: u64, memalloc: bool) -> bool {
-        memalloc || free_after >= self.min
+    /// Of so many free frames, those that everybody may have.
+    pub const fn above_min(&self, free: u64) -> u64 {
+        free.saturating_sub(self.min)
     }
 
     /// True when the reclaimer is to be woken.
@@ -87,6 +88,11 @@ impl Watermarks {
     /// True when who may wait is to wait (`allow_direct_reclaim`, mm/vmscan.c). Never without a reserve.
     pub const fn reserve_is_half_gone(&self, free: u64) -> bool {
         self.min > 0 && free <= self.min / 2
+    }
+
+    /// True when who waits need not any longer: sooner there is nothing for it.
+    pub const fn reserve_is_back(&self, free: u64) -> bool {
+        self.above_min(free) > 0
     }
 }
 
@@ -120,7 +126,8 @@ mod tests {
     #[test]
     fn each_mark_says_who_is_served() {
         let marks = Watermarks::new(1000, 100, 150, 200).unwrap();
-        assert!(marks.allows(100, false) && !marks.allows(99, false) && marks.allows(0, true));
+        assert_eq!((marks.above_min(102), marks.above_min(100), marks.above_min(99)), (2, 0, 0));
+        assert!(marks.reserve_is_back(101) && !marks.reserve_is_back(100));
         assert!(!marks.is_low(150) && marks.is_low(149));
         assert!(!marks.reserve_is_half_gone(51) && marks.reserve_is_half_gone(50));
     }
@@ -128,7 +135,7 @@ mod tests {
     #[test]
     fn without_marks_nothing_ever_happens() {
         let none = Watermarks::NONE;
-        assert!(none.allows(0, false) && !none.is_low(0) && !none.reserve_is_half_gone(0));
+        assert!(none.above_min(1) == 1 && !none.is_low(0) && !none.reserve_is_half_gone(0));
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub struct ZoneInfo {
     pub metadata_millibytes_per_frame: u64,
     /// The reserve.
     pub reserve: ReserveInfo,
-    /// The lists that hold anything.
+    /// The per-CPU lists, empty ones too.
     pub cpus: Vec<CpuInfo>,
     /// Since start.
     pub counters: AllocCounters,

@@ -1,4 +1,4 @@
-//! What `GET /memory` says: a snapshot of states, tags and counters.
+//! What `GET /memory` says: a snapshot of states, tags and counters. What `/memory/*` say is in `allocator`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -31,7 +31,7 @@ use super::types::{GuestStats, InstanceInfo, MemoryReport};
 /// What the text is, for the header of the answer.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All that is known at one moment.
+/// All that is known. Each part is of one moment; the guest runs on from one to the next.
 #[derive(Debug)]
 pub struct Scrape {
     /// What this process is and what its guest is doing.

@@ -29,7 +29,7 @@ pub use scanner::Scanner;
 use super::alloc::{FrameAllocator, Mode};
 use super::isolate::{BlockUse, Isolated};
 use super::request::{Flags, Request};
-use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
+use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order};
 use crate::core::page_type::PageType;
 
 /// What a policy can ask about the blocks of an arena.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::alloc::Config;
+use crate::core::units::OwnerId;
 use crate::core::watermark::Watermarks;
 
 const CPU: CpuId = CpuId(0);

@@ -13,8 +13,8 @@ use crate::core::units::{CpuId, FrameId, Order};
 pub(super) type Source<'a> = &'a mut dyn FnMut(&Request) -> Result<FrameId, AllocError>;
 
 impl<M: Mode> Slabs<M> {
-    /// Frames for one slab: of the shape, or of the next worse one while there is no such chunk. The order
-    /// 0 error counts.
+    /// Frames for one slab: of the shape, or of the next worse one while there is no such chunk. Who may
+    /// wait does so for the least of them only, and its error is the one that counts.
     pub(super) fn obtain(
         &self,
         class: ClassId,
@@ -24,16 +24,15 @@ impl<M: Mode> Slabs<M> {
         from: Source<'_>,
     ) -> Result<Span, SlabError> {
         loop {
+            let worse = class.class().worse(shape);
             let request = Request::new(shape.order(), PageType::Slab)
                 .migrate_type(self.migrate_type)
-                .flags(flags)
+                .flags(if worse.is_some() { flags.union(Flags::NOWAIT) } else { flags })
                 .charge_to(self.owner);
-            match from(&request) {
-                Ok(head) => return self.cut(head, shape, cpu),
-                Err(cause) => match class.class().worse(shape) {
-                    Some(worse) => shape = worse,
-                    None => return Err(SlabError::NoFrames { size: class.class().size, cause }),
-                },
+            match (from(&request), worse) {
+                (Ok(head), _) => return self.cut(head, shape, cpu),
+                (Err(_), Some(worse)) => shape = worse,
+                (Err(cause), None) => return Err(SlabError::NoFrames { size: class.class().size, cause }),
             }
         }
     }

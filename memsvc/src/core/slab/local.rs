@@ -63,11 +63,10 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
     pub fn drain(&mut self) {
         self.cpu.wanted.store(false, Ordering::Relaxed);
         for class in ClassId::all() {
-            for front in [false, true].map(|reserve| self.cpu.front(class, reserve)) {
-                if front.held().is_some() {
-                    let emptied = let_go(front, &mut self.slabs.cache(class));
-                    self.release(emptied);
-                }
+            let front = self.normal.of(class);
+            if front.held().is_some() {
+                let emptied = let_go(front, &mut self.slabs.cache(class));
+                self.release(emptied);
             }
         }
     }
@@ -98,9 +97,6 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
         if !memalloc {
             return self.grow(request, class.class().best(), request.get_flags(), from);
         }
-        if let Some(object) = self.get(request, true) {
-            return Ok(object);
-        }
         if let Ok(object) = self.grow(request, class.class().best(), Flags::NOWAIT, from) {
             return Ok(object);
         }
@@ -113,8 +109,16 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
         self.grow(request, class.class().least(), Flags::MEMALLOC, from)
     }
 
+    /// Takes what is ready. A front of reserve slabs lets go of its group again, so that the slab goes with
+    /// its last object.
     fn get(&self, request: &SlabRequest, reserve: bool) -> Option<Object> {
-        self.cpu.front(request.class(), reserve).get(request.len_bits())
+        let front = self.cpu.front(request.class(), reserve);
+        let object = front.get(request.len_bits());
+        if reserve {
+            let emptied = let_go(front, &mut self.slabs.cache(request.class()));
+            self.release(emptied);
+        }
+        object
     }
 
     /// Finds a group for a front that has nothing ready. False when there is none.
@@ -190,6 +194,7 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
         }
         front.count((object.to_bits() >> LEN_SHIFT).wrapping_neg());
         let emptied = match holder {
+            None if cache.is_reserve(slab) => cache.put(place),
             None => match cache.take_group_of(place, self.id) {
                 Some(Ready { group, bits }) => {
                     change_over(front, &mut cache, Ready { group, bits: bits | bit })

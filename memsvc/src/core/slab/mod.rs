@@ -29,7 +29,8 @@
 //!
 //! Reserve: fast paths know nothing of it. The fronts that they use hold normal slabs only. A request that
 //! finds nothing there takes a new normal slab if it can have one; and only then, when it is `MEMALLOC`, a
-//! place of a reserve slab, or reserve frames.
+//! place of a reserve slab, or reserve frames. The front of a reserve slab lets go of it after each object, so
+//! that nothing keeps it once it is empty.
 //!
 //! Locks, in this order: lists of a CPU, class, lists of a CPU of the frame allocator. So nobody may call
 //! slabs while holding [`Local`](crate::core::alloc::Local) frame lists.

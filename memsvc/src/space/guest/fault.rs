@@ -132,8 +132,8 @@ impl GuestSpace {
     /// A block of the stash is behind a guest block now, or its pieces are.
     fn tag_guest(&self, state: &State, guest_block: GuestBlock, block: BlockId) {
         self.alloc.set_rmap(block.frame(0), guest_block.frame(0).0);
+        self.alloc.retag_block(block, PageType::Guest, GUEST);
         let mut tags = self.alloc.retagger();
-        tags.retag_block(block, PageType::Guest, GUEST);
         for hole in state.ledger.block(guest_block).iter() {
             tags.retag(block.frame(hole), PageType::Balloon);
         }

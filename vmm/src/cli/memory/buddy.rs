@@ -20,7 +20,7 @@ pub(super) fn human(info: &BuddyInfo) -> String {
         "Free     {} frames, {}, without what per-CPU lists hold\nBy order {}\n\n",
         grouped(info.free_frames),
         frames(info.free_frames),
-        counts.iter().map(|count| format!("{count:>6}")).collect::<String>()
+        counts.iter().map(|count| format!(" {count:>5}")).collect::<String>()
     );
     let header = [
         Column::Right("order"),
@@ -69,6 +69,13 @@ fn outlook(extfrag_index: i32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wide_counts_stand_apart() {
+        let orders = (0..2).map(|order| OrderInfo { order, free_chunks: 1_234_567, ..OrderInfo::default() });
+        let text = human(&BuddyInfo { free_frames: 3 * 1_234_567, orders: orders.collect() });
+        assert_eq!(text.lines().nth(1), Some("By order  1,234,567 1,234,567"));
+    }
 
     #[test]
     fn each_order_says_what_a_request_can_hope_for() {

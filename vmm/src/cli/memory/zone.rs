@@ -43,9 +43,6 @@ pub(super) fn human(info: &ZoneInfo) -> String {
 }
 
 fn lists(cpus: &[CpuInfo]) -> String {
-    if cpus.is_empty() {
-        return "The per-CPU lists hold nothing.\n".to_owned();
-    }
     let header = ["cpu", "ready frames", "ready blocks", "freed frames", "freed blocks"].map(Column::Right);
     let rows: Vec<_> = cpus
         .iter()

@@ -16,21 +16,18 @@
 #[cfg(test)]
 #[cfg(not(memsvc_loom))]
 mod check;
+mod lists;
 
 use super::class::{ClassId, GROUP};
 use super::front::{GroupId, Ready};
 use super::object::place_word;
 use crate::core::units::{CpuId, FrameId};
+use lists::{Ends, List, NIL, ends};
 
 /// Groups that a [`GroupId`] has numbers for in a slab.
 const GROUPS: u32 = 8;
 /// Bits of a slab's number. The rest of a frame's reverse map is the class.
 const SLAB_BITS: u32 = 25;
-/// No slab, in links.
-const NIL: u32 = u32::MAX;
-/// Slabs with free places that a class has before it returns one that became empty at once (`MIN_PARTIAL`,
-/// mm/slub.c).
-const MIN_PARTIAL: u32 = 5;
 
 const _: () = assert!(super::class::CLASSES < 1 << (32 - SLAB_BITS));
 const _: () = assert!(super::class::MAX_PLACES == GROUPS as usize * GROUP);
@@ -72,13 +69,6 @@ impl Span {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum List {
-    Unlisted,
-    Partial,
-    Empty,
-}
-
 #[derive(Clone, Debug)]
 struct Slab {
     span: Span,
@@ -97,12 +87,6 @@ struct Group {
     free: u32,
     /// The CPU whose front holds it, plus 1.
     holder: u8,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    head: u32,
-    len: u32,
 }
 
 /// The process had no memory for a larger table.
@@ -143,7 +127,7 @@ impl Cache {
             owners: Vec::new(),
             movable,
             vacant: NIL,
-            lists: [Ends { head: NIL, len: 0 }; 4],
+            lists: [Ends::NONE; 4],
             live: 0,
             live_reserve: 0,
             #[cfg(test)]
@@ -367,66 +351,6 @@ impl Cache {
         }
     }
 
-    /// Puts a slab into the list where it belongs, or out of the cache when it is empty and one too many.
-    fn settle(&mut self, slab: SlabId) -> Option<Span> {
-        self.relist(slab);
-        let entry = &self.slabs[slab.0 as usize];
-        let listed = |list| self.lists[ends(list, false)].len;
-        let too_many = entry.reserve || listed(List::Partial) + listed(List::Empty) > MIN_PARTIAL;
-        (entry.list == List::Empty && too_many).then(|| self.remove(slab))
-    }
-
-    fn relist(&mut self, slab: SlabId) {
-        let entry = &self.slabs[slab.0 as usize];
-        let places = u32::from(self.class.class().places(entry.span.frames));
-        let groups = self.groups(slab);
-        let list = if entry.isolated || !groups.iter().any(|group| group.free != 0 && group.holder == 0) {
-            List::Unlisted
-        } else if groups.iter().all(|group| group.holder == 0)
-            && groups.iter().map(|group| group.free.count_ones()).sum::<u32>() == places
-        {
-            List::Empty
-        } else {
-            List::Partial
-        };
-        if list != entry.list {
-            self.unlist(slab);
-            self.enlist(slab, list);
-        }
-    }
-
-    fn enlist(&mut self, slab: SlabId, list: List) {
-        let reserve = self.slabs[slab.0 as usize].reserve;
-        let mut next = NIL;
-        if list != List::Unlisted {
-            let ends = &mut self.lists[ends(list, reserve)];
-            next = std::mem::replace(&mut ends.head, slab.0);
-            ends.len += 1;
-        }
-        if let Some(next) = self.slabs.get_mut(next as usize) {
-            next.prev = slab.0;
-        }
-        let entry = &mut self.slabs[slab.0 as usize];
-        (entry.list, entry.prev, entry.next) = (list, NIL, next);
-    }
-
-    fn unlist(&mut self, slab: SlabId) {
-        let Slab { list, reserve, prev, next, .. } = self.slabs[slab.0 as usize];
-        if list == List::Unlisted {
-            return;
-        }
-        let ends = &mut self.lists[ends(list, reserve)];
-        ends.len -= 1;
-        match self.slabs.get_mut(prev as usize) {
-            Some(prev) => prev.next = next,
-            None => ends.head = next,
-        }
-        if let Some(next) = self.slabs.get_mut(next as usize) {
-            next.prev = prev;
-        }
-        self.slabs[slab.0 as usize].list = List::Unlisted;
-    }
-
     fn groups(&self, slab: SlabId) -> &[Group] {
         let groups = self.class.class().groups();
         &self.groups[slab.0 as usize * groups..][..groups]
@@ -450,10 +374,6 @@ pub(super) struct Totals {
     pub(super) reserve_slabs: u32,
     pub(super) places: u64,
     pub(super) free: u64,
-}
-
-fn ends(list: List, reserve: bool) -> usize {
-    2 * usize::from(list == List::Empty) + usize::from(reserve)
 }
 
 fn low_bits(count: usize) -> u32 {

@@ -50,13 +50,25 @@ fn an_empty_reserve_slab_is_returned_at_once_and_its_frame_is_as_any_other() {
 
     let objects = [(); 2].map(|()| slabs.alloc(CPU, &memalloc).unwrap());
     assert_eq!(frames.zone_info().reserve.in_use, 2);
-    // The front keeps the group that it held last; the other slab goes.
-    for object in objects {
+    for (object, left) in objects.into_iter().zip([1, 0]) {
         slabs.free(CPU, object).unwrap();
+        assert_eq!(frames.zone_info().reserve.in_use, left);
     }
-    assert_eq!(frames.zone_info().reserve.in_use, 1);
-    slabs.enter(CPU).drain();
-    assert_eq!(frames.zone_info().reserve.in_use, 0);
+    for frame in hog {
+        frames.free(CPU, frame, Order::FRAME).unwrap();
+    }
+    slabs.assert_all_is_back();
+}
+
+#[test]
+fn who_may_wait_for_a_slab_waits_once_and_not_for_each_size_of_slab() {
+    let frames = frames::<Full>(1, 1, MIN);
+    let slabs = Slabs::new(frames.clone(), OwnerId::HOST, 1);
+    let hog_request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::MEMALLOC);
+    let hog: Vec<_> = std::iter::from_fn(|| frames.alloc(CPU, &hog_request).ok()).collect();
+    // The best slab for this size is of 8 frames: there are worse ones.
+    assert!(slabs.alloc(CPU, &SlabRequest::new(2976).unwrap()).is_err());
+    assert_eq!(frames.zone_info().reserve.throttled, 1);
     for frame in hog {
         frames.free(CPU, frame, Order::FRAME).unwrap();
     }

@@ -12,8 +12,8 @@
 //!            full it is drained to the free lists, where the bits decide what is free
 //! ```
 //! The frames of the ready group are tagged as handed out already, and charged: so getting one costs
-//! nothing for tags, charges or reserve. A refill takes more each time, up to a block, and a drain of all
-//! lists sets it back: lists are sized by use.
+//! nothing for tags, charges or reserve. A refill takes more each time, up to a block (of blocks, 16), and
+//! a drain of all lists sets it back: lists are sized by use. Where little is free it takes less.
 //!
 //! Putting one back costs a look at a second word, `mine`: the frames of the ready group that this front
 //! has tagged, and that are tagged so still. Whoever changes the tag of a frame, by freeing it elsewhere
@@ -39,7 +39,9 @@ pub(crate) const FRONTS: usize = 2 * SORT;
 /// Most frames that a `freed` list holds.
 const FREED: usize = 128;
 /// Most blocks that a front of blocks takes in a refill, or holds as freed.
-const MOST_BLOCKS: u32 = 8;
+const MOST_BLOCKS: u32 = 16;
+/// The part of what is free that a refill takes at most: what lists in use hold is lost to others.
+pub(crate) const MOST_OF_FREE: u64 = 16;
 
 /// Which front serves requests with this tag. Two that meet in one front take turns.
 pub(crate) const fn front_of(tag: Tag) -> usize {

@@ -6,7 +6,7 @@
 use super::alloc::{FrameAllocator, Mode};
 use super::block::GROUP;
 use super::buddy::{Buddy, GroupStack};
-use super::cpu::{FRONTS, NO_GROUP, any_group_of, head_of, sort_of, word_of};
+use super::cpu::{FRONTS, MOST_OF_FREE, NO_GROUP, any_group_of, head_of, sort_of, word_of};
 use super::local::{Local, Recent, get_ready, is_fronted, sort_index};
 use super::request::{AllocError, Flags, Request};
 use super::sync::atomic::Ordering;
@@ -139,6 +139,7 @@ impl<M: Mode> Local<'_, M> {
         }
         self.let_go(index);
         let most = u64::from(self.lists.fronts[index].batch) << order.get();
+        let most = most.min(buddy.free() / MOST_OF_FREE);
         let allowed = match self.alloc.allowed(buddy, request, most) {
             Ok(allowed) => allowed,
             Err(error) if goes_beyond(request, error, drained) => return self.take_beyond(buddy, request),

@@ -54,7 +54,7 @@ pub(crate) const GUEST: OwnerId = OwnerId(1);
 /// The per-CPU lists of guest space: one set, since all that uses them holds the lock.
 const CPU: CpuId = CpuId(0);
 /// Blocks that the per-CPU lists of guest space may hold: a refill of each sort, and as many freed.
-pub(crate) const READY_MAX: usize = 16;
+pub(crate) const READY_MAX: usize = 32;
 /// Sets of per-CPU lists: that of guest space, and one for what is outside its lock.
 const CPUS: u8 = 2;
 

@@ -86,6 +86,14 @@ pub trait Mover<M: Mode> {
     /// Moves what is in each of the frames to that of `to`, which is ours, [`FrameAllocator::exchange`]s them
     /// and frees those of `from`. What cannot be moved stays as it is, both of it. As many of each.
     fn migrate(&mut self, alloc: &FrameAllocator<M>, from: &[FrameId], to: &[FrameId]) -> Migrated;
+
+    /// A block was won; it is handed out as the run was asked to.
+    fn captured(&mut self, block: BlockId);
+
+    /// False when the run is to end; asked before each block.
+    fn goes_on(&mut self) -> bool {
+        true
+    }
 }
 
 /// What moving came to: by position, true where it was done.
@@ -136,8 +144,8 @@ impl Compactor {
         Self { policy: Box::new(policy), from: Vec::new(), to: Vec::new() }
     }
 
-    /// Makes up to `wanted` whole blocks, hands them out as `request` says (order 9) and gives them to
-    /// `captured`. `go_on` is asked before each block.
+    /// Makes up to `wanted` whole blocks, handed out as `request` says (order 9). `cpu` is whose lists the
+    /// frames left over go to.
     pub fn run<M: Mode>(
         &mut self,
         alloc: &FrameAllocator<M>,
@@ -145,14 +153,12 @@ impl Compactor {
         mover: &mut impl Mover<M>,
         request: &Request,
         wanted: u64,
-        mut go_on: impl FnMut() -> bool,
-        mut captured: impl FnMut(BlockId),
     ) -> Run {
         let mut run = Run::default();
         // What per-CPU lists hold looks as if it were in use.
         alloc.drain_all();
         self.policy.begin(alloc);
-        while run.emptied < wanted && go_on() {
+        while run.emptied < wanted && mover.goes_on() {
             let Some(source) = self.policy.source(alloc) else {
                 run.complete = true;
                 break;
@@ -161,7 +167,7 @@ impl Compactor {
             match self.empty(alloc, cpu, mover, source, request, &mut run) {
                 Emptied::Captured(block) => {
                     run.emptied += 1;
-                    captured(block);
+                    mover.captured(block);
                 }
                 Emptied::Partly => self.policy.failed(source),
                 Emptied::NoRoom => {

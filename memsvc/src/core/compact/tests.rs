@@ -130,6 +130,7 @@ impl Books {
 struct Keeper<'a> {
     contents: &'a mut BTreeMap<FrameId, u32>,
     pinned: &'a [u32],
+    captured: Vec<BlockId>,
 }
 
 impl Keeper<'_> {
@@ -181,22 +182,16 @@ impl Mover<crate::core::alloc::Full> for Keeper<'_> {
         };
         Migrated(from.iter().zip(to).map(one).collect())
     }
+
+    fn captured(&mut self, block: BlockId) {
+        self.captured.push(block);
+    }
 }
 
 fn compact(books: &mut Books, policy: impl Policy + 'static, wanted: u64) -> (Run, Vec<BlockId>) {
-    let mut keeper = Keeper { contents: &mut books.contents, pinned: &books.pinned };
-    let mut captured = Vec::new();
-    let mut compactor = Compactor::new(policy);
-    let run = compactor.run(
-        &books.alloc,
-        CPU,
-        &mut keeper,
-        &CAPTURE,
-        wanted,
-        || true,
-        |block| captured.push(block),
-    );
-    (run, captured)
+    let mut keeper = Keeper { contents: &mut books.contents, pinned: &books.pinned, captured: Vec::new() };
+    let run = Compactor::new(policy).run(&books.alloc, CPU, &mut keeper, &CAPTURE, wanted);
+    (run, keeper.captured)
 }
 
 /// The fewest live frames that have to move so that each number of blocks is free.

@@ -162,7 +162,11 @@ impl<M: Mode> FrameAllocator<M> {
     /// is reason to ask again.
     pub fn throttle(&self, limit: Duration) -> bool {
         let free = || lock(&self.buddy).free();
-        let is_back = || self.watermarks.reserve_is_back(free());
+        let is_back = || {
+            // What was freed before anybody waited may be in a list yet.
+            self.drain_all();
+            self.watermarks.reserve_is_back(free())
+        };
         (self.throttle.is_waiting() || self.watermarks.reserve_is_half_gone(free()))
             && matches!(self.throttle.wait(limit, is_back), Waited::Back)
     }

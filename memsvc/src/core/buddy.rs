@@ -65,6 +65,7 @@ pub(crate) struct Buddy {
     pub(crate) counters: AllocCounters,
     /// Frames in use that were had only because of `MEMALLOC`.
     pub(crate) reserve_in_use: u64,
+    /// The fewest frames that were ever free.
     pub(crate) lowest_free: u64,
     #[cfg(test)]
     pub(crate) faults: super::faults::Faults,
@@ -155,7 +156,7 @@ impl Buddy {
             }
             self.taken(block, before, some, movable);
             taken += some;
-            if taken == max || taken >= GROUP || out.is_full() {
+            if taken >= max.min(GROUP) || out.is_full() {
                 break;
             }
         }
@@ -177,8 +178,8 @@ impl Buddy {
         let before = entry.largest();
         let index = entry.find(order)?;
         entry.take_chunk(index, order);
-        self.free -= u64::from(order.frames());
         entry.movable += if movable { order.frames() as u16 } else { 0 };
+        self.take_free(u64::from(order.frames()));
         self.relist(block, before);
         Some(block.frame(index))
     }
@@ -214,7 +215,7 @@ impl Buddy {
         let taken = bits.count_ones();
         if taken > 0 {
             out.push(group, bits);
-            self.free -= u64::from(taken) * FRAMES_PER_BLOCK as u64;
+            self.take_free(u64::from(taken) * FRAMES_PER_BLOCK as u64);
         }
         taken
     }
@@ -227,7 +228,7 @@ impl Buddy {
         let block = self.emptied.first()?;
         self.emptied.remove(block);
         self.blocks[block.0 as usize].hand_out_whole(false);
-        self.free -= FRAMES_PER_BLOCK as u64;
+        self.take_free(FRAMES_PER_BLOCK as u64);
         Some(block)
     }
 
@@ -243,7 +244,7 @@ impl Buddy {
             self.pieces[entry.migrate_type as usize][order.get() as usize].remove(block);
         }
         entry.usage = Use::Isolated;
-        self.free -= free;
+        self.take_free(free);
         true
     }
 
@@ -290,8 +291,14 @@ impl Buddy {
         let entry = &mut self.blocks[block.0 as usize];
         entry.settle();
         entry.movable += if movable { frames as u16 } else { 0 };
-        self.free -= u64::from(frames);
+        self.take_free(u64::from(frames));
         self.relist(block, before);
+    }
+
+    /// So many frames are not free any more.
+    fn take_free(&mut self, frames: u64) {
+        self.free -= frames;
+        self.lowest_free = self.lowest_free.min(self.free);
     }
 
     /// A block in which there is a free chunk of this order for requests of this migrate type.

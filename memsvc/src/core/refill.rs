@@ -115,7 +115,6 @@ impl<M: Mode> Local<'_, M> {
         } else {
             self.take_chunk(&mut buddy, request, drained)
         };
-        buddy.lowest_free = buddy.lowest_free.min(buddy.free());
         let free = buddy.free();
         drop(buddy);
         self.alloc.notice_low(free);

@@ -51,7 +51,7 @@ const REPEATS: usize = 2_000_000;
 const KERNEL_REPEATS: usize = 2_000;
 const DRAINS: usize = 200;
 /// What another thread's lists may hold while one wants all: the largest refill, or drain, twice.
-const SPARE: [usize; 2] = [2 * FRAMES_PER_BLOCK, 16];
+const SPARE: [usize; 2] = [2 * FRAMES_PER_BLOCK, 32];
 
 /// The best published allocator of this kind (LLFree), on another run of this machine: get and put of a
 /// frame 30 and 24 ns, of a block 53 and 21 ns.

@@ -37,9 +37,10 @@ fn who_waits_for_the_reserve_goes_on_when_others_have_freed_enough() {
         }
     };
     thread::scope(|scope| {
+        free(5);
         let first = scope.spawn(|| alloc.throttle(LONG));
         until_waiting(1, &first);
-        free(15);
+        free(10);
         let second = scope.spawn(|| alloc.throttle(LONG));
         until_waiting(2, &second);
         free(10);

@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
+use crate::core::compact::{Compactor, Goal, Run};
 use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
 use crate::core::watermark::Watermarks;
 use crate::space::arena::Arena;
@@ -152,6 +153,11 @@ impl MemoryService {
         &self.regions
     }
 
+    #[cfg(test)]
+    pub(crate) fn space(&self) -> &GuestSpace {
+        &self.space
+    }
+
     /// The guest gives these frames up (balloon inflate).
     pub fn inflate(&self, gfns: &[Gfn]) -> Outcome {
         Outcome::of(gfns.len() as u64, self.space.inflate(gfns).into())
@@ -163,8 +169,8 @@ impl MemoryService {
     }
 
     /// The guest says that it does not use this range (guest physical bytes) for the moment (free
-    /// page reporting, hinting). Whole blocks are freed; smaller pieces of huge blocks are kept and
-    /// counted. A range that is not made of whole frames is refused.
+    /// page reporting, hinting). Whole blocks are freed; a huge block of which a piece is reported is split,
+    /// and the piece is free. A range that is not made of whole frames is refused.
     pub fn report_free(&self, gpa: u64, len: u64) -> Outcome {
         let frame = FRAME_SIZE as u64;
         if !gpa.is_multiple_of(frame) || !len.is_multiple_of(frame) {
@@ -176,6 +182,18 @@ impl MemoryService {
     /// The balloon device was reset: what was in the balloon is the guest's again.
     pub fn reset_balloon(&self) {
         self.space.reset_balloon();
+    }
+
+    /// Makes whole blocks, up to the goal, and gives them back to the kernel. Takes the milliseconds that it
+    /// takes; `goes_on` is asked before each block.
+    pub fn compact(&self, compactor: &mut Compactor, goal: &Goal, goes_on: impl FnMut() -> bool) -> Run {
+        self.space.compact(compactor, goal, goes_on)
+    }
+
+    /// Gives split blocks of guest RAM that the guest has filled one whole block each, while there is memory
+    /// to spare. Returns how many; `goes_on` is asked before each.
+    pub fn promote(&self, goes_on: impl FnMut() -> bool) -> u64 {
+        self.space.promote_filled(goes_on)
     }
 
     /// Frames in the balloon now, by our own ledger.

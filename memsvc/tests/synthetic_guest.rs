@@ -131,14 +131,17 @@ fn what_makes_no_sense_is_refused_and_counted() {
 }
 
 #[test]
-fn reported_blocks_go_back_and_pieces_of_them_stay() {
+fn reported_blocks_go_back_and_pieces_of_them_too() {
     let service = service(4);
     (0..4 * FRAMES).for_each(|page| write(&service, page, 9));
-    assert_eq!(service.report_free(BLOCK / 2, BLOCK).accepted, 0);
-    assert_eq!(service.stats().refusals.reported_kept, FRAMES);
+    assert_eq!(service.report_free(BLOCK / 2, BLOCK).accepted, FRAMES as u32);
+    let stats = service.stats();
+    assert_eq!((stats.host.guest_resident_bytes, stats.guest.split_blocks), (3 * BLOCK, 2));
+    assert_eq!((read(&service, 255), read(&service, 256), read(&service, 768)), (9, 0, 9));
     assert_eq!(service.report_free(0, 2 * BLOCK).accepted, 2 * FRAMES as u32);
     assert_eq!(service.stats().host.guest_resident_bytes, 2 * BLOCK);
     assert_eq!((read(&service, 3), read(&service, 2 * FRAMES)), (0, 9));
+    assert_eq!(service.stats().refusals.reported_kept, 0);
 }
 
 #[test]

@@ -213,6 +213,13 @@ impl<M: Mode> FrameAllocator<M> {
         self.table.set_rmap(frame, value);
     }
 
+    /// True when a whole block can be taken and free memory is not low after it.
+    pub fn has_block_to_spare(&self) -> bool {
+        let buddy = lock(&self.buddy);
+        let after = buddy.free().checked_sub(Order::BLOCK.frames().into());
+        buddy.whole_free() > 0 && after.is_some_and(|free| !self.watermarks.is_low(free))
+    }
+
     /// Limits what an owner may be charged, frames. Who has more keeps it. Per-CPU lists, in which frames
     /// are charged ahead, are drained.
     pub fn set_limit(&self, owner: OwnerId, limit: Option<u64>) {

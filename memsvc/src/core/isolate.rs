@@ -117,21 +117,23 @@ impl<M: Mode> FrameAllocator<M> {
         Ok(())
     }
 
-    /// What was in one frame is in the other now: each has what the other had, page type, owner and reverse
-    /// map. Both are handed out, by themselves; nothing else is looked at.
-    pub fn exchange(&self, one: FrameId, other: FrameId) {
+    /// Of each pair, what was in one frame is in the other now: each has what the other had, page type, owner
+    /// and reverse map. All are handed out, by themselves; nothing else is looked at.
+    pub fn exchange(&self, pairs: impl IntoIterator<Item = (FrameId, FrameId)>) {
         let mut buddy = lock(&self.buddy);
-        self.disown(Order::FRAME, one.0);
-        self.disown(Order::FRAME, other.0);
-        let tags = [one, other].map(|frame| self.table.tag(frame));
-        for (frame, from, to) in [(one, tags[0], tags[1]), (other, tags[1], tags[0])] {
-            self.table.set_tag(frame, to);
-            let entry = buddy.block_mut(frame.block());
-            entry.retype(from.page_type(), to.page_type());
+        for (one, other) in pairs {
+            self.disown(Order::FRAME, one.0);
+            self.disown(Order::FRAME, other.0);
+            let tags = [one, other].map(|frame| self.table.tag(frame));
+            for (frame, from, to) in [(one, tags[0], tags[1]), (other, tags[1], tags[0])] {
+                self.table.set_tag(frame, to);
+                let entry = buddy.block_mut(frame.block());
+                entry.retype(from.page_type(), to.page_type());
+            }
+            let rmap = self.table.rmap(one);
+            self.table.set_rmap(one, self.table.rmap(other));
+            self.table.set_rmap(other, rmap);
         }
-        let rmap = self.table.rmap(one);
-        self.table.set_rmap(one, self.table.rmap(other));
-        self.table.set_rmap(other, rmap);
     }
 }
 

@@ -278,7 +278,7 @@ impl Model {
             prop_assert_ne!(to.block(), block);
             alloc.set_rmap(from, from.0);
             self.insert(to, &request)?;
-            alloc.exchange(from, to);
+            alloc.exchange([(from, to)]);
             prop_assert_eq!(alloc.rmap(to), from.0);
             prop_assert_eq!((alloc.page_type(to), alloc.owner(to)), (chunk.types[0], chunk.owner));
             prop_assert_eq!(alloc.free(cpu, from, Order::FRAME), Ok(()));

@@ -14,6 +14,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::copy;
 use super::mapping::Mapping;
 use super::pagemap::{Pagemap, Resident};
 use super::uffd::{Uffd, Watch};
@@ -79,6 +80,34 @@ impl Arena {
         let address = self.frame_address(frame);
         // SAFETY: the slot is ours and the caller holds the frame.
         unsafe { AtomicU64::from_ptr(address as *mut u64).store(POISON, Ordering::Relaxed) };
+    }
+
+    /// True when a frame that has come home carries the poison word.
+    pub(crate) fn is_poisoned(&self, frame: FrameId) -> bool {
+        let address = self.frame_address(frame);
+        // SAFETY: the slot is ours and the caller holds the frame.
+        unsafe { AtomicU64::from_ptr(address as *mut u64).load(Ordering::Relaxed) == POISON }
+    }
+
+    /// Copies what is in frames at home to others at home, streaming; memory comes behind those that have
+    /// none. The caller holds all of them.
+    pub(crate) fn copy_frames(&self, pairs: impl Iterator<Item = (FrameId, FrameId)>) {
+        for (from, to) in pairs {
+            debug_assert_ne!(from, to);
+            // SAFETY: home slots of two frames, ours; the caller holds both frames, so that nobody else
+            // reads or writes there.
+            unsafe { copy::stream_frame(self.frame_address(to), self.frame_address(from)) };
+        }
+        copy::finish();
+    }
+
+    /// Zeroes frames at home, streaming. The caller holds all of them.
+    pub(crate) fn zero_frames(&self, frames: impl Iterator<Item = FrameId>) {
+        for frame in frames {
+            // SAFETY: the home slot of a frame, ours; the caller holds the frame.
+            unsafe { copy::stream_zeroes(self.frame_address(frame)) };
+        }
+        copy::finish();
     }
 
     /// Gives what is behind a whole block back to the kernel.

@@ -110,6 +110,12 @@ pub(crate) fn check_memory(wanted_bytes: u64) -> Result<(), StartError> {
     Err(StartError::NotEnoughMemory { wanted_mib: wanted_bytes >> 20, host_mib: host_bytes >> 20 })
 }
 
+/// Mappings that a process may have (`vm.max_map_count`); Linux's default where that cannot be read.
+pub(crate) fn max_mappings() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    text.trim().parse().unwrap_or(65_530)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

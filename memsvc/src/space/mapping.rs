@@ -3,7 +3,7 @@
 
 use std::io;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mremap_fixed, munmap};
 
 use crate::core::units::BLOCK_SIZE;
 
@@ -88,6 +88,25 @@ impl Mapping {
             )?;
         }
         self.advise_huge(self.base + offset, BLOCK_SIZE)
+    }
+
+    /// Puts what is behind the block at `source`, of another mapping of ours, behind the block at `offset`,
+    /// in place of whatever was there, its page table included: a huge page stays one. Nothing is behind
+    /// `source` afterwards. A userfaultfd registration of the block at `offset` is lost.
+    pub(crate) fn take_over(&self, offset: usize, source: usize) -> io::Result<()> {
+        assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        // SAFETY: both blocks are address space of ours, and stay so. The caller holds the frames behind
+        // both: nobody reads or writes those of `source`, and those that were at `offset` have gone.
+        unsafe {
+            mremap_fixed(
+                source as *mut _,
+                BLOCK_SIZE,
+                BLOCK_SIZE,
+                MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP,
+                (self.base + offset) as *mut _,
+            )?;
+        }
+        Ok(())
     }
 }
 

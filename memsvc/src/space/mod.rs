@@ -11,6 +11,9 @@
 //! ```
 
 pub(crate) mod arena;
+mod copy;
+#[cfg(test)]
+mod faults;
 pub(crate) mod guest;
 pub mod host;
 pub(crate) mod mapping;

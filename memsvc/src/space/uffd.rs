@@ -33,6 +33,9 @@ const _: () = assert!(size_of::<uffd_msg>() == 32);
 
 /// Faults read in one call.
 const BATCH: usize = 16;
+/// How often the kernel may say "try again" before that is an error: it does while page tables change
+/// under it, which is over in microseconds.
+const ATTEMPTS: u32 = 10_000;
 
 /// What a range is registered for.
 #[derive(Clone, Copy, Debug)]
@@ -62,9 +65,28 @@ pub(crate) enum OpenError {
     Other(#[source] io::Error),
 }
 
+/// A move that did not go to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stopped {
+    /// Bytes that were moved before.
+    pub(crate) done: usize,
+    /// Why the next page was not.
+    pub(crate) error: Errno,
+}
+
+impl From<Stopped> for io::Error {
+    fn from(stopped: Stopped) -> Self {
+        stopped.error.into()
+    }
+}
+
 /// A userfaultfd with `UFFDIO_MOVE`.
 #[derive(Debug)]
-pub(crate) struct Uffd(OwnedFd);
+pub(crate) struct Uffd {
+    fd: OwnedFd,
+    #[cfg(test)]
+    pub(crate) faults: super::faults::Faults,
+}
 
 impl Uffd {
     pub(crate) fn open() -> Result<Self, OpenError> {
@@ -73,7 +95,11 @@ impl Uffd {
         let mut api = uffdio_api { api: u64::from(UFFD_API), features, ioctls: 0 };
         // SAFETY: the structure is the one that this request reads and writes.
         match unsafe { ioctl(&fd, Updater::<UFFDIO_API, _>::new(&mut api)) } {
-            Ok(()) => Ok(Self(fd)),
+            Ok(()) => Ok(Self {
+                fd,
+                #[cfg(test)]
+                faults: Default::default(),
+            }),
             Err(Errno::INVAL) => Err(OpenError::NoMove),
             Err(error) => Err(OpenError::Other(error.into())),
         }
@@ -114,7 +140,7 @@ impl Uffd {
         let mut register = uffdio_register { range, mode: u64::from(mode), ioctls: 0 };
         // SAFETY: the structure is the one that this request reads and writes. Registration makes
         // touches wait; the fault handler that ends the wait is the caller's.
-        unsafe { ioctl(&self.0, Updater::<UFFDIO_REGISTER, _>::new(&mut register))? };
+        unsafe { ioctl(&self.fd, Updater::<UFFDIO_REGISTER, _>::new(&mut register))? };
         Ok(())
     }
 
@@ -123,16 +149,20 @@ impl Uffd {
         let range = uffdio_range { start: start as u64, len: len as u64 };
         // SAFETY: the request reads a range; touches of absent pages give zeroed memory from now on, as
         // in any anonymous mapping.
-        unsafe { ioctl(&self.0, rustix::ioctl::Setter::<UFFDIO_UNREGISTER, _>::new(range))? };
+        unsafe { ioctl(&self.fd, rustix::ioctl::Setter::<UFFDIO_UNREGISTER, _>::new(range))? };
         Ok(())
     }
 
     /// Moves the pages behind `len` bytes at `src` to `dst`, where nothing is. Both must be ours.
     /// A whole huge page moves as one where both are 2 MiB aligned and `dst` has no page table.
     /// Wakes whoever waits for `dst`.
-    pub(crate) fn move_pages(&self, dst: usize, src: usize, len: usize) -> io::Result<()> {
-        let mut done = 0;
+    pub(crate) fn move_pages(&self, dst: usize, src: usize, len: usize) -> Result<(), Stopped> {
+        let (mut done, mut attempts) = (0, 0);
         loop {
+            #[cfg(test)]
+            if let Some(error) = self.faults.strikes() {
+                return Err(Stopped { done, error });
+            }
             let mut request = uffdio_move {
                 dst: (dst + done) as u64,
                 src: (src + done) as u64,
@@ -141,16 +171,18 @@ impl Uffd {
                 move_: 0,
             };
             // SAFETY: the structure is the one that this request reads and writes. The ranges are
-            // those of frames that the caller holds (arena) and of a guest block whose state it
-            // holds locked; the kernel checks that both are mapped and registered.
-            let result = unsafe { ioctl(&self.0, Updater::<UFFDIO_MOVE, _>::new(&mut request)) };
+            // those of frames that the caller holds (arena) and of guest pages of which it alone
+            // decides (state locked, or busy); the kernel checks that both are mapped and registered.
+            let result = unsafe { ioctl(&self.fd, Updater::<UFFDIO_MOVE, _>::new(&mut request)) };
             if request.move_ > 0 {
                 done += request.move_ as usize;
+                attempts = 0;
             }
             match result {
                 Ok(()) if done >= len => return Ok(()),
-                Ok(()) | Err(Errno::AGAIN) => continue,
-                Err(error) => return Err(error.into()),
+                Ok(()) | Err(Errno::AGAIN) if attempts < ATTEMPTS => attempts += 1,
+                Ok(()) => return Err(Stopped { done, error: Errno::AGAIN }),
+                Err(error) => return Err(Stopped { done, error }),
             }
         }
     }
@@ -159,7 +191,7 @@ impl Uffd {
     pub(crate) fn wake(&self, start: usize, len: usize) -> io::Result<()> {
         let range = uffdio_range { start: start as u64, len: len as u64 };
         // SAFETY: the request reads a range; waking a waiter changes no memory.
-        unsafe { ioctl(&self.0, rustix::ioctl::Setter::<UFFDIO_WAKE, _>::new(range))? };
+        unsafe { ioctl(&self.fd, rustix::ioctl::Setter::<UFFDIO_WAKE, _>::new(range))? };
         Ok(())
     }
 
@@ -167,7 +199,7 @@ impl Uffd {
     pub(crate) fn read_faults(&self, faults: &mut Vec<Fault>) -> io::Result<()> {
         faults.clear();
         let mut buffer = [0u8; BATCH * size_of::<uffd_msg>()];
-        let read = match rustix::io::read(&self.0, &mut buffer) {
+        let read = match rustix::io::read(&self.fd, &mut buffer) {
             Ok(read) => read,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -186,6 +218,6 @@ impl Uffd {
 
 impl AsFd for Uffd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }

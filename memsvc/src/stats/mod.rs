@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod allocator;
+mod mover;
 
 pub use allocator::{
     AllocCounters, BuddyInfo, CacheInfo, ChargeInfo, CpuInfo, MigrateTypeInfo, OrderInfo, ReserveInfo,
     SlabInfo, TypeInfo, ZoneInfo,
 };
+pub use mover::{MoveCounts, MoverStats, StallBucket, StallStats};
+pub(crate) use mover::{MoverCounters, StallCounters};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -27,6 +30,8 @@ pub struct MemoryStats {
     pub faults: FaultStats,
     /// Pages moved and given back since start.
     pub moves: MoveStats,
+    /// Pages moved so that blocks become whole, since start.
+    pub mover: MoverStats,
     /// What the guest asked for and did not get, or should not have done, since start.
     pub refusals: RefusalStats,
 }
@@ -177,11 +182,13 @@ counters! {
         inflated_twice,
         /// Deflate of a frame that is not in the balloon.
         never_inflated,
-        /// Frames reported free in pieces of a huge block: kept, since the guest may use them again
-        /// without a word.
+        /// Frames reported free in pieces of a huge block that could not be split: kept, since the guest
+        /// may use them again without a word.
         reported_kept,
     }
 }
+
+pub(crate) use counters;
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -190,6 +197,11 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Raises it to `value`, if it is less.
+    pub(crate) fn raise(&self, value: u64) {
+        self.0.fetch_max(value, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {

@@ -15,6 +15,7 @@
 
 mod occupancy;
 mod scanner;
+mod worth;
 
 #[cfg(test)]
 #[cfg(not(memsvc_loom))]
@@ -25,6 +26,7 @@ use std::fmt;
 
 pub use occupancy::Occupancy;
 pub use scanner::Scanner;
+pub use worth::{Urgency, is_worth_promoting};
 
 use super::alloc::{FrameAllocator, Mode};
 use super::isolate::{BlockUse, Isolated};
@@ -117,6 +119,20 @@ pub struct Run {
     pub complete: bool,
 }
 
+/// How far a run goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goal {
+    /// It ends when so many blocks are won.
+    pub blocks: u64,
+    /// How much is copied for one.
+    pub urgency: Urgency,
+}
+
+impl Goal {
+    /// All that can be won.
+    pub const ALL: Goal = Goal { blocks: u64::MAX, urgency: Urgency::Wanted };
+}
+
 /// What emptying one block came to.
 enum Emptied {
     Captured(BlockId),
@@ -144,7 +160,7 @@ impl Compactor {
         Self { policy: Box::new(policy), from: Vec::new(), to: Vec::new() }
     }
 
-    /// Makes up to `wanted` whole blocks, handed out as `request` says (order 9). `cpu` is whose lists the
+    /// Makes whole blocks up to the goal, handed out as `request` says (order 9). `cpu` is whose lists the
     /// frames left over go to.
     pub fn run<M: Mode>(
         &mut self,
@@ -152,17 +168,21 @@ impl Compactor {
         cpu: CpuId,
         mover: &mut impl Mover<M>,
         request: &Request,
-        wanted: u64,
+        goal: &Goal,
     ) -> Run {
         let mut run = Run::default();
         // What per-CPU lists hold looks as if it were in use.
         alloc.drain_all();
         self.policy.begin(alloc);
-        while run.emptied < wanted && mover.goes_on() {
+        while run.emptied < goal.blocks && mover.goes_on() {
             let Some(source) = self.policy.source(alloc) else {
                 run.complete = true;
                 break;
             };
+            if alloc.block_use(source).is_none_or(|used| !goal.urgency.is_worth_emptying(used.live)) {
+                self.policy.failed(source);
+                continue;
+            }
             run.sources += 1;
             match self.empty(alloc, cpu, mover, source, request, &mut run) {
                 Emptied::Captured(block) => {

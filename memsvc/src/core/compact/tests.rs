@@ -176,7 +176,7 @@ impl Mover<crate::core::alloc::Full> for Keeper<'_> {
             }
             assert_eq!(self.contents.insert(to, content), None, "{to:?} is in use");
             self.contents.remove(&from);
-            alloc.exchange(from, to);
+            alloc.exchange([(from, to)]);
             alloc.free(CPU, from, Order::FRAME).unwrap();
             true
         };
@@ -190,7 +190,13 @@ impl Mover<crate::core::alloc::Full> for Keeper<'_> {
 
 fn compact(books: &mut Books, policy: impl Policy + 'static, wanted: u64) -> (Run, Vec<BlockId>) {
     let mut keeper = Keeper { contents: &mut books.contents, pinned: &books.pinned, captured: Vec::new() };
-    let run = Compactor::new(policy).run(&books.alloc, CPU, &mut keeper, &CAPTURE, wanted);
+    let run = Compactor::new(policy).run(
+        &books.alloc,
+        CPU,
+        &mut keeper,
+        &CAPTURE,
+        &Goal { blocks: wanted, urgency: Urgency::Wanted },
+    );
     (run, keeper.captured)
 }
 

@@ -1,6 +1,6 @@
 //! The guest gives pages up and takes them back: balloon, free page reporting and hinting.
 
-use super::{BlockState, GuestSpace};
+use super::{BlockState, GuestSpace, State};
 use crate::core::ledger::Refusal;
 use crate::core::page_type::PageType;
 use crate::core::units::{FRAMES_PER_BLOCK, Gfn, GuestBlock, GuestFrame};
@@ -9,51 +9,63 @@ impl GuestSpace {
     /// The guest gives frames up. Returns how many were taken.
     pub(crate) fn inflate(&self, gfns: &[Gfn]) -> u32 {
         let mut state = self.lock();
-        let taken = self.each(gfns, |frame| {
-            let last = state.ledger.inflate(frame)?;
-            let guest_block = frame.block();
-            let done = match &state.blocks[guest_block.0 as usize] {
-                BlockState::Absent => Ok(()),
-                &BlockState::Huge(block) => {
-                    // First the tag: if the kernel does not take the block, it agrees with the ledger.
-                    self.alloc.retagger().retag(block.frame(frame.index()), PageType::Balloon);
-                    if last { self.take_block(&mut state, guest_block) } else { Ok(()) }
+        let mut taken = 0;
+        for &gfn in gfns {
+            let result = match self.regions.frame(gfn) {
+                Some(frame) => {
+                    state = self.still(state, frame);
+                    self.inflate_one(&mut state, frame)
                 }
-                BlockState::Split(_) => self.take_frame_home(&mut state, frame),
+                None => Err(Refusal::OutsideRam),
             };
-            if let Err(error) = done {
-                tracing::error!(?frame, %error, "a frame that the guest gave up could not be taken");
-            }
-            Ok(())
-        });
+            taken += self.count(result);
+        }
         self.return_emptied(&mut state);
         taken
+    }
+
+    fn inflate_one(&self, state: &mut State, frame: GuestFrame) -> Result<(), Refusal> {
+        let last = state.ledger.inflate(frame)?;
+        let guest_block = frame.block();
+        let done = match &state.blocks[guest_block.0 as usize] {
+            BlockState::Absent => Ok(()),
+            &BlockState::Huge(block) => {
+                // First the tag: if the kernel does not take the block, it agrees with the ledger.
+                self.alloc.retagger().retag(block.frame(frame.index()), PageType::Balloon);
+                if last { self.take_block(state, guest_block) } else { Ok(()) }
+            }
+            BlockState::Split(_) => self.take_frame_home(state, frame),
+        };
+        if let Err(error) = done {
+            tracing::error!(?frame, %error, "a frame that the guest gave up could not be taken");
+        }
+        Ok(())
     }
 
     /// The guest takes frames back. Returns how many it may have.
     pub(crate) fn deflate(&self, gfns: &[Gfn]) -> u32 {
         let mut state = self.lock();
-        self.each(gfns, |frame| {
+        let mut deflate = |frame: GuestFrame| {
             state.ledger.deflate(frame)?;
             if let BlockState::Huge(block) = state.blocks[frame.block().0 as usize] {
                 self.alloc.retagger().retag(block.frame(frame.index()), PageType::Guest);
             }
             Ok(())
-        })
+        };
+        gfns.iter()
+            .map(|&gfn| self.regions.frame(gfn).ok_or(Refusal::OutsideRam).and_then(&mut deflate))
+            .map(|result| self.count(result))
+            .sum()
     }
 
-    fn each(&self, gfns: &[Gfn], mut one: impl FnMut(GuestFrame) -> Result<(), Refusal>) -> u32 {
-        let mut accepted = 0;
-        for &gfn in gfns {
-            let result = self.regions.frame(gfn).ok_or(Refusal::OutsideRam).and_then(&mut one);
-            match result {
-                Ok(()) => accepted += 1,
-                Err(Refusal::OutsideRam) => self.refusals.outside_ram.add(1),
-                Err(Refusal::InflatedTwice) => self.refusals.inflated_twice.add(1),
-                Err(Refusal::NeverInflated) => self.refusals.never_inflated.add(1),
-            }
+    fn count(&self, result: Result<(), Refusal>) -> u32 {
+        match result {
+            Ok(()) => return 1,
+            Err(Refusal::OutsideRam) => self.refusals.outside_ram.add(1),
+            Err(Refusal::InflatedTwice) => self.refusals.inflated_twice.add(1),
+            Err(Refusal::NeverInflated) => self.refusals.never_inflated.add(1),
         }
-        accepted
+        0
     }
 
     /// All that is in the balloon is the guest's again.
@@ -71,9 +83,9 @@ impl GuestSpace {
         }
     }
 
-    /// The guest says that it does not use `frames` frames from `first`, for the moment. Whole
-    /// blocks go back to the kernel, frames of split blocks go home; a piece of a huge block stays,
-    /// because the guest may use it again without a word. Returns how many frames were taken.
+    /// The guest says that it does not use `frames` frames from `first`, for the moment. Whole blocks go back
+    /// to the kernel, frames of split blocks go home; a huge page of which a piece is reported is split, for
+    /// the guest may use the piece again without a word, and we must see it. Returns how many were taken.
     pub(crate) fn report_free(&self, first: Gfn, frames: u64) -> u64 {
         let mut taken = 0;
         let mut at = first.0;
@@ -94,25 +106,43 @@ impl GuestSpace {
     }
 
     fn report_in_block(&self, first: GuestFrame, count: usize) -> usize {
-        let mut state = self.lock();
         let guest_block = first.block();
-        let done = match &state.blocks[guest_block.0 as usize] {
-            BlockState::Absent => Ok(()),
-            BlockState::Huge(_) if count == FRAMES_PER_BLOCK => self.take_block(&mut state, guest_block),
-            BlockState::Huge(_) => {
-                self.refusals.reported_kept.add(count as u64);
-                return 0;
+        let frames = || (first.index()..first.index() + count).map(|index| guest_block.frame(index));
+        let mut state = self.lock();
+        let mut lifted = false;
+        match state.blocks[guest_block.0 as usize] {
+            BlockState::Absent => return count,
+            BlockState::Huge(_) if count == FRAMES_PER_BLOCK => {
+                return match self.take_block(&mut state, guest_block) {
+                    Ok(()) => count,
+                    Err(error) => {
+                        tracing::error!(?guest_block, %error, "reported memory could not be taken");
+                        0
+                    }
+                };
             }
-            BlockState::Split(_) => (first.index()..first.index() + count)
-                .try_for_each(|index| self.take_frame_home(&mut state, guest_block.frame(index))),
-        };
-        self.return_emptied(&mut state);
-        match done {
-            Ok(()) => count,
-            Err(error) => {
-                tracing::error!(?guest_block, %error, "reported memory could not be taken");
-                0
+            BlockState::Huge(block) => {
+                lifted = self.lift_all(&mut state, block);
+                if !lifted {
+                    self.refusals.reported_kept.add(count as u64);
+                    return 0;
+                }
+            }
+            BlockState::Split(_) => {}
+        }
+        let mut taken = 0;
+        for frame in frames() {
+            state = self.still(state, frame);
+            match self.take_frame_home(&mut state, frame) {
+                Ok(()) => taken += 1,
+                Err(error) => tracing::error!(?frame, %error, "reported memory could not be taken"),
             }
         }
+        self.return_emptied(&mut state);
+        drop(state);
+        if lifted {
+            self.settle(guest_block);
+        }
+        taken
     }
 }

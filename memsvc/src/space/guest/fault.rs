@@ -4,11 +4,15 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::free::Slots;
+use super::mover::Move;
+use super::split::{Page, SplitBlock, Target};
 use super::stash::Made;
-use super::{BlockState, CPU, GUEST, GuestSpace, SplitBlock, State};
+use super::{BlockState, CPU, GUEST, GuestSpace, State};
 use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
-use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, GuestBlock, GuestFrame, Order};
+use crate::core::units::{
+    BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, FrameId, GuestBlock, GuestFrame, Order,
+};
 use crate::space::uffd::Fault;
 
 /// How long a fault that could not be resolved waits before it is tried again.
@@ -21,6 +25,7 @@ const GUEST_FRAME: Request =
 impl GuestSpace {
     /// Puts memory behind the page that somebody waits for, and wakes them.
     pub(crate) fn resolve(&self, fault: Fault) {
+        let since = Instant::now();
         self.faults.total.add(1);
         let offset = fault.address.wrapping_sub(self.mapping.base());
         if offset >= self.mapping.len() {
@@ -28,7 +33,7 @@ impl GuestSpace {
             return;
         }
         let frame = GuestFrame((offset / FRAME_SIZE) as u32);
-        if let Err(error) = self.populate(frame) {
+        if let Err(error) = self.populate(frame, since) {
             self.faults.failed.add(1);
             if self.faults.failed.get().is_power_of_two() {
                 tracing::error!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
@@ -41,23 +46,35 @@ impl GuestSpace {
         }
     }
 
-    fn populate(&self, frame: GuestFrame) -> io::Result<()> {
-        let mut waited = false;
+    fn populate(&self, frame: GuestFrame, since: Instant) -> io::Result<()> {
+        let guest_block = frame.block();
+        let (mut waited, mut no_huge_page) = (false, false);
         loop {
+            let here = self.stalls.arrive();
             let mut state = self.lock();
+            drop(here);
             state.last_fault = Instant::now();
-            match &state.blocks[frame.block().0 as usize] {
+            let has_room = self.has_room_for_mapping(&state, guest_block);
+            let was_split = match &state.blocks[guest_block.0 as usize] {
                 BlockState::Huge(_) => return self.already_there(frame),
-                BlockState::Split(split) if split.0[frame.index()].is_some() => {
-                    return self.already_there(frame);
-                }
-                BlockState::Split(_) => return self.move_frame_in(&mut state, frame),
-                BlockState::Absent => {}
-            }
+                // Nothing is left of it, so it can be whole again.
+                BlockState::Split(split) if split.is_empty() && has_room && !no_huge_page => true,
+                BlockState::Split(split) => match split.page(frame.index()) {
+                    Page::Here(_) => return self.already_there(frame),
+                    Page::AtHome(home) => return self.bring_one(&mut state, frame, home, since),
+                    Page::Busy => return self.wait_for(&mut state, frame, since),
+                    Page::Absent => return self.move_frame_in(&mut state, frame),
+                },
+                BlockState::Absent => false,
+            };
             if let Some(block) = state.stash.pop() {
                 if waited { &self.stash_misses } else { &self.stash_hits }.add(1);
                 state.burst = state.burst.saturating_add(1);
-                let result = self.move_block_in(&mut state, frame, block);
+                let result = if was_split {
+                    self.map_block_in(&mut state, frame, block)
+                } else {
+                    self.move_block_in(&mut state, frame, block)
+                };
                 drop(state);
                 self.refill.wake();
                 return result;
@@ -65,17 +82,67 @@ impl GuestSpace {
             drop(state);
             waited = true;
             if let Made::NoHugePage(block) = self.make_zeroed_block() {
+                no_huge_page = true;
                 let mut state = self.lock();
                 if let Some(block) = block {
                     self.free_block(&mut state, block, Slots::PageTable);
                 }
-                let entry = &mut state.blocks[frame.block().0 as usize];
+                let entry = &mut state.blocks[guest_block.0 as usize];
                 if let BlockState::Absent = entry {
-                    *entry = BlockState::Split(Box::new(SplitBlock([None; FRAMES_PER_BLOCK])));
+                    *entry = BlockState::Split(Box::new(SplitBlock::absent()));
                     state.absent -= 1;
                 }
             }
         }
+    }
+
+    /// A mover has the page: it will wake who waits for it.
+    fn wait_for(&self, state: &mut State, frame: GuestFrame, since: Instant) -> io::Result<()> {
+        self.stalls.begin(state, frame, since);
+        Ok(())
+    }
+
+    /// The page is at home, and waits for its turn with a mover: it is this one's now, and goes where it was
+    /// to go.
+    fn bring_one(
+        &self,
+        state: &mut State,
+        page: GuestFrame,
+        from: FrameId,
+        since: Instant,
+    ) -> io::Result<()> {
+        let target = state.split_mut(page.block()).map(|split| split.target(page.index()));
+        let to = match target {
+            Some(Target::Frame(to)) => to,
+            _ => from,
+        };
+        if to != from {
+            state.poisoned[to.block().0 as usize].remove(to.index());
+            self.arena.copy_frames(std::iter::once((from, to)));
+            self.mover.copied_bytes.add(FRAME_SIZE as u64);
+        }
+        let arrived = self.bring_in(state, &[Move { page, from, to }]) != 0;
+        if arrived
+            && to != from
+            && let Some(split) = state.split_mut(page.block())
+        {
+            split.set_target(page.index(), Target::Reached(to));
+        }
+        self.stalls.record(since);
+        self.count_ballooned(state, page);
+        if arrived { Ok(()) } else { Err(io::Error::other("the kernel did not move the page")) }
+    }
+
+    /// A whole block for a split block of which nothing is left.
+    fn map_block_in(&self, state: &mut State, frame: GuestFrame, block: BlockId) -> io::Result<()> {
+        if let Err(error) = self.take_over(state, frame.block(), block) {
+            self.free_block(state, block, Slots::PageTable);
+            return Err(error);
+        }
+        self.moves.blocks_in.add(1);
+        self.faults.huge.add(1);
+        self.count_ballooned(state, frame);
+        self.uffd.wake(self.mapping.base() + frame.block().offset(), BLOCK_SIZE)
     }
 
     fn already_there(&self, frame: GuestFrame) -> io::Result<()> {
@@ -90,7 +157,7 @@ impl GuestSpace {
             // A move may have gone half the way. The block is absent, so nothing may stay there.
             self.mapping.discard(guest_block.offset(), BLOCK_SIZE)?;
             self.free_block(state, block, Slots::PageTable);
-            return Err(error);
+            return Err(error.into());
         }
         if !self.pagemap.is_huge(to) {
             return self.arrived_in_pieces(state, frame, block);
@@ -114,7 +181,7 @@ impl GuestSpace {
             self.alloc.set_rmap(block.frame(index), guest_block.frame(index).0);
         }
         let frames = std::array::from_fn(|index| Some(block.frame(index)));
-        state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(SplitBlock(frames)));
+        state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(SplitBlock::new(frames)));
         state.absent -= 1;
         self.moves.frames_in.add(FRAMES_PER_BLOCK as u64);
         self.faults.single.add(1);
@@ -130,7 +197,7 @@ impl GuestSpace {
     }
 
     /// A block of the stash is behind a guest block now, or its pieces are.
-    fn tag_guest(&self, state: &State, guest_block: GuestBlock, block: BlockId) {
+    pub(super) fn tag_guest(&self, state: &State, guest_block: GuestBlock, block: BlockId) {
         self.alloc.set_rmap(block.frame(0), guest_block.frame(0).0);
         self.alloc.retag_block(block, PageType::Guest, GUEST);
         let mut tags = self.alloc.retagger();
@@ -152,11 +219,9 @@ impl GuestSpace {
         let from = self.arena.frame_address(home);
         if let Err(error) = self.uffd.move_pages(self.address(frame), from, FRAME_SIZE) {
             self.free_frame(state, home);
-            return Err(error);
+            return Err(error.into());
         }
-        if let BlockState::Split(split) = &mut state.blocks[frame.block().0 as usize] {
-            split.0[frame.index()] = Some(home);
-        }
+        state.set_page(frame, Page::Here(home));
         self.alloc.set_rmap(home, frame.0);
         self.moves.frames_in.add(1);
         self.faults.single.add(1);

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::split::Page;
 use super::{BlockState, CPU, GuestSpace, State};
 use crate::core::bitmap::BlockBitmap;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId, GuestBlock, GuestFrame, Order};
@@ -31,13 +32,17 @@ impl GuestSpace {
         Ok(())
     }
 
-    /// The frame behind a page of a split block goes home.
+    /// The frame behind a page of a split block goes home. No mover has it.
     pub(super) fn take_frame_home(&self, state: &mut State, frame: GuestFrame) -> io::Result<()> {
-        let BlockState::Split(split) = &mut state.blocks[frame.block().0 as usize] else {
-            return Ok(());
-        };
-        let Some(home) = split.0[frame.index()] else {
-            return Ok(());
+        let Some(split) = state.split_mut(frame.block()) else { return Ok(()) };
+        let home = match split.page(frame.index()) {
+            Page::Here(home) => home,
+            Page::AtHome(home) => {
+                split.set(frame.index(), Page::Absent);
+                self.free_frame(state, home);
+                return Ok(());
+            }
+            Page::Absent | Page::Busy => return Ok(()),
         };
         let to = self.arena.frame_address(home);
         if self.uffd.move_pages(to, self.address(frame), FRAME_SIZE).is_err() {
@@ -46,7 +51,7 @@ impl GuestSpace {
             self.mapping.discard(frame.offset(), FRAME_SIZE)?;
             self.moves.home_refused.add(1);
         }
-        split.0[frame.index()] = None;
+        state.set_page(frame, Page::Absent);
         self.moves.frames_home.add(1);
         self.free_frame(state, home);
         Ok(())

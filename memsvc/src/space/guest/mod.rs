@@ -5,11 +5,13 @@
 //!   ┌────────┐ ────────────────▶ ┌────────┐ ──────────────────────────────┐
 //!   │ Absent │                   │  Huge  │  inflate: hole, deflate: not  │
 //!   └────────┘ ◀─────────────────└────────┘◀──────────────────────────────┘
-//!       │ fault, and no whole block to be had, or it fell to pieces on its way in
-//!       ▼
-//!   ┌────────┐  fault: a frame comes; inflate, report: it goes home.
-//!   │ Split  │  (Its page table stays, so a whole block could not be moved in: once
-//!   └────────┘  split, a block stays split.)
+//!       │ fault, and no whole        │  ▲  promoted: copied into a whole block, which is mapped here;
+//!       │ block to be had, or it     │  │  or nothing was left, and a fault gets a whole block
+//!       │ fell to pieces on its      │ harvested, or split in place: its holes are free
+//!       ▼ way in                     ▼  │
+//!   ┌───────────────────────────────────┐
+//!   │               Split               │  fault: a frame comes; inflate, report: it goes home
+//!   └───────────────────────────────────┘
 //! ```
 //!
 //! | file | the ways |
@@ -18,6 +20,8 @@
 //! | `balloon` | out: the guest gives pages up, by balloon or report |
 //! | `free` | from guest space or stash back to the arena, and to the kernel |
 //! | `stash` | zeroed blocks made ahead of faults |
+//! | `split` | where the pages of a split block are |
+//! | `mover` | harvest and promotion: pages change frames while the guest runs |
 //! | `report` | what `GET /memory` says of it |
 //!
 //! All state is behind one lock. Under it only the kernel is called, for microseconds; guest memory
@@ -26,10 +30,13 @@
 mod balloon;
 mod fault;
 mod free;
+pub(crate) mod mover;
 mod report;
+mod split;
 mod stash;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::arena::Arena;
@@ -42,9 +49,12 @@ use crate::core::bitmap::BlockBitmap;
 use crate::core::deferral::Deferral;
 use crate::core::ledger::Ledger;
 use crate::core::slab::Slabs;
-use crate::core::units::{BLOCK_SIZE, BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, GuestFrame, OwnerId};
+use crate::core::units::{BLOCK_SIZE, BlockId, CpuId, FRAMES_PER_BLOCK, GuestBlock, GuestFrame, OwnerId};
 use crate::core::watermark::Watermarks;
-use crate::stats::{Counter, FaultCounters, MoveCounters, RefusalCounters};
+use crate::space::host;
+use crate::stats::{Counter, FaultCounters, MoveCounters, MoverCounters, RefusalCounters};
+use mover::{Stalls, Waiter};
+use split::SplitBlock;
 use stash::Refill;
 
 pub(crate) use stash::STASH_MAX;
@@ -66,10 +76,6 @@ enum BlockState {
     Split(Box<SplitBlock>),
 }
 
-/// Frames behind a split block, by index.
-#[derive(Debug)]
-struct SplitBlock([Option<FrameId>; FRAMES_PER_BLOCK]);
-
 #[derive(Debug)]
 struct State {
     /// Free frames that lie in their home slots with the poison word, by arena block.
@@ -83,6 +89,10 @@ struct State {
     /// Faults since the stash was last idle: how far the refiller goes ahead.
     burst: usize,
     last_fault: Instant,
+    /// Who waits for a page that a mover has.
+    waiters: Vec<Waiter>,
+    /// Guest blocks that may be mappings of their own.
+    mapped: HashSet<GuestBlock>,
     huge: Deferral,
     stopping: bool,
 }
@@ -99,9 +109,15 @@ pub(crate) struct GuestSpace {
     /// Objects of the monitor's own, smaller than a frame.
     slabs: Slabs,
     state: Mutex<State>,
+    /// Pages are not busy any more.
+    settled: Condvar,
+    stalls: Stalls,
+    /// Mappings that this process may have.
+    max_mappings: usize,
     refill: Arc<Refill>,
     faults: FaultCounters,
     moves: MoveCounters,
+    mover: MoverCounters,
     refusals: RefusalCounters,
     stash_hits: Counter,
     stash_misses: Counter,
@@ -136,6 +152,8 @@ impl GuestSpace {
             stash: Vec::with_capacity(STASH_MAX),
             burst: 0,
             last_fault: Instant::now(),
+            waiters: Vec::new(),
+            mapped: HashSet::new(),
             huge: Deferral::default(),
             stopping: false,
         };
@@ -148,9 +166,13 @@ impl GuestSpace {
             alloc,
             slabs,
             state: Mutex::new(state),
+            settled: Condvar::new(),
+            stalls: Stalls::default(),
+            max_mappings: host::max_mappings(),
             refill,
             faults: FaultCounters::default(),
             moves: MoveCounters::default(),
+            mover: MoverCounters::default(),
             refusals: RefusalCounters::default(),
             stash_hits: Default::default(),
             stash_misses: Default::default(),

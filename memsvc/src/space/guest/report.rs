@@ -3,7 +3,7 @@
 use super::stash::STASH_MAX;
 use super::{BlockState, GUEST, GuestSpace};
 use crate::core::units::FRAMES_PER_BLOCK;
-use crate::stats::{ArenaStats, GuestStats, HostStats, MemoryStats, StashStats};
+use crate::stats::{ArenaStats, GuestStats, HostStats, MemoryStats, MoverStats, StashStats};
 
 impl GuestSpace {
     pub(crate) fn ballooned_frames(&self) -> u64 {
@@ -51,6 +51,7 @@ impl GuestSpace {
             },
             faults: self.faults.snapshot(),
             moves: self.moves.snapshot(),
+            mover: MoverStats { counts: self.mover.snapshot(), stalls: self.stalls.snapshot() },
             refusals: self.refusals.snapshot(),
         }
     }

@@ -97,7 +97,7 @@ impl GuestSpace {
                 state.burst = 0;
                 self.release_stash(&mut state);
             }
-            let wanted = state.burst.min(STASH_MAX).min(state.absent);
+            let wanted = state.burst.min(STASH_MAX).min(state.absent.max(1));
             if state.stash.len() < wanted {
                 drop(state);
                 match self.make_zeroed_block() {

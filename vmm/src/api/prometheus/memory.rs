@@ -146,6 +146,53 @@ pub(super) const FAMILIES: &[Family<MemoryStats>] = &[
         of!(moves.poison_lost),
     ),
     Family::counter(
+        "aerostat_memory_harvested_blocks",
+        "Blocks won by moving all that was live in them elsewhere",
+        of!(mover.counts.harvested_blocks),
+    ),
+    Family::counter(
+        "aerostat_memory_promoted_blocks",
+        "Split guest blocks that got one whole block again",
+        of!(mover.counts.promoted_blocks),
+    ),
+    Family::counter(
+        "aerostat_memory_migrated_frames",
+        "Frames that something was moved out of",
+        of!(mover.counts.migrated_frames),
+    ),
+    Family::counter(
+        "aerostat_memory_copied_bytes",
+        "Bytes copied by harvest and promotion",
+        of!(mover.counts.copied_bytes),
+    ),
+    Family::counter(
+        "aerostat_memory_unmoved_frames",
+        "Pages that could not be moved: pinned by who uses them, or refused by the kernel for another reason",
+        |from, to| {
+            let counts = &from.mover.counts;
+            to.each("reason", [("pinned", counts.pinned), ("failed", counts.failed)])
+        },
+    ),
+    Family::counter(
+        "aerostat_memory_moves_given_up",
+        "Promotions given up half-way; every page stayed readable",
+        of!(mover.counts.given_up),
+    ),
+    Family::counter(
+        "aerostat_memory_stalls",
+        "Touches that had to wait for a page on the move, by how long (less than so many microseconds)",
+        |from, to| {
+            let buckets = &from.mover.stalls.buckets;
+            buckets.iter().try_for_each(|it| to.with([("below_us", it.below_us.to_string())], it.count))
+        },
+    ),
+    Family::counter("aerostat_memory_stall_seconds", "Time that these waited in all", |from, to| {
+        to.put(from.mover.stalls.total_us as f64 / 1e6)
+    }),
+    Family::gauge("aerostat_memory_stall_max_seconds", "The longest of these waits", |from, to| {
+        to.put(from.mover.stalls.max_us as f64 / 1e6)
+    }),
+    Family::counter(
         "aerostat_memory_refused_frames",
         "Frames refused because of what the guest asked: outside RAM, inflated twice, never inflated",
         |from, to| {
@@ -162,7 +209,7 @@ pub(super) const FAMILIES: &[Family<MemoryStats>] = &[
     ),
     Family::counter(
         "aerostat_memory_reported_kept_frames",
-        "Frames reported free in pieces of a huge block, which were kept",
+        "Frames reported free in pieces of a huge block that could not be split, which were kept",
         of!(refusals.reported_kept),
     ),
 ];

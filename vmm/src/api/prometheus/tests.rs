@@ -13,9 +13,13 @@ use crate::api::{
 
 /// Fields that are labels, or that the text says in another way; and the frames by type of `TypeInfo`,
 /// which are those of `MemoryStats`.
-const NOT_SAID_AS_THEY_ARE: [&str; 11] = [
+const NOT_SAID_AS_THEY_ARE: [&str; 15] = [
     "/memory/guest/blocks",
     "/memory/arena/blocks",
+    "/memory/mover/stalls/count",
+    "/memory/mover/stalls/total_us",
+    "/memory/mover/stalls/max_us",
+    "/memory/mover/stalls/buckets/0/below_us",
     "/buddy/orders/0/order",
     "/types/charges/0/owner",
     "/types/charges/0/charged",

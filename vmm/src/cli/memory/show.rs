@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use memsvc::MemoryStats;
+use memsvc::{MemoryStats, stats::StallStats};
 
 use super::{
     super::table::{self, grouped},
@@ -13,7 +13,7 @@ use crate::api::types::MemoryReport;
 
 /// What `GET /memory` says.
 pub(super) fn human(report: &MemoryReport) -> String {
-    let MemoryStats { guest, arena, host, stash, faults, moves, refusals } = &report.memory;
+    let MemoryStats { guest, arena, host, stash, faults, moves, mover, refusals } = &report.memory;
     let mut text = String::new();
     // Writing to a string does not fail.
     if let Some(balloon) = &report.balloon_device {
@@ -92,6 +92,19 @@ pub(super) fn human(report: &MemoryReport) -> String {
             ]),
         ),
         (
+            "mover",
+            counts(&[
+                (mover.counts.harvested_blocks, "blocks harvested"),
+                (mover.counts.promoted_blocks, "promoted"),
+                (mover.counts.migrated_frames, "frames migrated"),
+                (mover.counts.copied_bytes >> 20, "MiB copied"),
+                (mover.counts.pinned, "pinned"),
+                (mover.counts.failed, "failed"),
+                (mover.counts.given_up, "given up"),
+            ]),
+        ),
+        ("stalls", stalls(&mover.stalls)),
+        (
             "refusals",
             counts(&[
                 (refusals.outside_ram, "outside RAM"),
@@ -150,6 +163,15 @@ fn resident(resident: u64, huge: u64) -> String {
     }
 }
 
+/// How long somebody had to wait for a page on the move.
+fn stalls(stalls: &StallStats) -> String {
+    if stalls.count == 0 {
+        return "none".to_owned();
+    }
+    let mean = stalls.total_us as f64 / stalls.count as f64;
+    format!("{} of {mean:.0} µs in the mean, {} µs at most", grouped(stalls.count), grouped(stalls.max_us))
+}
+
 /// The counters that are not 0: most that are stand for something that is wrong.
 fn counts(counts: &[(u64, &str)]) -> String {
     let counts: Vec<_> = counts
@@ -183,6 +205,9 @@ mod tests {
                 "no_huge_page": 0, "failed": 0},
             "moves": {"blocks_in": 114, "frames_in": 0, "frames_home": 0, "blocks_returned": 86,
                 "home_refused": 0, "poison_lost": 0},
+            "mover": {"harvested_blocks": 86, "promoted_blocks": 2, "migrated_frames": 22_016, "copied_bytes": 94_371_840,
+                "pinned": 0, "failed": 0, "given_up": 0,
+                "stalls": {"count": 4, "total_us": 700, "max_us": 300, "buckets": [{"below_us": 512, "count": 4}]}},
             "refusals": {"outside_ram": 0, "inflated_twice": 2, "never_inflated": 0, "reported_kept": 0},
         }))
         .expect("report");
@@ -201,6 +226,13 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("\n  faults    1,140 in all, 114 huge\n"), "{text}");
+        assert!(
+            text.contains(
+                "\n  mover     86 blocks harvested, 2 promoted, 22,016 frames migrated, 90 MiB copied\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("\n  stalls    4 of 175 µs in the mean, 300 µs at most\n"), "{text}");
         assert!(text.ends_with("\n  refusals  2 inflated twice\n"), "{text}");
     }
 }

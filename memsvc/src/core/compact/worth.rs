@@ -1,0 +1,50 @@
+//! What is worth the copy.
+
+use crate::core::units::FRAMES_PER_BLOCK;
+
+/// How much somebody wants the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Nobody asks for it yet.
+    Ahead,
+    /// It is wanted: by the operator, or because free memory is low.
+    Wanted,
+}
+
+impl Urgency {
+    /// True when a block with so many live frames is worth emptying. Who wants the memory gets all that
+    /// there is. Ahead of that no more is copied than is won: a block that is half live or more may as well
+    /// be given up a little further first, and each frame copied now would be copied again.
+    pub const fn is_worth_emptying(self, live: u16) -> bool {
+        match self {
+            Urgency::Ahead => live as usize <= FRAMES_PER_BLOCK / 2,
+            Urgency::Wanted => true,
+        }
+    }
+}
+
+/// True when a split guest block with so many frames behind it, of which the guest has given up `ballooned`,
+/// is worth a whole block. The guest gets no memory by it that it has given up; and it gets an eighth of a
+/// block that it has not touched at most (khugepaged would fill all but one page, `max_ptes_none` 511, which
+/// is how ballooned memory comes back there).
+pub const fn is_worth_promoting(present: usize, ballooned: usize) -> bool {
+    ballooned == 0 && present >= FRAMES_PER_BLOCK - FRAMES_PER_BLOCK / 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ahead_of_need_no_more_is_copied_than_is_won() {
+        assert!(Urgency::Ahead.is_worth_emptying(0) && Urgency::Ahead.is_worth_emptying(256));
+        assert!(!Urgency::Ahead.is_worth_emptying(257));
+        assert!(Urgency::Wanted.is_worth_emptying(511));
+    }
+
+    #[test]
+    fn a_block_that_the_guest_has_filled_becomes_whole_and_no_other() {
+        assert!(is_worth_promoting(512, 0) && is_worth_promoting(448, 0));
+        assert!(!is_worth_promoting(447, 0) && !is_worth_promoting(511, 1));
+    }
+}

@@ -1,0 +1,118 @@
+//! A huge page comes home, whole, so that its pages can go one by one.
+//!
+//! ```text
+//!   Huge ──lift──▶ Split: live pages at home, holes free ──┬─▶ migrate: they go elsewhere (harvest)
+//!          one move of 2 MiB                               └─▶ settle: they go back in (split in place)
+//! ```
+//! The holes carry the poison word before the first page goes: the kernel splits the huge page then, and
+//! takes zero-filled pages away as it does (6.12, `try_to_map_unused_to_zeropage`, mm/migrate.c).
+
+use super::super::split::{Page, SplitBlock};
+use super::super::{BlockState, GuestSpace, State};
+use super::{BATCH, Move};
+use crate::core::alloc::{FrameAllocator, Full};
+use crate::core::isolate::Isolated;
+use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, GuestBlock, GuestFrame, Order};
+use crate::space::uffd::Stopped;
+
+impl GuestSpace {
+    /// Takes a block that is to be emptied off the lists. A huge page with holes is in pieces then, at home.
+    pub(super) fn bring_home<'a>(
+        &self,
+        alloc: &'a FrameAllocator,
+        block: BlockId,
+    ) -> Option<Isolated<'a, Full>> {
+        let mut state = self.lock_after_faults();
+        let lifted = self.lift(&mut state, block);
+        let isolated = alloc.isolate(block);
+        let Some(guest_block) = lifted else { return isolated };
+        self.free_holes(&mut state, guest_block);
+        drop(state);
+        if isolated.is_none() {
+            self.settle(guest_block);
+        }
+        isolated
+    }
+
+    /// Makes single frames of a huge page with holes, where it is; the holes are free then.
+    pub(crate) fn split_in_place(&self, block: BlockId) -> bool {
+        let mut state = self.lock_after_faults();
+        let Some(guest_block) = self.lift(&mut state, block) else { return false };
+        self.free_holes(&mut state, guest_block);
+        self.alloc.drain_all();
+        drop(state);
+        self.settle(guest_block);
+        true
+    }
+
+    /// Brings a huge page home, in pieces, of which the holes are free. [`Self::settle`] it.
+    pub(in super::super) fn lift_all(&self, state: &mut State, block: BlockId) -> bool {
+        let lifted = self.lift(state, block);
+        if let Some(guest_block) = lifted {
+            self.free_holes(state, guest_block);
+        }
+        lifted.is_some()
+    }
+
+    /// Brings the huge page behind a guest block home. None, and nothing has changed, when it is no such
+    /// block or somebody holds it.
+    fn lift(&self, state: &mut State, block: BlockId) -> Option<GuestBlock> {
+        let guest_block = GuestFrame(self.alloc.rmap(block.frame(0))).block();
+        match state.blocks.get(guest_block.0 as usize) {
+            Some(BlockState::Huge(behind)) if *behind == block => {}
+            _ => return None,
+        }
+        let there = self.mapping.base() + guest_block.offset();
+        let done = match self.uffd.move_pages(self.arena.block_address(block), there, BLOCK_SIZE) {
+            Ok(()) => BLOCK_SIZE,
+            Err(stopped @ Stopped { done, .. }) => {
+                self.count_stopped(stopped);
+                if done == 0 {
+                    return None;
+                }
+                done
+            }
+        };
+        if let Err(error) = self.alloc.split(block.frame(0), Order::BLOCK) {
+            tracing::error!(%error, "a bug: a block behind guest RAM is not what its tag says");
+        }
+        let mut split = SplitBlock::absent();
+        for index in 0..FRAMES_PER_BLOCK {
+            let frame = block.frame(index);
+            self.alloc.set_rmap(frame, guest_block.frame(index).0);
+            let is_home = index < done / FRAME_SIZE;
+            split.set(index, if is_home { Page::AtHome(frame) } else { Page::Here(frame) });
+        }
+        state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(split));
+        Some(guest_block)
+    }
+
+    /// What the guest has given up of a block that was lifted is free.
+    fn free_holes(&self, state: &mut State, guest_block: GuestBlock) {
+        let holes = *state.ledger.block(guest_block);
+        for hole in holes.iter() {
+            if let Err(error) = self.take_frame_home(state, guest_block.frame(hole)) {
+                tracing::error!(?guest_block, %error, "a frame that the guest gave up could not be taken");
+            }
+        }
+    }
+
+    /// Brings the pages of a block in that are at home and go nowhere else.
+    pub(crate) fn settle(&self, guest_block: GuestBlock) {
+        let mut from = 0;
+        loop {
+            let mut state = self.lock_after_faults();
+            let Some(split) = state.split_mut(guest_block) else { return };
+            let at_home = split.at_home().filter(|&index| index >= from).take(BATCH);
+            let stay = |index| match split.page(index) {
+                Page::AtHome(frame) => Some(Move { page: guest_block.frame(index), from: frame, to: frame }),
+                _ => None,
+            };
+            let moves: Vec<Move> = at_home.filter_map(stay).collect();
+            let Some(last) = moves.last() else { return };
+            from = last.page.index() + 1;
+            moves.iter().for_each(|it| split.take(it.page.index()));
+            self.bring_in(&mut state, &moves);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Pages go into other frames, batch by batch.
+//!
+//! ```text
+//!   leave: locked      what is in guest space goes home; all of it is busy
+//!   copy: not locked   from home slot to home slot, streaming
+//!   arrive: locked     the copies move in; each frame is what the other was; the old ones are freed
+//! ```
+
+use super::super::GuestSpace;
+use super::super::split::{Page, Target};
+use super::{BATCH, Done, Move};
+use crate::core::units::{FRAME_SIZE, FrameId, GuestFrame};
+
+/// A page of a batch, with its position in it.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    it: Move,
+    position: usize,
+}
+
+impl GuestSpace {
+    /// Moves what is in each frame of `from` into that of `to`; by position, whether it was done. Those of
+    /// `to` are the caller's still where it was not.
+    pub(crate) fn migrate(&self, from: &[FrameId], to: &[FrameId]) -> Vec<bool> {
+        let moves = self.plan(from, to);
+        let mut done = Vec::with_capacity(from.len());
+        for moves in moves.chunks(BATCH) {
+            let bits = self.migrate_batch(moves);
+            done.extend((0..moves.len()).map(|at| bits >> at & 1 == 1));
+        }
+        done
+    }
+
+    /// Says where pages that are at home already are to go, so that who touches one need not wait for us.
+    fn plan(&self, from: &[FrameId], to: &[FrameId]) -> Vec<Move> {
+        let mut state = self.lock_after_faults();
+        let mut plan = |(&from, &to): (&FrameId, &FrameId)| {
+            let page = GuestFrame(self.alloc.rmap(from));
+            if let Some(split) = state.split_mut(page.block())
+                && split.page(page.index()) == Page::AtHome(from)
+            {
+                split.set_target(page.index(), Target::Frame(to));
+            }
+            Move { page, from, to }
+        };
+        from.iter().zip(to).map(&mut plan).collect()
+    }
+
+    fn migrate_batch(&self, moves: &[Move]) -> Done {
+        let (wanted, reached, poisoned) = self.leave(moves);
+        let batch: Vec<Move> = wanted.iter().map(|wanted| wanted.it).collect();
+        let lost = |(at, it): &(usize, &Move)| poisoned >> at & 1 == 1 && !self.arena.is_poisoned(it.to);
+        self.moves.poison_lost.add(batch.iter().enumerate().filter(lost).count() as u64);
+        self.arena.copy_frames(batch.iter().map(|it| (it.from, it.to)));
+        self.mover.copied_bytes.add((wanted.len() * FRAME_SIZE) as u64);
+        let arrived = self.bring_in(&mut self.lock_after_faults(), &batch);
+        let arrived = wanted.iter().enumerate().map(|(at, wanted)| (arrived >> at & 1) << wanted.position);
+        reached | arrived.fold(0, |all, bit| all | bit)
+    }
+
+    /// Takes the pages of a batch that are still there and can be moved. Also says which the fault handler
+    /// has moved, and which of the frames they go to carry the poison word.
+    fn leave(&self, moves: &[Move]) -> (Vec<Wanted>, Done, Done) {
+        let (mut at_home, mut here) = (Vec::with_capacity(moves.len()), Vec::new());
+        let mut reached = 0;
+        let mut state = self.lock_after_faults();
+        for (position, &it) in moves.iter().enumerate() {
+            let Some(split) = state.split_mut(it.page.block()) else { continue };
+            let index = it.page.index();
+            let target = split.target(index);
+            if target == Target::Reached(it.to) {
+                reached |= 1 << position;
+            }
+            if target == Target::Reached(it.to) || target == Target::Frame(it.to) {
+                split.set_target(index, Target::Same);
+            }
+            match split.page(index) {
+                Page::AtHome(frame) if frame == it.from => at_home.push(Wanted { it, position }),
+                Page::Here(frame) if frame == it.from => here.push(Wanted { it, position }),
+                // It was given up meanwhile, or moved.
+                _ => {}
+            }
+        }
+        if !here.is_empty() {
+            let leaving: Vec<Move> = here.iter().map(|wanted| wanted.it).collect();
+            let left =
+                self.transfer(&leaving, |it| (self.arena.frame_address(it.from), self.address(it.page)));
+            let left = here.iter().enumerate().filter(|(at, _)| left >> at & 1 == 1);
+            at_home.extend(left.map(|(_, wanted)| *wanted));
+        }
+        let mut poisoned = 0;
+        for (at, Wanted { it, .. }) in at_home.iter().enumerate() {
+            if let Some(split) = state.split_mut(it.page.block()) {
+                split.take(it.page.index());
+            }
+            let bits = &mut state.poisoned[it.to.block().0 as usize];
+            poisoned |= Done::from(bits.remove(it.to.index())) << at;
+        }
+        (at_home, reached, poisoned)
+    }
+}

@@ -1,0 +1,153 @@
+//! The mover: what is in frames goes into others while the guest runs, and no byte changes.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `lift` | a huge page comes home, so that its pages can go one by one |
+//! | `migrate` | pages go into other frames |
+//! | `promote` | a split block gets one whole block again |
+//! | `run` | what compaction asks of us |
+//! | `stall` | who waits for a page on the move |
+//!
+//! A mover takes pages in batches: they are `Busy` then, and nobody else's (`split.rs`). It copies without
+//! the lock of guest space, so two movers copy at the same time and faults elsewhere are not held up. Who
+//! touches a busy page waits until it arrives; that is at most the time of one batch, or for a promotion of
+//! one block. What waits its turn at home is brought in by the fault handler at once, to where it was to go.
+//!
+//! What the kernel refuses to move stays where it is; where that is its home slot, the next touch brings it
+//! in. So a mover may end after any batch, and every page is readable. A panic in one is a bug of ours, and
+//! ends the guest, as one in the fault handler does.
+
+mod lift;
+mod migrate;
+mod promote;
+mod run;
+mod stall;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, unsafe_code)] // plays the guest
+mod tests;
+
+use std::sync::{MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::split::{Page, SplitBlock};
+use super::{BlockState, GuestSpace, State};
+use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FrameId, GuestBlock, GuestFrame};
+use crate::space::uffd::Stopped;
+
+pub(crate) use promote::NotPromoted;
+pub(super) use stall::{Stalls, Waiter};
+
+/// Pages that a mover takes at once: some 15 µs of copying.
+const BATCH: usize = 64;
+
+/// A page on the move. The two frames are the same when it only comes in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    pub(super) page: GuestFrame,
+    pub(super) from: FrameId,
+    pub(super) to: FrameId,
+}
+
+/// Which of a batch: bit by position.
+type Done = u64;
+
+const _: () = assert!(BATCH == Done::BITS as usize);
+
+impl State {
+    /// The split block in which a page lies. None if it is in another state.
+    pub(super) fn split_mut(&mut self, block: GuestBlock) -> Option<&mut SplitBlock> {
+        match &mut self.blocks[block.0 as usize] {
+            BlockState::Split(split) => Some(split),
+            _ => None,
+        }
+    }
+
+    pub(super) fn set_page(&mut self, frame: GuestFrame, page: Page) {
+        if let Some(split) = self.split_mut(frame.block()) {
+            split.set(frame.index(), page);
+        }
+    }
+
+    fn is_busy(&self, frame: GuestFrame) -> bool {
+        match &self.blocks[frame.block().0 as usize] {
+            BlockState::Split(split) => split.page(frame.index()) == Page::Busy,
+            _ => false,
+        }
+    }
+}
+
+impl GuestSpace {
+    /// Waits until no mover has the page: microseconds.
+    pub(super) fn still<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        frame: GuestFrame,
+    ) -> MutexGuard<'a, State> {
+        while state.is_busy(frame) {
+            state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state
+    }
+
+    /// The lock, for a mover: whoever resolves a fault goes first.
+    fn lock_after_faults(&self) -> MutexGuard<'_, State> {
+        while self.stalls.is_anybody_here() {
+            std::thread::yield_now();
+        }
+        self.lock()
+    }
+
+    /// Moves what is behind the pages from one address to the other, in runs where both follow each other; a
+    /// block may be a mapping of its own, which no move may cross.
+    fn transfer(&self, moves: &[Move], way: impl Fn(&Move) -> (usize, usize)) -> Done {
+        let (mut done, mut first) = (0, 0);
+        while first < moves.len() {
+            let (to, from) = way(&moves[first]);
+            let is_same_block = |address: usize, step| address / BLOCK_SIZE == (address + step) / BLOCK_SIZE;
+            let follows = |(at, step): (&Move, usize)| {
+                way(at) == (to + step, from + step) && is_same_block(to, step) && is_same_block(from, step)
+            };
+            let run =
+                moves[first..].iter().zip((0..).step_by(FRAME_SIZE)).take_while(|it| follows(*it)).count();
+            let result = self.uffd.move_pages(to, from, run * FRAME_SIZE);
+            let moved = result.map_or_else(|stopped| stopped.done / FRAME_SIZE, |()| run);
+            done |= Done::MAX.checked_shr((BATCH - moved) as u32).unwrap_or(0) << first;
+            first += moved;
+            if let Err(stopped) = result {
+                self.count_stopped(stopped);
+                first += 1;
+            }
+        }
+        done
+    }
+
+    fn count_stopped(&self, stopped: Stopped) {
+        if stopped.error == Errno::BUSY { &self.mover.pinned } else { &self.mover.failed }.add(1);
+    }
+
+    /// Moves pages of which the content is at `to` into guest space. Those that do not move are at home in
+    /// `from` as before. Returns which have arrived; the others' `to` is still the caller's.
+    pub(super) fn bring_in(&self, state: &mut State, moves: &[Move]) -> Done {
+        let done = self.transfer(moves, |it| (self.address(it.page), self.arena.frame_address(it.to)));
+        let arrived = |at: usize| done >> at & 1 == 1;
+        let changed = moves.iter().enumerate().filter(|(at, it)| arrived(*at) && it.from != it.to);
+        self.alloc.exchange(changed.clone().map(|(_, it)| (it.from, it.to)));
+        for (_, it) in changed {
+            self.mover.migrated_frames.add(1);
+            self.free_frame(state, it.from);
+        }
+        for (at, it) in moves.iter().enumerate() {
+            if arrived(at) {
+                state.set_page(it.page, Page::Here(it.to));
+            } else {
+                state.set_page(it.page, Page::AtHome(it.from));
+                let _ = self.uffd.wake(self.address(it.page), FRAME_SIZE);
+            }
+        }
+        self.stalls.over(state, |page| moves.iter().any(|it| it.page == page));
+        self.settled.notify_all();
+        done
+    }
+}

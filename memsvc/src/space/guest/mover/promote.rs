@@ -1,0 +1,184 @@
+//! A split block gets one whole block again.
+//!
+//! ```text
+//!   all of it busy   pages go home in runs, and are copied into the whole block, batch by batch
+//!   locked           the whole block, with its page table entry, takes the place of the split one (mremap);
+//!                    the old frames are free; who waits is woken
+//! ```
+//! A huge page cannot be moved in where there was a page table once, so it comes as a mapping. Nothing is
+//! missing in it, so nobody can fault before it is registered again. Such a block may be a mapping (VMA) of
+//! its own in the middle of guest RAM, of which a process may have `vm.max_map_count`: half is ours to use.
+
+use std::io;
+
+use super::super::split::Page;
+use super::super::{BlockState, GuestSpace, State};
+use super::{BATCH, Move};
+use crate::core::bitmap::BlockBitmap;
+use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, FrameId, GuestBlock};
+use crate::space::uffd::Watch;
+
+/// Mappings that a promoted block may add: itself, and what it cuts off.
+const MAPPINGS: usize = 2;
+
+/// Why a block was not promoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotPromoted {
+    /// It is not split, or part of it is given up, or another mover is at it.
+    NotNow,
+    /// The process has as many mappings as it may.
+    TooManyMappings,
+    /// A page could not be taken, or the kernel refused the mapping; all of it is as before.
+    Failed,
+}
+
+/// A block that is being promoted: all of it is busy.
+#[derive(Debug)]
+struct Promotion {
+    guest_block: GuestBlock,
+    /// Where its pages were.
+    before: Box<[Page; FRAMES_PER_BLOCK]>,
+    /// Pages that have come home since.
+    came_home: BlockBitmap,
+}
+
+impl GuestSpace {
+    /// Puts `whole` behind a split guest block, with all that is in it. `whole` is handed out, as
+    /// [`PageType::Stash`](crate::core::page_type::PageType::Stash), and at home, one huge page; it is the
+    /// caller's still if this fails, and all else is as before.
+    pub(crate) fn promote(
+        &self,
+        guest_block: GuestBlock,
+        whole: BlockId,
+        is_zeroed: bool,
+    ) -> Result<(), NotPromoted> {
+        let mut promotion = self.begin_promotion(guest_block)?;
+        for first in (0..FRAMES_PER_BLOCK).step_by(BATCH) {
+            if !self.promote_batch(&mut promotion, first, whole, is_zeroed) {
+                self.undo_promotion(&promotion);
+                return Err(NotPromoted::Failed);
+            }
+        }
+        let mut state = self.lock_after_faults();
+        if let Err(error) = self.take_over(&mut state, guest_block, whole) {
+            tracing::warn!(?guest_block, %error, "a block could not be mapped whole");
+            drop(state);
+            self.undo_promotion(&promotion);
+            return Err(NotPromoted::Failed);
+        }
+        for frame in promotion.before.iter().filter_map(frame_of) {
+            self.free_frame(&mut state, frame);
+        }
+        self.mover.promoted_blocks.add(1);
+        self.promotion_over(&mut state, guest_block);
+        self.return_emptied(&mut state);
+        Ok(())
+    }
+
+    /// What came home goes in again.
+    fn undo_promotion(&self, promotion: &Promotion) {
+        self.mover.given_up.add(1);
+        let mut state = self.lock_after_faults();
+        for (index, &before) in promotion.before.iter().enumerate() {
+            let page = match before {
+                Page::Here(frame) if promotion.came_home.contains(index) => Page::AtHome(frame),
+                page => page,
+            };
+            state.set_page(promotion.guest_block.frame(index), page);
+        }
+        self.promotion_over(&mut state, promotion.guest_block);
+        drop(state);
+        self.settle(promotion.guest_block);
+    }
+
+    fn begin_promotion(&self, guest_block: GuestBlock) -> Result<Promotion, NotPromoted> {
+        let mut state = self.lock_after_faults();
+        if !self.has_room_for_mapping(&state, guest_block) {
+            return Err(NotPromoted::TooManyMappings);
+        }
+        if !state.ledger.block(guest_block).is_empty() {
+            return Err(NotPromoted::NotNow);
+        }
+        let split = state.split_mut(guest_block).filter(|split| !split.is_moving());
+        let Some(split) = split else { return Err(NotPromoted::NotNow) };
+        let before = Box::new(std::array::from_fn(|index| split.page(index)));
+        (0..FRAMES_PER_BLOCK).for_each(|index| split.take(index));
+        Ok(Promotion { guest_block, before, came_home: BlockBitmap::EMPTY })
+    }
+
+    fn promote_batch(
+        &self,
+        promotion: &mut Promotion,
+        first: usize,
+        whole: BlockId,
+        is_zeroed: bool,
+    ) -> bool {
+        let pages = first..first + BATCH;
+        let here = |index: usize| match promotion.before[index] {
+            Page::Here(from) => Some(Move { page: promotion.guest_block.frame(index), from, to: from }),
+            _ => None,
+        };
+        let here: Vec<Move> = pages.clone().filter_map(here).collect();
+        let state = self.lock_after_faults();
+        let left = self.transfer(&here, |it| (self.arena.frame_address(it.from), self.address(it.page)));
+        drop(state);
+        let left = here.iter().enumerate().filter(|(at, _)| left >> at & 1 == 1);
+        left.clone().for_each(|(_, it)| _ = promotion.came_home.insert(it.page.index()));
+        if left.count() < here.len() {
+            return false;
+        }
+        let of = |index: usize| Some((frame_of(&promotion.before[index])?, whole.frame(index)));
+        let copies = pages.clone().filter_map(of);
+        self.mover.copied_bytes.add((copies.clone().count() * FRAME_SIZE) as u64);
+        self.arena.copy_frames(copies);
+        if !is_zeroed {
+            let absent = pages.filter(|&index| promotion.before[index] == Page::Absent);
+            self.arena.zero_frames(absent.map(|index| whole.frame(index)));
+        }
+        true
+    }
+
+    /// Puts a whole block, which is at home, in the place of all that is mapped at a guest block.
+    pub(in super::super) fn take_over(
+        &self,
+        state: &mut State,
+        guest_block: GuestBlock,
+        whole: BlockId,
+    ) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(error) = self.uffd.faults.strikes() {
+            return Err(error.into());
+        }
+        self.mapping.take_over(guest_block.offset(), self.arena.block_address(whole))?;
+        state.mapped.insert(guest_block);
+        let address = self.mapping.base() + guest_block.offset();
+        if let Err(error) = self.uffd.register(address, BLOCK_SIZE, Watch::Missing) {
+            // All of it is there; only a page that is taken from it later would be missed.
+            tracing::error!(?guest_block, %error, "a block of guest RAM is not watched any more");
+        }
+        self.tag_guest(state, guest_block, whole);
+        state.blocks[guest_block.0 as usize] = BlockState::Huge(whole);
+        Ok(())
+    }
+}
+
+impl GuestSpace {
+    /// True when this block may become a mapping of its own.
+    pub(in super::super) fn has_room_for_mapping(&self, state: &State, guest_block: GuestBlock) -> bool {
+        state.mapped.contains(&guest_block) || (state.mapped.len() + 1) * MAPPINGS <= self.max_mappings / 2
+    }
+
+    /// A promotion has ended: nobody waits for it any more.
+    fn promotion_over(&self, state: &mut State, guest_block: GuestBlock) {
+        self.stalls.over(state, |page| page.block() == guest_block);
+        let _ = self.uffd.wake(self.mapping.base() + guest_block.offset(), BLOCK_SIZE);
+        self.settled.notify_all();
+    }
+}
+
+fn frame_of(page: &Page) -> Option<FrameId> {
+    match page {
+        Page::Here(frame) | Page::AtHome(frame) => Some(*frame),
+        Page::Absent | Page::Busy => None,
+    }
+}

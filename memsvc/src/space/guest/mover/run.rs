@@ -1,0 +1,122 @@
+//! What compaction asks of guest space, and what becomes of the blocks that it wins.
+
+use super::super::free::Slots;
+use super::super::{BlockState, CPU, GuestSpace};
+use super::NotPromoted;
+use crate::core::alloc::{FrameAllocator, Full};
+use crate::core::compact::{Compactor, Goal, Migrated, Mover, Run};
+use crate::core::isolate::Isolated;
+use crate::core::page_type::PageType;
+use crate::core::request::{Flags, Request};
+use crate::core::units::{BlockId, CpuId, FrameId, GuestBlock, Order};
+
+/// The per-CPU lists of what is done outside the lock of guest space.
+const OUTSIDE: CpuId = CpuId(1);
+/// A block that is won goes back to the kernel.
+const WON: Request = Request::new(Order::BLOCK, PageType::Return).flags(Flags::NOWAIT);
+/// A whole block for a promotion. Never out of what is kept: the allocator refuses below the min watermark,
+/// and [`GuestSpace::has_block_to_spare`] above it.
+const WHOLE: Request = Request::new(Order::BLOCK, PageType::Stash).flags(Flags::NOWAIT);
+
+/// Compaction of one guest space.
+struct SpaceMover<'a, F> {
+    space: &'a GuestSpace,
+    goes_on: F,
+}
+
+impl<F: FnMut() -> bool> Mover<Full> for SpaceMover<'_, F> {
+    fn isolate<'a>(&mut self, alloc: &'a FrameAllocator, block: BlockId) -> Option<Isolated<'a, Full>> {
+        self.space.bring_home(alloc, block)
+    }
+
+    fn split(&mut self, _alloc: &FrameAllocator, block: BlockId) -> bool {
+        self.space.split_in_place(block)
+    }
+
+    fn migrate(&mut self, _alloc: &FrameAllocator, from: &[FrameId], to: &[FrameId]) -> Migrated {
+        Migrated(self.space.migrate(from, to))
+    }
+
+    fn captured(&mut self, block: BlockId) {
+        self.space.mover.harvested_blocks.add(1);
+        let slots = if self.space.pagemap.is_huge(self.space.arena.block_address(block)) {
+            Slots::Filled
+        } else {
+            Slots::PageTable
+        };
+        let mut state = self.space.lock_after_faults();
+        self.space.free_block(&mut state, block, slots);
+    }
+
+    fn goes_on(&mut self) -> bool {
+        (self.goes_on)()
+    }
+}
+
+impl GuestSpace {
+    /// Makes whole blocks, up to the goal, and gives them back to the kernel; `goes_on` is asked before each.
+    pub(crate) fn compact(
+        &self,
+        compactor: &mut Compactor,
+        goal: &Goal,
+        goes_on: impl FnMut() -> bool,
+    ) -> Run {
+        let mut mover = SpaceMover { space: self, goes_on };
+        compactor.run(&self.alloc, OUTSIDE, &mut mover, &WON, goal)
+    }
+
+    /// Gives split guest blocks that the guest has filled one whole block each, the fullest first, while
+    /// there is memory to spare. Returns how many.
+    pub(crate) fn promote_filled(&self, mut goes_on: impl FnMut() -> bool) -> u64 {
+        let mut promoted = 0;
+        for guest_block in self.filled() {
+            if !goes_on() {
+                break;
+            }
+            let Some(whole) = self.make_whole() else { break };
+            match self.promote(guest_block, whole, true) {
+                Ok(()) => promoted += 1,
+                Err(error) => {
+                    self.free_block(&mut self.lock(), whole, Slots::PageTable);
+                    if error == NotPromoted::TooManyMappings {
+                        break;
+                    }
+                }
+            }
+        }
+        promoted
+    }
+
+    /// Split blocks that are worth a whole one, the fullest first.
+    fn filled(&self) -> Vec<GuestBlock> {
+        let state = self.lock();
+        let blocks = (0..).map(GuestBlock).zip(&state.blocks);
+        let filled = blocks.filter_map(|(block, entry)| match entry {
+            BlockState::Split(split) => {
+                let ballooned = state.ledger.block(block).len();
+                let worth = crate::core::compact::is_worth_promoting(split.len(), ballooned);
+                worth.then_some((split.len(), block))
+            }
+            _ => None,
+        });
+        let mut filled: Vec<_> = filled.collect();
+        filled.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+        filled.into_iter().map(|(_, block)| block).collect()
+    }
+
+    /// A whole block, zeroed, at home. None when memory is low, or the host has no huge page.
+    fn make_whole(&self) -> Option<BlockId> {
+        let block = {
+            let _state = self.lock_after_faults();
+            if !self.alloc.has_block_to_spare() {
+                return None;
+            }
+            self.alloc.enter(CPU).alloc(&WHOLE).ok()?.block()
+        };
+        if self.arena.populate(block, &self.pagemap) {
+            return Some(block);
+        }
+        self.free_block(&mut self.lock(), block, Slots::PageTable);
+        None
+    }
+}

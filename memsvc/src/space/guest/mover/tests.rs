@@ -1,0 +1,329 @@
+//! Guest threads check every byte while their pages are on the move, and every step fails once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::core::compact::{Compactor, Goal, Occupancy, Policy, Scanner};
+use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
+use crate::stats::MemoryStats;
+use crate::{Config, Gfn, MemoryService, RegionSpec};
+
+const FRAMES: usize = FRAMES_PER_BLOCK;
+
+/// A guest of whose pages each has its number in every word.
+struct Guest {
+    service: Arc<MemoryService>,
+    pages: usize,
+}
+
+impl Guest {
+    fn new(blocks: usize) -> Self {
+        let regions = vec![RegionSpec { gpa: 0, len: (blocks * BLOCK_SIZE) as u64 }];
+        let service = MemoryService::new(&Config::new(regions), |why| panic!("{why}")).unwrap();
+        Self { service, pages: blocks * FRAMES }
+    }
+
+    fn word(&self, page: usize, word: usize) -> &AtomicU64 {
+        let address = self.service.regions()[0].host + page * FRAME_SIZE + word * 8;
+        // SAFETY: inside guest RAM, which lives as long as the service.
+        unsafe { AtomicU64::from_ptr(address as *mut u64) }
+    }
+
+    fn fill(&self, page: usize) {
+        (0..FRAME_SIZE / 8)
+            .for_each(|word| self.word(page, word).store(value(page, word), Ordering::Relaxed));
+    }
+
+    #[track_caller]
+    fn check(&self, page: usize) {
+        for word in 0..FRAME_SIZE / 8 {
+            assert_eq!(self.word(page, word).load(Ordering::Relaxed), value(page, word), "page {page}");
+        }
+    }
+
+    fn give_up(&self, is_given: impl Fn(usize) -> bool) -> Vec<Gfn> {
+        let given: Vec<_> =
+            (0..self.pages).filter(|&page| is_given(page)).map(|page| Gfn(page as u64)).collect();
+        assert_eq!(self.service.inflate(&given).accepted as usize, given.len());
+        given
+    }
+
+    fn compact(&self, policy: impl Policy + 'static) -> crate::core::compact::Run {
+        self.service.compact(&mut Compactor::new(policy), &Goal::ALL, || true)
+    }
+
+    /// Statistics that agree with each other and with what is resident.
+    fn consistent(&self) -> MemoryStats {
+        // The stash comes and goes by itself.
+        let is_quiet = || {
+            let stats = self.service.stats();
+            stats.arena.frames_by_type.stash == 0 && self.service.space().allocator().check() == Ok(())
+        };
+        for _ in 0..500 {
+            if is_quiet() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let stats = self.service.stats();
+        let by_type = &stats.arena.frames_by_type;
+        assert_eq!(by_type.guest + by_type.balloon, stats.arena.charged_frames, "{by_type:?}");
+        assert_eq!((by_type.r#return, by_type.kmem), (0, 0));
+        assert_eq!(stats.moves.poison_lost, 0);
+        assert_eq!(self.service.space().allocator().check(), Ok(()));
+        stats
+    }
+}
+
+fn value(page: usize, word: usize) -> u64 {
+    ((page as u64) << 32 | word as u64) ^ 0x5555_0000_0000_0000
+}
+
+#[test]
+fn half_of_the_pages_given_up_comes_back_as_whole_blocks_and_no_byte_changes() {
+    let guest = Guest::new(8);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    let given = guest.give_up(|page| page % 2 == 1);
+    assert_eq!(guest.consistent().host.guest_resident_bytes, 8 * BLOCK_SIZE as u64);
+
+    let run = guest.compact(Occupancy::default());
+    assert_eq!((run.emptied, run.migrated, run.failed, run.split), (4, 4 * 256, 0, 4));
+    let stats = guest.consistent();
+    assert_eq!(stats.host.guest_resident_bytes, 4 * BLOCK_SIZE as u64);
+    assert_eq!(stats.host.arena_resident_bytes, 0);
+    assert_eq!((stats.mover.counts.harvested_blocks, stats.mover.counts.migrated_frames), (4, 1024));
+    (0..guest.pages).filter(|page| page % 2 == 0).for_each(|page| guest.check(page));
+
+    // The guest takes all of it back, and has whole blocks again.
+    assert_eq!(guest.service.deflate(&given).refused, 0);
+    (0..guest.pages).filter(|page| page % 2 == 1).for_each(|page| guest.fill(page));
+    assert_eq!(guest.service.stats().guest.split_blocks, 8);
+    assert_eq!(guest.service.promote(|| true), 8);
+    let stats = guest.consistent();
+    assert_eq!((stats.guest.huge_blocks, stats.guest.split_blocks), (8, 0));
+    assert_eq!(stats.host.guest_huge_bytes, 8 * BLOCK_SIZE as u64);
+    assert_eq!((stats.host.arena_resident_bytes, stats.arena.broken_blocks), (0, 0));
+    (0..guest.pages).for_each(|page| guest.check(page));
+}
+
+#[test]
+fn the_two_scanners_do_it_too() {
+    let guest = Guest::new(8);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    guest.give_up(|page| page % 4 != 0);
+    let run = guest.compact(Scanner::default());
+    assert_eq!((run.emptied, run.failed), (6, 0));
+    guest.consistent();
+    (0..guest.pages).step_by(4).for_each(|page| guest.check(page));
+}
+
+/// What is emptied is single frames, behind many guest blocks.
+#[test]
+fn blocks_in_pieces_are_emptied_too() {
+    let guest = Guest::new(6);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    let every = |count: usize| move |page: usize| page % 4 == count;
+    guest.give_up(every(1));
+    assert_eq!(guest.compact(Occupancy::default()).emptied, 1);
+    guest.give_up(every(3));
+    guest.give_up(every(2));
+    let run = guest.compact(Occupancy::default());
+    assert!(run.emptied >= 3, "{run:?}");
+    let stats = guest.consistent();
+    assert_eq!(stats.host.guest_resident_bytes, (guest.pages / 4 * FRAME_SIZE) as u64);
+    assert!(stats.arena.broken_blocks <= 2, "{stats:?}");
+    (0..guest.pages).step_by(4).for_each(|page| guest.check(page));
+}
+
+#[test]
+fn a_piece_of_a_huge_page_that_is_reported_is_gone_and_the_rest_is_not() {
+    let guest = Guest::new(2);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    let report = |first: usize, pages: usize| {
+        guest.service.report_free((first * FRAME_SIZE) as u64, (pages * FRAME_SIZE) as u64).accepted
+    };
+    assert_eq!(report(32, 32), 32);
+    let stats = guest.consistent();
+    assert_eq!(stats.host.guest_resident_bytes, ((guest.pages - 32) * FRAME_SIZE) as u64);
+    assert_eq!((stats.guest.split_blocks, stats.guest.huge_blocks), (1, 1));
+    (0..guest.pages).filter(|page| !(32..64).contains(page)).for_each(|page| guest.check(page));
+    assert_eq!(guest.word(40, 0).load(Ordering::Relaxed), 0);
+
+    // All of it gone, and touched again: whole again.
+    assert_eq!(report(0, 500), 500);
+    assert_eq!(report(500, 12), 12);
+    guest.fill(7);
+    let stats = guest.consistent();
+    assert_eq!((stats.guest.split_blocks, stats.guest.huge_blocks), (0, 2));
+    assert_eq!(stats.host.guest_huge_bytes, 2 * BLOCK_SIZE as u64);
+    guest.check(7);
+}
+
+/// xorshift64*: different every time, the same for a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % bound
+    }
+}
+
+/// Ends the other threads of a test, also when the one that holds it fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Pages that are never given up.
+fn is_kept(page: usize) -> bool {
+    page.is_multiple_of(3)
+}
+
+/// Two CPUs count in pages of their own, and check all of each page, while its neighbours come and go and
+/// two movers harvest and promote as fast as they can. Returns how many frames were moved.
+fn churn(seed: u64, blocks: usize, rounds: usize) -> MemoryStats {
+    let guest = Guest::new(blocks);
+    (0..guest.pages).filter(|&page| is_kept(page)).for_each(|page| guest.fill(page));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for cpu in 0..2 {
+            let (guest, stop) = (&guest, &stop);
+            scope.spawn(move || count_up(guest, stop, cpu, Dice(seed + cpu as u64 + 1)));
+        }
+        for mover in 0..2 {
+            let (guest, stop) = (&guest, &stop);
+            scope.spawn(move || {
+                let mut compactor = match mover {
+                    0 => Compactor::new(Occupancy::default()),
+                    _ => Compactor::new(Scanner::default()),
+                };
+                let goes_on = || !stop.load(Ordering::Relaxed);
+                while goes_on() {
+                    guest.service.compact(&mut compactor, &Goal::ALL, goes_on);
+                    guest.service.promote(goes_on);
+                }
+            });
+        }
+        let _stop = StopOnDrop(&stop);
+        let mut dice = Dice(seed);
+        for _ in 0..rounds {
+            come_and_go(&guest, &mut dice);
+        }
+    });
+    guest.service.reset_balloon();
+    guest.consistent()
+}
+
+/// Word 1 of a page counts, the others stay; the count is never off by one.
+fn count_up(guest: &Guest, stop: &AtomicBool, cpu: usize, mut dice: Dice) {
+    let mine: Vec<usize> = (0..guest.pages).filter(|&page| is_kept(page) && page / 3 % 2 == cpu).collect();
+    let mut counts = vec![0u64; guest.pages];
+    while !stop.load(Ordering::Relaxed) {
+        let page = mine[dice.below(mine.len())];
+        let was = guest.word(page, 1).fetch_add(1, Ordering::Relaxed);
+        assert_eq!(was, value(page, 1) + counts[page], "page {page} lost a write");
+        counts[page] += 1;
+        let word = 2 + dice.below(FRAME_SIZE / 8 - 2);
+        assert_eq!(guest.word(page, word).load(Ordering::Relaxed), value(page, word), "page {page}");
+    }
+    for page in mine {
+        assert_eq!(guest.word(page, 1).load(Ordering::Relaxed), value(page, 1) + counts[page]);
+        guest.word(page, 1).store(value(page, 1), Ordering::Relaxed);
+        guest.check(page);
+    }
+}
+
+fn come_and_go(guest: &Guest, dice: &mut Dice) {
+    let start = dice.below(guest.pages);
+    let end = (start + 1 + dice.below(2 * FRAMES)).min(guest.pages);
+    let pages = (start..end).filter(|&page| !is_kept(page));
+    let gfns: Vec<_> = pages.clone().map(|page| Gfn(page as u64)).collect();
+    match dice.below(10) {
+        0..4 => _ = guest.service.inflate(&gfns),
+        4..6 => _ = guest.service.deflate(&gfns),
+        6 => gfns.iter().take(8).for_each(|gfn| {
+            guest.service.report_free(gfn.0 * FRAME_SIZE as u64, FRAME_SIZE as u64);
+        }),
+        // The guest uses them, with or without a word: its own page, or a zeroed one.
+        _ => pages.for_each(|page| {
+            let got = guest.word(page, 1).swap(value(page, 1), Ordering::Relaxed);
+            assert!(got == 0 || got == value(page, 1), "page {page} is another's: {got:#x}");
+        }),
+    }
+}
+
+#[test]
+fn counters_stay_exact_while_two_movers_harvest_and_promote() {
+    let stats = churn(1, 12, 1500);
+    let moved = stats.mover.counts;
+    assert!(moved.harvested_blocks > 20 && moved.promoted_blocks > 0, "{moved:?}");
+    assert!(moved.migrated_frames > 2000, "{moved:?}");
+    assert_eq!((moved.failed, moved.given_up), (0, 0), "{moved:?}");
+}
+
+/// A harvest and a promotion of a guest of two blocks; all of it readable at every point.
+fn harvest_and_promote(guest: &Guest) {
+    let odd = || (0..guest.pages).filter(|page| page % 2 == 1);
+    let even = || (0..guest.pages).step_by(2);
+    let given = guest.give_up(|page| page % 2 == 1);
+    guest.compact(Occupancy::default());
+    even().for_each(|page| guest.check(page));
+    assert_eq!(guest.service.deflate(&given).refused, 0);
+    odd().for_each(|page| guest.fill(page));
+    guest.service.promote(|| true);
+    (0..guest.pages).for_each(|page| guest.check(page));
+}
+
+#[test]
+fn whatever_call_fails_every_page_is_readable_and_the_next_attempt_succeeds() {
+    let guest = Guest::new(2);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    let faults = || &guest.service.space().uffd().faults;
+    faults().plan(0, 0, Errno::BUSY);
+    harvest_and_promote(&guest);
+    let calls = faults().clear();
+    assert!(calls > 2 * 256, "{calls} calls");
+    assert_eq!(guest.consistent().guest.huge_blocks, 2);
+
+    let mut dice = Dice(3);
+    let errors = [Errno::AGAIN, Errno::EXIST, Errno::NOENT, Errno::BUSY, Errno::NOMEM];
+    for attempt in 0..60 {
+        // The first calls and the last, the others at random; one fails, or one batch, or all.
+        let spared = match attempt % 3 {
+            0 => attempt as u32 / 3,
+            1 => calls - 1 - attempt as u32 / 3,
+            _ => dice.below(calls as usize) as u32,
+        };
+        let count = [1, 64, u32::MAX][dice.below(3)];
+        faults().plan(spared, count, errors[dice.below(errors.len())]);
+        let given = guest.give_up(|page| page % 2 == 1);
+        guest.compact(Occupancy::default());
+        faults().clear();
+        (0..guest.pages).step_by(2).for_each(|page| guest.check(page));
+        guest.consistent();
+        guest.compact(Occupancy::default());
+        assert_eq!(guest.service.deflate(&given).refused, 0);
+        (1..guest.pages).step_by(2).for_each(|page| guest.fill(page));
+        // The promotion's calls are fewer.
+        faults().plan(spared % 32, count, errors[dice.below(errors.len())]);
+        guest.service.promote(|| true);
+        faults().clear();
+        (0..guest.pages).for_each(|page| guest.check(page));
+        guest.consistent();
+        guest.service.promote(|| true);
+        assert_eq!(guest.consistent().guest.split_blocks, 0, "attempt {attempt}");
+    }
+    let stats = guest.consistent();
+    assert!(stats.mover.counts.given_up > 5 && stats.mover.counts.pinned > 0, "{:?}", stats.mover);
+    assert!(stats.mover.counts.failed > 0, "{:?}", stats.mover);
+}

@@ -1,0 +1,136 @@
+//! A split guest block: which frame is behind each page, and where it is at the moment.
+//!
+//! ```text
+//!              a touch: a frame moves in              the mover takes it
+//!   ┌────────┐ ─────────────────────────▶ ┌────────┐ ────────────────────▶ ┌────────┐
+//!   │ Absent │                            │  Here  │                       │  Busy  │
+//!   └────────┘ ◀───────────────────────── └────────┘ ◀──────────────────── └────────┘
+//!        ▲        given up: it goes home       ▲   it arrives, in this         │ ▲
+//!        │                                     │   frame or in another         │ │ the mover
+//!        │      given up            ┌────────┐ │ a touch, or the mover         │ │ takes it
+//!        └────────────────────────── │ AtHome │ ┘                               │ │
+//!                                   └────────┘ ◀───────────────────────────────┘ │
+//!                                        │   given up half-way                   │
+//!                                        └───────────────────────────────────────┘
+//! ```
+//! Only a mover touches what is `Busy`; all others wait until it is not. What is `AtHome` lies in its home
+//! slot and is brought in by whoever needs it first.
+
+use crate::core::bitmap::BlockBitmap;
+use crate::core::units::{FRAMES_PER_BLOCK, FrameId};
+
+/// Where a page of a split block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    /// Nothing is behind it.
+    Absent,
+    /// This frame is, and the guest can reach it.
+    Here(FrameId),
+    /// This frame is, in its home slot.
+    AtHome(FrameId),
+    /// A mover has it.
+    Busy,
+}
+
+/// Where a page that is at home is to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Target {
+    /// In, as it is.
+    #[default]
+    Same,
+    /// Into this frame first.
+    Frame(FrameId),
+    /// It has gone there.
+    Reached(FrameId),
+}
+
+/// Frames behind a split block, by index.
+#[derive(Debug)]
+pub(super) struct SplitBlock {
+    frames: [Option<FrameId>; FRAMES_PER_BLOCK],
+    /// Of these, how many there are.
+    len: usize,
+    at_home: BlockBitmap,
+    busy: BlockBitmap,
+    /// Empty, or one for each page: said by a mover, until it takes it back.
+    targets: Vec<Target>,
+}
+
+impl SplitBlock {
+    /// All of them here.
+    pub(super) fn new(frames: [Option<FrameId>; FRAMES_PER_BLOCK]) -> Self {
+        let len = frames.iter().flatten().count();
+        Self { frames, len, at_home: BlockBitmap::EMPTY, busy: BlockBitmap::EMPTY, targets: Vec::new() }
+    }
+
+    /// Nothing behind any page.
+    pub(super) fn absent() -> Self {
+        Self::new([None; FRAMES_PER_BLOCK])
+    }
+
+    pub(super) fn page(&self, index: usize) -> Page {
+        match self.frames[index] {
+            _ if self.busy.contains(index) => Page::Busy,
+            None => Page::Absent,
+            Some(frame) if self.at_home.contains(index) => Page::AtHome(frame),
+            Some(frame) => Page::Here(frame),
+        }
+    }
+
+    /// Sets where a page is, which is not [`Page::Busy`] from now on.
+    pub(super) fn set(&mut self, index: usize, page: Page) {
+        self.busy.remove(index);
+        self.at_home.remove(index);
+        self.len -= usize::from(self.frames[index].is_some());
+        self.frames[index] = match page {
+            Page::Absent => None,
+            Page::Here(frame) => Some(frame),
+            Page::AtHome(frame) => {
+                self.at_home.insert(index);
+                Some(frame)
+            }
+            Page::Busy => unreachable!("a page becomes busy by take()"),
+        };
+        self.len += usize::from(self.frames[index].is_some());
+    }
+
+    /// A mover has this page from now on, until it sets where it is.
+    pub(super) fn take(&mut self, index: usize) {
+        self.busy.insert(index);
+    }
+
+    /// True when a mover has any of it.
+    pub(super) fn is_moving(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
+    /// True when nothing is behind any page, and no mover at it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0 && !self.is_moving()
+    }
+
+    /// Frames behind it.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Pages at home, those that a mover has not.
+    pub(super) fn at_home(&self) -> impl Iterator<Item = usize> + use<> {
+        let busy = self.busy;
+        self.at_home.iter().filter(move |&index| !busy.contains(index))
+    }
+
+    pub(super) fn target(&self, index: usize) -> Target {
+        self.targets.get(index).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_target(&mut self, index: usize, target: Target) {
+        if self.targets.is_empty() {
+            if target == Target::Same {
+                return;
+            }
+            self.targets = vec![Target::Same; FRAMES_PER_BLOCK];
+        }
+        self.targets[index] = target;
+    }
+}

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use memsvc::core::compact::{PolicyKind, Tuning};
 use memsvc::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
 use memsvc::{Config, Gfn, MemoryService, MemoryStats, RegionSpec};
 use proptest::prelude::*;
@@ -21,7 +22,10 @@ fn service(blocks: u64) -> Arc<MemoryService> {
         RegionSpec { gpa: 0, len: low * BLOCK },
         RegionSpec { gpa: (low + 1) * BLOCK, len: (blocks - low) * BLOCK },
     ];
-    MemoryService::new(&Config::new(regions), |_| ()).expect("a service on this host")
+    // Compaction by itself would change what these tests look at; `compaction.rs` is about it.
+    let compaction = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
+    let config = Config { compaction, ..Config::new(regions) };
+    MemoryService::new(&config, |_| ()).expect("a service on this host")
 }
 
 /// The n-th RAM page of the guest.

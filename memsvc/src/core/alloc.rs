@@ -213,6 +213,11 @@ impl<M: Mode> FrameAllocator<M> {
         self.table.set_rmap(frame, value);
     }
 
+    /// How much stays free.
+    pub fn watermarks(&self) -> &Watermarks {
+        &self.watermarks
+    }
+
     /// True when a whole block can be taken and free memory is not low after it.
     pub fn has_block_to_spare(&self) -> bool {
         let buddy = lock(&self.buddy);

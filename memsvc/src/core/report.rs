@@ -5,6 +5,7 @@
 use super::alloc::{FrameAllocator, Mode};
 use super::block::Use;
 use super::buddy::Buddy;
+use super::compact::Fragmentation;
 use super::cpu::Cpu;
 use super::migrate_type::MigrateType;
 use super::page_type::PageType;
@@ -98,6 +99,24 @@ impl<M: Mode> FrameAllocator<M> {
         }
         counts[PageType::Buddy as usize] = self.frames().saturating_sub(counts.iter().sum());
         counts
+    }
+
+    /// How much of the memory that nobody uses is no whole block.
+    pub fn fragmentation(&self) -> Fragmentation {
+        let buddy = lock(&self.buddy);
+        let (free, whole_blocks) = (buddy.free(), u64::from(buddy.whole_free()));
+        let mut chunks = [0; Order::COUNT];
+        if whole_blocks == 0 {
+            let pieces = buddy.blocks().iter().filter(|block| block.usage == Use::Pieces);
+            pieces.for_each(|block| block.count_chunks(&mut chunks));
+        }
+        chunks[Order::BLOCK.get() as usize] = whole_blocks;
+        Fragmentation {
+            free,
+            holes: self.counts(&buddy)[PageType::Balloon as usize],
+            whole_blocks,
+            extfrag_index: extfrag_index(free, &chunks, Order::BLOCK),
+        }
     }
 
     /// Free chunks by order, and the fragmentation indices.

@@ -11,6 +11,7 @@
 //! ```
 
 pub(crate) mod arena;
+pub(crate) mod bell;
 mod copy;
 #[cfg(test)]
 mod faults;

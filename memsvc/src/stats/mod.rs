@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod allocator;
+mod compaction;
 mod mover;
 
 pub use allocator::{
     AllocCounters, BuddyInfo, CacheInfo, ChargeInfo, CpuInfo, MigrateTypeInfo, OrderInfo, ReserveInfo,
     SlabInfo, TypeInfo, ZoneInfo,
 };
+pub use compaction::{Compacted, CompactionInfo, Reclaimed, Trigger, TriggerInfo};
 pub use mover::{MoveCounts, MoverStats, StallBucket, StallStats};
 pub(crate) use mover::{MoverCounters, StallCounters};
 

@@ -15,6 +15,7 @@
 
 mod occupancy;
 mod scanner;
+mod tuning;
 mod worth;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ use std::fmt;
 
 pub use occupancy::Occupancy;
 pub use scanner::Scanner;
+pub use tuning::{Fragmentation, PolicyKind, Tuning, TuningError};
 pub use worth::{Urgency, is_worth_promoting};
 
 use super::alloc::{FrameAllocator, Mode};
@@ -156,8 +158,8 @@ const RECEIVER: Request = Request::new(Order::FRAME, PageType::Guest).flags(Flag
 
 impl Compactor {
     /// Nothing is compacted yet.
-    pub fn new(policy: impl Policy + 'static) -> Self {
-        Self { policy: Box::new(policy), from: Vec::new(), to: Vec::new() }
+    pub fn new(policy: Box<dyn Policy>) -> Self {
+        Self { policy, from: Vec::new(), to: Vec::new() }
     }
 
     /// Makes whole blocks up to the goal, handed out as `request` says (order 9). `cpu` is whose lists the

@@ -190,7 +190,7 @@ impl Mover<crate::core::alloc::Full> for Keeper<'_> {
 
 fn compact(books: &mut Books, policy: impl Policy + 'static, wanted: u64) -> (Run, Vec<BlockId>) {
     let mut keeper = Keeper { contents: &mut books.contents, pinned: &books.pinned, captured: Vec::new() };
-    let run = Compactor::new(policy).run(
+    let run = Compactor::new(Box::new(policy)).run(
         &books.alloc,
         CPU,
         &mut keeper,

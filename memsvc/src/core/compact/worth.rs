@@ -7,17 +7,21 @@ use crate::core::units::FRAMES_PER_BLOCK;
 pub enum Urgency {
     /// Nobody asks for it yet.
     Ahead,
+    /// The operator has asked the guest for it, by balloon.
+    Asked,
     /// It is wanted: by the operator, or because free memory is low.
     Wanted,
 }
 
 impl Urgency {
     /// True when a block with so many live frames is worth emptying. Who wants the memory gets all that
-    /// there is. Ahead of that no more is copied than is won: a block that is half live or more may as well
-    /// be given up a little further first, and each frame copied now would be copied again.
+    /// there is. What the balloon has taken is had at up to three frames copied for one that is won: where
+    /// little has been given up in each block, many huge pages of the guest would have to be split to win
+    /// one. Ahead of all that no more is copied than is won.
     pub const fn is_worth_emptying(self, live: u16) -> bool {
         match self {
             Urgency::Ahead => live as usize <= FRAMES_PER_BLOCK / 2,
+            Urgency::Asked => live as usize <= FRAMES_PER_BLOCK * 3 / 4,
             Urgency::Wanted => true,
         }
     }
@@ -39,6 +43,7 @@ mod tests {
     fn ahead_of_need_no_more_is_copied_than_is_won() {
         assert!(Urgency::Ahead.is_worth_emptying(0) && Urgency::Ahead.is_worth_emptying(256));
         assert!(!Urgency::Ahead.is_worth_emptying(257));
+        assert!(Urgency::Asked.is_worth_emptying(384) && !Urgency::Asked.is_worth_emptying(385));
         assert!(Urgency::Wanted.is_worth_emptying(511));
     }
 

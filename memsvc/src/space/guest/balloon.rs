@@ -1,6 +1,6 @@
 //! The guest gives pages up and takes them back: balloon, free page reporting and hinting.
 
-use super::{BlockState, GuestSpace, State};
+use super::{BlockState, GuestSpace, State, wanted};
 use crate::core::ledger::Refusal;
 use crate::core::page_type::PageType;
 use crate::core::units::{FRAMES_PER_BLOCK, Gfn, GuestBlock, GuestFrame};
@@ -21,6 +21,9 @@ impl GuestSpace {
             taken += self.count(result);
         }
         self.return_emptied(&mut state);
+        if taken > 0 {
+            self.compaction.ring(wanted::BALLOONED);
+        }
         taken
     }
 
@@ -143,6 +146,7 @@ impl GuestSpace {
         if lifted {
             self.settle(guest_block);
         }
+        self.compaction.ring(wanted::REPORTED);
         taken
     }
 }

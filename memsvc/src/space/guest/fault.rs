@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::free::Slots;
 use super::mover::Move;
 use super::split::{Page, SplitBlock, Target};
-use super::stash::Made;
-use super::{BlockState, CPU, GUEST, GuestSpace, State};
+use super::stash::{Made, reason};
+use super::{BlockState, CPU, GUEST, GuestSpace, State, wanted};
+use crate::core::compact::is_worth_promoting;
 use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
 use crate::core::units::{
@@ -76,7 +77,7 @@ impl GuestSpace {
                     self.move_block_in(&mut state, frame, block)
                 };
                 drop(state);
-                self.refill.wake();
+                self.refill.ring(reason::USED);
                 return result;
             }
             drop(state);
@@ -222,6 +223,11 @@ impl GuestSpace {
             return Err(error.into());
         }
         state.set_page(frame, Page::Here(home));
+        if let BlockState::Split(split) = &state.blocks[frame.block().0 as usize]
+            && is_worth_promoting(split.len(), state.ledger.block(frame.block()).len())
+        {
+            self.compaction.ring(wanted::FILLED);
+        }
         self.alloc.set_rmap(home, frame.0);
         self.moves.frames_in.add(1);
         self.faults.single.add(1);

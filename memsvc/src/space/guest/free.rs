@@ -3,7 +3,7 @@
 use std::io;
 
 use super::split::Page;
-use super::{BlockState, CPU, GuestSpace, State};
+use super::{BlockState, CPU, GuestSpace, OUTSIDE, State};
 use crate::core::bitmap::BlockBitmap;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId, GuestBlock, GuestFrame, Order};
 
@@ -92,6 +92,18 @@ impl GuestSpace {
         while let Some(block) = self.alloc.take_emptied() {
             self.free_block(state, block, Slots::PageTable);
         }
+    }
+
+    /// Gives the stash back to the kernel; says how many blocks there were.
+    pub(crate) fn give_stash_back(&self) -> u64 {
+        let mut state = self.lock();
+        state.burst = 0;
+        self.release_stash(&mut state) as u64
+    }
+
+    /// Frees slabs that are empty; says how many frames that were.
+    pub(crate) fn shrink_slabs(&self) -> u64 {
+        self.slabs.shrink(OUTSIDE, 0)
     }
 
     /// Empties the stash; says how many blocks there were.

@@ -51,11 +51,11 @@ use crate::core::ledger::Ledger;
 use crate::core::slab::Slabs;
 use crate::core::units::{BLOCK_SIZE, BlockId, CpuId, FRAMES_PER_BLOCK, GuestBlock, GuestFrame, OwnerId};
 use crate::core::watermark::Watermarks;
+use crate::space::bell::Bell;
 use crate::space::host;
 use crate::stats::{Counter, FaultCounters, MoveCounters, MoverCounters, RefusalCounters};
 use mover::{Stalls, Waiter};
 use split::SplitBlock;
-use stash::Refill;
 
 pub(crate) use stash::STASH_MAX;
 
@@ -63,10 +63,30 @@ pub(crate) use stash::STASH_MAX;
 pub(crate) const GUEST: OwnerId = OwnerId(1);
 /// The per-CPU lists of guest space: one set, since all that uses them holds the lock.
 const CPU: CpuId = CpuId(0);
+/// Those of what is outside the lock.
+const OUTSIDE: CpuId = CpuId(1);
 /// Blocks that the per-CPU lists of guest space may hold: a refill of each sort, and as many freed.
 pub(crate) const READY_MAX: usize = 32;
 /// Sets of per-CPU lists: that of guest space, and one for what is outside its lock.
 const CPUS: u8 = 2;
+
+/// Why the compactor is woken.
+pub(crate) mod wanted {
+    use crate::space::bell::Reasons;
+
+    /// The guest has given pages up to the balloon.
+    pub(crate) const BALLOONED: Reasons = 1;
+    /// It has reported pages free.
+    pub(crate) const REPORTED: Reasons = 2;
+    /// It has filled a split block.
+    pub(crate) const FILLED: Reasons = 4;
+    /// No whole block could be had.
+    pub(crate) const BLOCK: Reasons = 8;
+    /// Free memory is low.
+    pub(crate) const LOW: Reasons = 16;
+    /// The compactor is to end.
+    pub(crate) const STOP: Reasons = 32;
+}
 
 /// What is behind a guest block.
 #[derive(Debug)]
@@ -94,7 +114,8 @@ struct State {
     /// Guest blocks that may be mappings of their own.
     mapped: HashSet<GuestBlock>,
     huge: Deferral,
-    stopping: bool,
+    /// Nobody serves guest space any more.
+    is_abandoned: bool,
 }
 
 /// Guest space with the arena under it.
@@ -114,7 +135,10 @@ pub(crate) struct GuestSpace {
     stalls: Stalls,
     /// Mappings that this process may have.
     max_mappings: usize,
-    refill: Arc<Refill>,
+    /// Wakes the refiller of the stash.
+    refill: Arc<Bell>,
+    /// Wakes the compactor.
+    compaction: Arc<Bell>,
     faults: FaultCounters,
     moves: MoveCounters,
     mover: MoverCounters,
@@ -134,10 +158,13 @@ impl GuestSpace {
         watermarks: Watermarks,
     ) -> Self {
         let guest_blocks = (mapping.len() / BLOCK_SIZE) as u32;
-        let refill = Arc::new(Refill::default());
+        let (refill, compaction) = (Arc::<Bell>::default(), Arc::<Bell>::default());
         let reclaimer = {
-            let refill = Arc::clone(&refill);
-            Box::new(move || refill.give_back())
+            let (refill, compaction) = (Arc::clone(&refill), Arc::clone(&compaction));
+            Box::new(move || {
+                refill.ring(stash::reason::LOW);
+                compaction.ring(wanted::LOW);
+            })
         };
         let config = Config { blocks: arena_blocks, cpus: CPUS, watermarks };
         let alloc = Arc::new(FrameAllocator::new(config).with_reclaimer(reclaimer));
@@ -155,7 +182,7 @@ impl GuestSpace {
             waiters: Vec::new(),
             mapped: HashSet::new(),
             huge: Deferral::default(),
-            stopping: false,
+            is_abandoned: false,
         };
         Self {
             regions,
@@ -170,6 +197,7 @@ impl GuestSpace {
             stalls: Stalls::default(),
             max_mappings: host::max_mappings(),
             refill,
+            compaction,
             faults: FaultCounters::default(),
             moves: MoveCounters::default(),
             mover: MoverCounters::default(),
@@ -183,6 +211,11 @@ impl GuestSpace {
         self.mapping.base()
     }
 
+    /// What wakes the compactor.
+    pub(crate) fn compaction(&self) -> &Bell {
+        &self.compaction
+    }
+
     pub(crate) fn uffd(&self) -> &Uffd {
         &self.uffd
     }
@@ -190,6 +223,8 @@ impl GuestSpace {
     /// Lets whoever waits for a page go on, for the guest's end: an absent page is zeroed memory to them, as
     /// ever, but it is not ours from now on.
     pub(crate) fn let_go(&self) -> std::io::Result<()> {
+        self.lock().is_abandoned = true;
+        self.settled.notify_all();
         self.uffd.unregister(self.mapping.base(), self.mapping.len())
     }
 

@@ -1,12 +1,9 @@
 //! The stash: zeroed blocks made ahead of a burst of faults, given back when it is over.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::free::Slots;
-use super::{CPU, GuestSpace};
+use super::{CPU, GuestSpace, wanted};
 use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
 use crate::core::units::{BlockId, Order};
@@ -20,28 +17,16 @@ const STASH_IDLE: Duration = Duration::from_millis(500);
 /// One block for the stash.
 const STASH_BLOCK: Request = Request::new(Order::BLOCK, PageType::Stash).flags(Flags::NOWAIT);
 
-/// What wakes the refiller. A wake-up that comes before it sleeps is kept, so none is lost, and none takes
-/// a lock: the allocator calls from under any.
-#[derive(Debug, Default)]
-pub(super) struct Refill {
-    thread: OnceLock<Thread>,
+/// Why the refiller is woken.
+pub(super) mod reason {
+    use crate::space::bell::Reasons;
+
+    /// A block of the stash was used.
+    pub(crate) const USED: Reasons = 1;
     /// Free memory is low: the stash is wanted back, and slabs that are empty.
-    low: AtomicBool,
-}
-
-impl Refill {
-    /// Free memory is low.
-    pub(super) fn give_back(&self) {
-        self.low.store(true, Ordering::Relaxed);
-        self.wake();
-    }
-
-    /// There is something to look at.
-    pub(super) fn wake(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
+    pub(crate) const LOW: Reasons = 2;
+    /// It is to end.
+    pub(crate) const STOP: Reasons = 4;
 }
 
 /// What became of an attempt to have a zeroed block.
@@ -64,7 +49,10 @@ impl GuestSpace {
             }
             match self.alloc.enter(CPU).alloc(&STASH_BLOCK) {
                 Ok(head) => head.block(),
-                Err(_) => return Made::NoHugePage(None),
+                Err(_) => {
+                    self.compaction.ring(wanted::BLOCK);
+                    return Made::NoHugePage(None);
+                }
             }
         };
         let huge = self.arena.populate(block, &self.pagemap);
@@ -82,16 +70,17 @@ impl GuestSpace {
     /// The refiller's loop: keeps the stash ahead of a burst of faults, and gives it back when idle or when
     /// memory is low. Ends at [`Self::stop`].
     pub(crate) fn keep_stash(&self) {
-        let _ = self.refill.thread.set(thread::current());
+        self.refill.hear_here();
+        let mut reasons = self.refill.take();
         loop {
-            let low = self.refill.low.swap(false, Ordering::Relaxed);
+            let low = reasons & reason::LOW != 0;
             if low {
                 self.slabs.shrink(CPU, 0);
             }
-            let mut state = self.lock();
-            if state.stopping {
+            if reasons & reason::STOP != 0 {
                 return;
             }
+            let mut state = self.lock();
             let idle = state.last_fault.elapsed() >= STASH_IDLE;
             if idle || low {
                 state.burst = 0;
@@ -101,7 +90,10 @@ impl GuestSpace {
             if state.stash.len() < wanted {
                 drop(state);
                 match self.make_zeroed_block() {
-                    Made::Block => continue,
+                    Made::Block => {
+                        reasons = self.refill.take();
+                        continue;
+                    }
                     Made::NoHugePage(None) => {}
                     Made::NoHugePage(Some(block)) => {
                         self.free_block(&mut self.lock(), block, Slots::PageTable)
@@ -110,17 +102,12 @@ impl GuestSpace {
             } else {
                 drop(state);
             }
-            if idle {
-                thread::park();
-            } else {
-                thread::park_timeout(STASH_IDLE);
-            }
+            reasons = if idle { self.refill.wait() } else { self.refill.wait_for(STASH_IDLE) };
         }
     }
 
     /// Ends the refiller.
     pub(crate) fn stop(&self) {
-        self.lock().stopping = true;
-        self.refill.wake();
+        self.refill.ring(reason::STOP);
     }
 }

@@ -85,7 +85,7 @@ impl GuestSpace {
         mut state: MutexGuard<'a, State>,
         frame: GuestFrame,
     ) -> MutexGuard<'a, State> {
-        while state.is_busy(frame) {
+        while state.is_busy(frame) && !state.is_abandoned {
             state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state

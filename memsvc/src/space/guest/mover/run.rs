@@ -1,17 +1,15 @@
 //! What compaction asks of guest space, and what becomes of the blocks that it wins.
 
 use super::super::free::Slots;
-use super::super::{BlockState, CPU, GuestSpace};
+use super::super::{BlockState, CPU, GuestSpace, OUTSIDE};
 use super::NotPromoted;
 use crate::core::alloc::{FrameAllocator, Full};
 use crate::core::compact::{Compactor, Goal, Migrated, Mover, Run};
 use crate::core::isolate::Isolated;
 use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
-use crate::core::units::{BlockId, CpuId, FrameId, GuestBlock, Order};
+use crate::core::units::{BlockId, FrameId, GuestBlock, Order};
 
-/// The per-CPU lists of what is done outside the lock of guest space.
-const OUTSIDE: CpuId = CpuId(1);
 /// A block that is won goes back to the kernel.
 const WON: Request = Request::new(Order::BLOCK, PageType::Return).flags(Flags::NOWAIT);
 /// A whole block for a promotion. Never out of what is kept: the allocator refuses below the min watermark,
@@ -85,6 +83,11 @@ impl GuestSpace {
             }
         }
         promoted
+    }
+
+    /// Blocks promoted since the start.
+    pub(crate) fn promoted_blocks(&self) -> u64 {
+        self.mover.promoted_blocks.get()
     }
 
     /// Split blocks that are worth a whole one, the fullest first.

@@ -1,23 +1,26 @@
-//! The memory service of one guest: guest space, and the two threads that serve it.
+//! The memory service of one guest: guest space, and the threads that serve it.
 //!
 //! | thread | does | waits for |
 //! | --- | --- | --- |
 //! | `fault` | puts memory behind pages that a vCPU or device waits for | the kernel only |
 //! | `stash` | zeroes blocks ahead of faults | the kernel only |
+//! | `compact` | makes whole blocks when something has changed (`compaction`) | the kernel only |
 //!
-//! Neither touches guest memory or waits for the monitor's event loop. Without the fault thread the guest
+//! None touches guest memory or waits for the monitor's event loop. Without the fault thread the guest
 //! would wait for ever: if it ends by an error or a panic, the monitor is told, and whoever waits is let go.
+
+mod compaction;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::core::compact::{Compactor, Goal, Run};
+use crate::core::compact::{Tuning, TuningError};
 use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
 use crate::core::watermark::Watermarks;
 use crate::space::arena::Arena;
@@ -27,7 +30,10 @@ use crate::space::mapping::Mapping;
 use crate::space::pagemap::Pagemap;
 use crate::space::regions::{RegionSpec, Regions};
 use crate::space::uffd::Watch;
-use crate::stats::{BuddyInfo, MemoryStats, SlabInfo, TypeInfo, ZoneInfo};
+use crate::stats::{
+    BuddyInfo, Compacted, CompactionInfo, MemoryStats, Reclaimed, SlabInfo, TypeInfo, ZoneInfo,
+};
+use compaction::Compaction;
 
 /// The service threads need little: no recursion, no buffers on the stack beyond a few KiB.
 const STACK: usize = 256 << 10;
@@ -39,12 +45,14 @@ pub struct Config {
     pub regions: Vec<RegionSpec>,
     /// Free frames of the arena at which something happens; by Linux's formula if not given.
     pub watermarks: Option<Watermarks>,
+    /// When memory is compacted.
+    pub compaction: Tuning,
 }
 
 impl Config {
     /// Guest RAM in these regions, all else by formula.
     pub fn new(regions: Vec<RegionSpec>) -> Self {
-        Self { regions, watermarks: None }
+        Self { regions, watermarks: None, compaction: Tuning::default() }
     }
 }
 
@@ -79,6 +87,7 @@ impl Outcome {
 #[derive(Debug)]
 pub struct MemoryService {
     space: Arc<GuestSpace>,
+    compaction: Arc<Compaction>,
     regions: Vec<Region>,
     stop: OwnedFd,
     threads: Vec<JoinHandle<()>>,
@@ -123,15 +132,27 @@ impl MemoryService {
             Arc::new(GuestSpace::new(regions, mapping, arena, arena_blocks, uffd, pagemap, watermarks));
         let thread = |source| StartError::Resource { what: "starting a thread", source };
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| thread(error.into()))?;
+        let failed = Arc::new(LastWords(Mutex::new(Some(Box::new(failed)))));
         let fault = spawn("fault", {
-            let space = Arc::clone(&space);
+            let (space, failed) = (Arc::clone(&space), Arc::clone(&failed));
             let stop = stop.try_clone().map_err(thread)?;
-            move || last_words(&space, || serve(&space, &stop), failed)
+            move || failed.unless_well(&space, || serve(&space, &stop))
         })
         .map_err(thread)?;
         let stash = spawn("stash", {
             let space = Arc::clone(&space);
             move || space.keep_stash()
+        })
+        .map_err(thread)?;
+        let compaction = Arc::new(Compaction::new(Arc::clone(&space), config.compaction));
+        let compact = spawn("compact", {
+            let (space, compaction) = (Arc::clone(&space), Arc::clone(&compaction));
+            move || {
+                failed.unless_well(&space, || {
+                    compaction.attend();
+                    Ok(())
+                })
+            }
         })
         .map_err(thread)?;
 
@@ -145,7 +166,7 @@ impl MemoryService {
                 region
             })
             .collect();
-        Ok(Arc::new(Self { space, regions, stop, threads: vec![fault, stash] }))
+        Ok(Arc::new(Self { space, compaction, regions, stop, threads: vec![fault, stash, compact] }))
     }
 
     /// Guest RAM as this process sees it; absent until touched.
@@ -184,16 +205,36 @@ impl MemoryService {
         self.space.reset_balloon();
     }
 
-    /// Makes whole blocks, up to the goal, and gives them back to the kernel. Takes the milliseconds that it
-    /// takes; `goes_on` is asked before each block.
-    pub fn compact(&self, compactor: &mut Compactor, goal: &Goal, goes_on: impl FnMut() -> bool) -> Run {
-        self.space.compact(compactor, goal, goes_on)
+    /// Compacts all that can be: split blocks of the guest that it has filled get a whole block each, then
+    /// blocks are emptied and given back to the host. Takes the time that it takes, on this thread;
+    /// `goes_on` is asked before each block.
+    pub fn compact(&self, goes_on: impl FnMut() -> bool) -> Compacted {
+        self.compaction.compact(goes_on)
     }
 
-    /// Gives split blocks of guest RAM that the guest has filled one whole block each, while there is memory
-    /// to spare. Returns how many; `goes_on` is asked before each.
-    pub fn promote(&self, goes_on: impl FnMut() -> bool) -> u64 {
-        self.space.promote_filled(goes_on)
+    /// Gives so many bytes back to the host, if there are as many that nobody uses: on this thread, in whole
+    /// blocks; `goes_on` is asked before each.
+    pub fn reclaim(&self, bytes: u64, goes_on: impl FnMut() -> bool) -> Reclaimed {
+        self.compaction.reclaim(bytes, goes_on)
+    }
+
+    /// How compaction is tuned, and what it did.
+    pub fn compaction_info(&self) -> CompactionInfo {
+        self.compaction.info()
+    }
+
+    /// How compaction is tuned.
+    pub fn compaction(&self) -> Tuning {
+        self.compaction.tuning()
+    }
+
+    /// Tunes it, from the next block on.
+    ///
+    /// # Errors
+    /// [`TuningError`] names what cannot be; nothing has changed then.
+    pub fn tune_compaction(&self, tuning: Tuning) -> Result<(), TuningError> {
+        self.compaction.tune(tuning.checked()?);
+        Ok(())
     }
 
     /// Frames in the balloon now, by our own ledger.
@@ -231,6 +272,7 @@ impl MemoryService {
 impl Drop for MemoryService {
     fn drop(&mut self) {
         self.space.stop();
+        self.compaction.stop();
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -254,17 +296,27 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
     thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body)
 }
 
-/// Runs the fault thread, and says so if it ends before it is told to.
-fn last_words(space: &GuestSpace, serve: impl FnOnce() -> io::Result<()>, failed: impl FnOnce(String)) {
-    let why = match catch_unwind(AssertUnwindSafe(serve)) {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => format!("guest memory cannot be provided any more: {error}"),
-        Err(_) => "guest memory cannot be provided any more (a bug; see the message before)".to_owned(),
-    };
-    failed(why);
-    // CPUs and devices that wait for memory could not be ended.
-    if let Err(error) = space.let_go() {
-        tracing::error!(%error, "who waits for guest memory could not be let go");
+/// Who is told, once, that a thread without which guest memory cannot be served has ended.
+struct LastWords(Mutex<Option<Failed>>);
+
+/// Is told why.
+type Failed = Box<dyn FnOnce(String) + Send>;
+
+impl LastWords {
+    /// Runs such a thread, and says so if it ends before it is told to.
+    fn unless_well(&self, space: &GuestSpace, serve: impl FnOnce() -> io::Result<()>) {
+        let why = match catch_unwind(AssertUnwindSafe(serve)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => format!("guest memory cannot be provided any more: {error}"),
+            Err(_) => "guest memory cannot be provided any more (a bug; see the message before)".to_owned(),
+        };
+        if let Some(failed) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            failed(why);
+        }
+        // CPUs and devices that wait for memory could not be ended.
+        if let Err(error) = space.let_go() {
+            tracing::error!(%error, "who waits for guest memory could not be let go");
+        }
     }
 }
 

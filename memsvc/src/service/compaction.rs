@@ -1,0 +1,340 @@
+//! When memory is compacted, and by whom.
+//!
+//! ```text
+//!   bell: ballooned, reported, filled ─▶ quiet for a while? ─┐
+//!         no whole block, memory low ─────────────────────────┴▶ what is worth it, at its pace
+//!   PUT /memory/compact, /memory/reclaim ─▶ on the caller's thread; the background makes way
+//! ```
+//! The compactor's thread sleeps until something has changed: nothing is polled.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::core::compact::{Compactor, Goal, PolicyKind, Run, Tuning, Urgency};
+use crate::core::deferral::Deferral;
+use crate::core::units::{BLOCK_SIZE, FRAMES_PER_BLOCK};
+use crate::space::bell::Reasons;
+use crate::space::guest::{GuestSpace, wanted};
+use crate::stats::{Compacted, CompactionInfo, Counter, Reclaimed, Trigger, TriggerInfo};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Nothing may have changed for so long before what has is looked at: a balloon that is being inflated
+/// empties many blocks by itself.
+const QUIET: Duration = Duration::from_millis(100);
+/// But it is looked at after so long in any case.
+const BUSY_LIMIT: u32 = 20;
+/// Of one CPU, the part that work takes that nobody waits for: one in so many.
+const SHARE: u32 = 5;
+/// What is made for a fault that found no whole block: a stash full.
+const DIRECT_BLOCKS: u64 = 8;
+
+/// Drives compaction of one guest space.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    space: Arc<GuestSpace>,
+    work: Mutex<Work>,
+    tuning: Mutex<Tuning>,
+    /// Somebody waits for the background to make way.
+    urgent: AtomicU32,
+    running: AtomicBool,
+    stopping: AtomicBool,
+    counters: [TriggerCounters; Trigger::ALL.len()],
+    wakeups: Counter,
+    deferred: Counter,
+    cpu_us: Counter,
+}
+
+/// What one at a time has.
+#[derive(Debug)]
+struct Work {
+    compactor: Compactor,
+    tuning: Tuning,
+}
+
+#[derive(Debug, Default)]
+struct TriggerCounters {
+    runs: Counter,
+    sources: Counter,
+    blocks: Counter,
+    migrated: Counter,
+    failed: Counter,
+    split: Counter,
+}
+
+/// Attempts of the background that were worth nothing make it try less often.
+#[derive(Debug, Default)]
+struct Deferrals {
+    compact: Deferral,
+    promote: Deferral,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Compaction {
+    pub(super) fn new(space: Arc<GuestSpace>, tuning: Tuning) -> Self {
+        Self {
+            space,
+            work: Mutex::new(Work { compactor: Compactor::new(tuning.policy.make()), tuning }),
+            tuning: Mutex::new(tuning),
+            urgent: AtomicU32::new(0),
+            running: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            counters: Default::default(),
+            wakeups: Counter::default(),
+            deferred: Counter::default(),
+            cpu_us: Counter::default(),
+        }
+    }
+
+    pub(super) fn tuning(&self) -> Tuning {
+        *lock(&self.tuning)
+    }
+
+    /// Takes effect with the next block.
+    pub(super) fn tune(&self, tuning: Tuning) {
+        *lock(&self.tuning) = tuning;
+        self.space.compaction().ring(wanted::REPORTED);
+    }
+
+    /// Ends the thread, and whatever runs, after the block at which it is.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.space.compaction().ring(wanted::STOP);
+    }
+
+    /// Compacts all that can be, on this thread. First blocks of the guest are made whole, then memory is
+    /// won: what the guest needs not to be split is not split for it.
+    pub(super) fn compact(&self, mut goes_on: impl FnMut() -> bool) -> Compacted {
+        let start = Instant::now();
+        let mut work = self.make_way();
+        let mut goes_on = || goes_on() && !self.stopping.load(Ordering::Relaxed);
+        let is_off = self.tuning().policy == PolicyKind::Off;
+        let promoted_blocks = if is_off { 0 } else { self.space.promote_filled(&mut goes_on) };
+        let run = self.run(&mut work, Trigger::Explicit, &Goal::ALL, goes_on);
+        Compacted {
+            blocks: run.emptied,
+            promoted_blocks,
+            migrated_frames: run.migrated,
+            failed_frames: run.failed,
+            split_blocks: run.split,
+            complete: run.complete,
+            took_us: micros(start.elapsed()),
+        }
+    }
+
+    /// Gives so many bytes back to the host, on this thread; whole blocks, so it may be a little more.
+    pub(super) fn reclaim(&self, bytes: u64, mut goes_on: impl FnMut() -> bool) -> Reclaimed {
+        let start = Instant::now();
+        let mut work = self.make_way();
+        let block = BLOCK_SIZE as u64;
+        let stash_bytes = self.space.give_stash_back() * block;
+        let slab_frames = self.space.shrink_slabs();
+        let blocks = bytes.saturating_sub(stash_bytes).div_ceil(block);
+        let goal = Goal { blocks, urgency: Urgency::Wanted };
+        let goes_on = || goes_on() && !self.stopping.load(Ordering::Relaxed);
+        let run = self.run(&mut work, Trigger::Reclaim, &goal, goes_on);
+        let compacted_bytes = run.emptied * block;
+        Reclaimed {
+            asked_bytes: bytes,
+            got_bytes: stash_bytes + compacted_bytes,
+            stash_bytes,
+            compacted_bytes,
+            slab_frames,
+            migrated_frames: run.migrated,
+            split_blocks: run.split,
+            took_us: micros(start.elapsed()),
+        }
+    }
+
+    pub(super) fn info(&self) -> CompactionInfo {
+        let (tuning, now) = (self.tuning(), self.space.allocator().fragmentation());
+        let trigger = |(&trigger, counters): (&Trigger, &TriggerCounters)| TriggerInfo {
+            trigger,
+            runs: counters.runs.get(),
+            sources: counters.sources.get(),
+            blocks: counters.blocks.get(),
+            migrated_frames: counters.migrated.get(),
+            failed_frames: counters.failed.get(),
+            split_blocks: counters.split.get(),
+        };
+        CompactionInfo {
+            tuning,
+            score: now.score(),
+            start_score: tuning.start_score(),
+            target_score: tuning.target_score(),
+            extfrag_index: now.extfrag_index,
+            holes: now.holes,
+            scattered_frames: now.free.saturating_sub(now.whole_blocks * FRAMES_PER_BLOCK as u64),
+            running: self.running.load(Ordering::Relaxed),
+            triggers: Trigger::ALL
+                .iter()
+                .zip(&self.counters)
+                .map(trigger)
+                .filter(|info| info.runs > 0)
+                .collect(),
+            promoted_blocks: self.space.promoted_blocks(),
+            wakeups: self.wakeups.get(),
+            deferred: self.deferred.get(),
+            background_cpu_us: self.cpu_us.get(),
+        }
+    }
+
+    /// Waits until the background has stopped, at its next block.
+    fn make_way(&self) -> MutexGuard<'_, Work> {
+        self.urgent.fetch_add(1, Ordering::Relaxed);
+        let work = lock(&self.work);
+        self.urgent.fetch_sub(1, Ordering::Relaxed);
+        work
+    }
+
+    fn run(&self, work: &mut Work, trigger: Trigger, goal: &Goal, goes_on: impl FnMut() -> bool) -> Run {
+        let tuning = self.tuning();
+        if tuning.policy != work.tuning.policy {
+            work.compactor = Compactor::new(tuning.policy.make());
+        }
+        work.tuning = tuning;
+        self.running.store(true, Ordering::Relaxed);
+        let run = self.space.compact(&mut work.compactor, goal, goes_on);
+        self.running.store(false, Ordering::Relaxed);
+        let counters = &self.counters[trigger as usize];
+        counters.runs.add(1);
+        counters.sources.add(run.sources);
+        counters.blocks.add(run.emptied);
+        counters.migrated.add(run.migrated);
+        counters.failed.add(run.failed);
+        counters.split.add(run.split);
+        run
+    }
+
+    /// The compactor's thread. Ends at [`Self::stop`].
+    pub(super) fn attend(&self) {
+        let bell = self.space.compaction();
+        bell.hear_here();
+        let mut deferrals = Deferrals::default();
+        loop {
+            let mut reasons = bell.wait();
+            for _ in 0..BUSY_LIMIT {
+                if reasons & (wanted::STOP | wanted::LOW | wanted::BLOCK) != 0 {
+                    break;
+                }
+                match bell.wait_for(QUIET) {
+                    0 => break,
+                    more => reasons |= more,
+                }
+            }
+            if reasons & wanted::STOP != 0 || self.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            self.wakeups.add(1);
+            self.look(reasons, &mut deferrals);
+            self.cpu_us.raise(thread_cpu_us());
+        }
+    }
+
+    /// Does what there is to do, for these reasons.
+    fn look(&self, reasons: Reasons, deferrals: &mut Deferrals) {
+        let alloc = self.space.allocator();
+        let (tuning, now) = (self.tuning(), alloc.fragmentation());
+        if tuning.policy == PolicyKind::Off {
+            return;
+        }
+        if reasons & wanted::LOW != 0 {
+            let missing = alloc.watermarks().high.saturating_sub(now.free);
+            let blocks = missing.div_ceil(FRAMES_PER_BLOCK as u64);
+            self.try_for(Trigger::Low, Goal { blocks, urgency: Urgency::Wanted }, deferrals, || true);
+        }
+        if reasons & wanted::BLOCK != 0 && tuning.helps_at(now.extfrag_index) {
+            let goal = Goal { blocks: DIRECT_BLOCKS, urgency: Urgency::Wanted };
+            self.try_for(Trigger::Direct, goal, deferrals, || true);
+        }
+        let ahead = |urgency| Goal { blocks: u64::MAX, urgency };
+        if reasons & wanted::BALLOONED != 0 && now.holes > 0 {
+            self.try_for(Trigger::Balloon, ahead(Urgency::Asked), deferrals, || true);
+        }
+        if tuning.starts_at(alloc.fragmentation().score()) {
+            let mut pace = Pace::new();
+            self.try_for(Trigger::Proactive, ahead(Urgency::Ahead), deferrals, || {
+                pace.rest();
+                alloc.fragmentation().score() > tuning.target_score()
+            });
+        }
+        if reasons & wanted::FILLED != 0 {
+            self.promote(deferrals);
+        }
+    }
+
+    fn try_for(
+        &self,
+        trigger: Trigger,
+        goal: Goal,
+        deferrals: &mut Deferrals,
+        mut goes_on: impl FnMut() -> bool,
+    ) {
+        let deferral = &mut deferrals.compact;
+        if deferral.skip() {
+            self.deferred.add(1);
+            return;
+        }
+        let run = self.run(&mut lock(&self.work), trigger, &goal, || self.may_go_on() && goes_on());
+        if run.emptied > 0 {
+            deferral.succeeded();
+        } else {
+            deferral.failed();
+        }
+    }
+
+    fn promote(&self, deferrals: &mut Deferrals) {
+        let deferral = &mut deferrals.promote;
+        if deferral.skip() {
+            self.deferred.add(1);
+            return;
+        }
+        let _one_at_a_time = lock(&self.work);
+        let mut pace = Pace::new();
+        let promoted = self.space.promote_filled(|| {
+            pace.rest();
+            self.may_go_on()
+        });
+        if promoted > 0 {
+            deferral.succeeded();
+        } else {
+            deferral.failed();
+        }
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed) == 0 && !self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// Keeps work to its share of one CPU: after each piece it rests so many times as long as that took.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now() }
+    }
+
+    fn rest(&mut self) {
+        thread::sleep(self.since.elapsed() * (SHARE - 1));
+        self.since = Instant::now();
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn thread_cpu_us() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1000
+}

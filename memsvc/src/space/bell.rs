@@ -1,0 +1,59 @@
+//! What wakes a thread of the service, and why.
+//!
+//! Ringing takes no lock, so anybody may ring from under any. A ring that comes before the thread sleeps is
+//! kept, so none is lost; one that nobody has heard yet costs no system call when it is repeated.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+/// Reasons, as bits.
+pub(crate) type Reasons = u32;
+
+/// A bell that one thread hears.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    reasons: AtomicU32,
+    thread: OnceLock<Thread>,
+}
+
+impl Bell {
+    /// The thread that calls this is the one that hears.
+    pub(crate) fn hear_here(&self) {
+        let _ = self.thread.set(thread::current());
+    }
+
+    /// Rings for these reasons.
+    pub(crate) fn ring(&self, reasons: Reasons) {
+        let before = self.reasons.fetch_or(reasons, Ordering::Release);
+        if before & reasons != reasons
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Why it has rung since it was last asked.
+    pub(crate) fn take(&self) -> Reasons {
+        self.reasons.swap(0, Ordering::Acquire)
+    }
+
+    /// Sleeps until it rings.
+    pub(crate) fn wait(&self) -> Reasons {
+        loop {
+            match self.take() {
+                0 => thread::park(),
+                reasons => return reasons,
+            }
+        }
+    }
+
+    /// Sleeps until it rings, or the time is over.
+    pub(crate) fn wait_for(&self, time: Duration) -> Reasons {
+        if self.reasons.load(Ordering::Relaxed) == 0 {
+            thread::park_timeout(time);
+        }
+        self.take()
+    }
+}

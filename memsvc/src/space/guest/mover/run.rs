@@ -4,25 +4,28 @@ use super::super::free::Slots;
 use super::super::{BlockState, CPU, GuestSpace, OUTSIDE};
 use super::NotPromoted;
 use crate::core::alloc::{FrameAllocator, Full};
-use crate::core::compact::{Compactor, Goal, Migrated, Mover, Run};
+use crate::core::compact::{Compactor, Goal, Migrated, Mover, Run, Urgency};
 use crate::core::isolate::Isolated;
 use crate::core::page_type::PageType;
-use crate::core::request::{Flags, Request};
+use crate::core::request::{AllocError, Flags, FreeError, Request};
 use crate::core::units::{BlockId, FrameId, GuestBlock, Order};
 
 /// A block that is won goes back to the kernel.
 const WON: Request = Request::new(Order::BLOCK, PageType::Return).flags(Flags::NOWAIT);
+/// A whole block for the monitor itself.
+const KMEM_BLOCK: Request = Request::new(Order::BLOCK, PageType::Kmem).flags(Flags::NOWAIT);
 /// A whole block for a promotion. Never out of what is kept: the allocator refuses below the min watermark,
 /// and [`GuestSpace::has_block_to_spare`] above it.
 const WHOLE: Request = Request::new(Order::BLOCK, PageType::Stash).flags(Flags::NOWAIT);
 
 /// Compaction of one guest space.
-struct SpaceMover<'a, F> {
+struct SpaceMover<'a, W, G> {
     space: &'a GuestSpace,
-    goes_on: F,
+    won: W,
+    goes_on: G,
 }
 
-impl<F: FnMut() -> bool> Mover<Full> for SpaceMover<'_, F> {
+impl<W: FnMut(BlockId), G: FnMut() -> bool> Mover<Full> for SpaceMover<'_, W, G> {
     fn isolate<'a>(&mut self, alloc: &'a FrameAllocator, block: BlockId) -> Option<Isolated<'a, Full>> {
         self.space.bring_home(alloc, block)
     }
@@ -37,13 +40,10 @@ impl<F: FnMut() -> bool> Mover<Full> for SpaceMover<'_, F> {
 
     fn captured(&mut self, block: BlockId) {
         self.space.mover.harvested_blocks.add(1);
-        let slots = if self.space.pagemap.is_huge(self.space.arena.block_address(block)) {
-            Slots::Filled
-        } else {
-            Slots::PageTable
-        };
-        let mut state = self.space.lock_after_faults();
-        self.space.free_block(&mut state, block, slots);
+        let is_huge = self.space.pagemap.is_huge(self.space.arena.block_address(block));
+        let slots = if is_huge { Slots::Filled } else { Slots::PageTable };
+        self.space.empty_slots(&mut self.space.lock_after_faults(), block, slots);
+        (self.won)(block);
     }
 
     fn goes_on(&mut self) -> bool {
@@ -59,8 +59,19 @@ impl GuestSpace {
         goal: &Goal,
         goes_on: impl FnMut() -> bool,
     ) -> Run {
-        let mut mover = SpaceMover { space: self, goes_on };
+        let won = |block| self.put_whole(&mut self.lock_after_faults(), block);
+        let mut mover = SpaceMover { space: self, won, goes_on };
         compactor.run(&self.alloc, OUTSIDE, &mut mover, &WON, goal)
+    }
+
+    /// A block made for the monitor itself, if one can be. It is handed out as [`KMEM_BLOCK`] says, and
+    /// nothing is behind it.
+    pub(crate) fn compact_for_one(&self, compactor: &mut Compactor) -> (Run, Option<BlockId>) {
+        let mut got = None;
+        let mut mover = SpaceMover { space: self, won: |block| got = Some(block), goes_on: || true };
+        let goal = Goal { blocks: 1, urgency: Urgency::Wanted };
+        let run = compactor.run(&self.alloc, OUTSIDE, &mut mover, &KMEM_BLOCK, &goal);
+        (run, got)
     }
 
     /// Gives split guest blocks that the guest has filled one whole block each, the fullest first, while
@@ -83,6 +94,17 @@ impl GuestSpace {
             }
         }
         promoted
+    }
+
+    /// A whole block for the monitor itself, if there is one; nothing is behind it.
+    pub(crate) fn get_block(&self) -> Result<BlockId, AllocError> {
+        let head = self.alloc.alloc(OUTSIDE, &KMEM_BLOCK)?;
+        Ok(head.block())
+    }
+
+    /// Gives such a block back.
+    pub(crate) fn put_block(&self, block: BlockId) -> Result<(), FreeError> {
+        self.alloc.free(OUTSIDE, block.frame(0), Order::BLOCK)
     }
 
     /// Blocks promoted since the start.

@@ -29,6 +29,8 @@ enum Name {
     Alloc,
     /// The mover: harvest and promotion beside memcpy of the same bytes, and who waits for it. Needs no KVM.
     Migrate,
+    /// A real guest fragments itself and is ballooned by half: whole pages won back, and what stays huge.
+    HugepagesGuest,
 }
 
 impl Name {
@@ -57,5 +59,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Name::Balloon => bench::balloon::run(run),
         Name::Alloc => bench::alloc::run(run),
         Name::Migrate => bench::migrate::run(run),
+        Name::HugepagesGuest => bench::hugepages_guest::run(run),
     }
 }

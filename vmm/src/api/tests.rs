@@ -59,7 +59,9 @@ struct Connection(BufReader<UnixStream>);
 
 impl Connection {
     fn open(served: &Served) -> Self {
-        Self(BufReader::new(UnixStream::connect(&served.path).expect("connects")))
+        let stream = UnixStream::connect(&served.path).expect("connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("sets");
+        Self(BufReader::new(stream))
     }
 
     fn call(&mut self, verb: &str, path: &str, body: &str) -> Answer {

@@ -1,0 +1,73 @@
+//! What a guest gives up page by page comes back as whole blocks, when the host asks for it.
+
+use anyhow::ensure;
+use guest_tests::{Pages, TestVm};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+use super::{ensure_huge, number, tables::memory_command};
+use crate::{SPARE_MIB, guest, ours};
+
+/// The pattern of pages that stay in the guest while their neighbours come and go.
+const KEPT: u64 = 42;
+/// Memory in which threads write and check all the while.
+const CHURN_MIB: u64 = 32;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let name = "memory::every_second_page_comes_back_whole_when_asked_and_the_guest_is_huge_again";
+    ours(name, every_second_page).into_iter().collect()
+}
+
+/// Resident bytes behind guest RAM and arena.
+fn resident(vm: &TestVm) -> anyhow::Result<u64> {
+    let memory = vm.control.api("GET", "/memory", Value::Null)?;
+    Ok(number(&memory, "/host/guest_resident_bytes")? + number(&memory, "/host/arena_resident_bytes")?)
+}
+
+fn every_second_page() -> anyhow::Result<()> {
+    let mut vm = guest()?.cpus(2).argument("--compaction").argument("off").start()?;
+    vm.agent.churn_start(CHURN_MIB, 2)?;
+    let size = vm.agent.fill("comb", SPARE_MIB, Pages::Base)?;
+    vm.agent.write("comb", KEPT)?;
+    vm.agent.punch("comb", 2, 0)?;
+    let before = resident(&vm)?;
+    let given = size / 2 - 2 * SPARE_MIB;
+    vm.balloon(given)?;
+    let held = before.saturating_sub(resident(&vm)?) >> 20;
+    ensure!(held < given / 2, "{held} of {given} MiB came back by themselves: the pages are not scattered");
+
+    // By itself it stays off; so the host gets what it asks for, and no more.
+    vm.control.api("PUT", "/memory/compaction", json!({ "policy": "occupancy", "proactiveness": 0 }))?;
+    let config = vm.control.api("GET", "/vm/config", Value::Null)?;
+    let asked = json!({ "policy": "occupancy", "proactiveness": 0 });
+    ensure!(config["memory"]["compaction"] == asked, "the configuration is {config}");
+    let reclaimed = vm.control.api("PUT", "/memory/reclaim", json!({ "mib": given }))?;
+    let back = before.saturating_sub(resident(&vm)?);
+    let least = (given << 20) / 100 * 95;
+    ensure!(back >= least, "{back} of {} bytes are the host's again: {reclaimed}", given << 20);
+    vm.agent.verify("comb", KEPT)?;
+
+    vm.balloon(0)?;
+    vm.agent.verify("comb", KEPT)?;
+    vm.agent.fill("between", SPARE_MIB, Pages::Base)?;
+    vm.agent.write("between", 5)?;
+    let compacted: Value = serde_json::from_str(&memory_command(&vm, &["compact", "--json"])?)?;
+    ensure!(compacted["complete"] == true, "compaction stopped: {compacted}");
+    let memory = vm.control.api("GET", "/memory", Value::Null)?;
+    let (bytes, huge) =
+        (number(&memory, "/host/guest_resident_bytes")?, number(&memory, "/host/guest_huge_bytes")?);
+    ensure!(huge * 100 >= bytes * 99, "{huge} of {bytes} bytes are huge after {compacted}: {memory}");
+    ensure_huge(&vm, "with all RAM touched again and compacted")?;
+    ensure!(number(&memory, "/mover/promoted_blocks")? > 0, "nothing was promoted: {memory}");
+
+    vm.agent.verify("between", 5)?;
+    vm.agent.verify("comb", KEPT)?;
+    let churn = vm.agent.churn_stop()?;
+    ensure!(churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
+    let table = memory_command(&vm, &["compaction"])?;
+    ensure!(
+        table.contains("reclaim ") && table.contains("explicit "),
+        "what was asked for is not said: {table}"
+    );
+    vm.shut_down()
+}

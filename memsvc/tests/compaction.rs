@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use memsvc::core::compact::{PolicyKind, Tuning};
-use memsvc::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
+use memsvc::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK};
 use memsvc::stats::{CompactionInfo, Trigger};
 use memsvc::{Config, Gfn, MemoryService, RegionSpec};
 
@@ -182,4 +182,30 @@ fn a_service_that_ends_while_it_compacts_ends_at_once() {
         thread::sleep(Duration::from_millis(101));
         drop(guest);
     }
+}
+
+/// Takes whole blocks until there are no more.
+fn take_all(guest: &Guest) -> Vec<BlockId> {
+    // Of an attempt that is worth nothing some that follow are deferred.
+    std::iter::from_fn(|| guest.service.get_block().ok()).collect()
+}
+
+#[test]
+fn a_request_for_a_whole_block_is_compacted_for_and_gets_what_is_made() {
+    let guest = Guest::new(16, off());
+    guest.service.inflate(&guest.gfns(odd));
+    let free = take_all(&guest);
+    assert_eq!(guest.service.compaction_info().triggers, []);
+    guest.service.tune_compaction(Tuning { proactiveness: 0, ..Tuning::default() }).expect("tuned");
+    let made = take_all(&guest);
+    // The free frames that are left, down to the min watermark, take some of what is moved.
+    let info = guest.service.compaction_info();
+    assert_eq!(blocks_for(&info, Trigger::Direct), made.len() as u64);
+    assert!((7..=8).contains(&made.len()), "{} and {info:?}", made.len());
+    guest.check(even);
+    for block in free.into_iter().chain(made) {
+        guest.service.put_block(block).expect("put");
+    }
+    assert!(guest.service.put_block(BlockId(0)).is_err() || guest.service.put_block(BlockId(0)).is_err());
+    assert_eq!(guest.service.allocator().check(), Ok(()));
 }

@@ -105,18 +105,18 @@ impl<M: Mode> FrameAllocator<M> {
     pub fn fragmentation(&self) -> Fragmentation {
         let buddy = lock(&self.buddy);
         let (free, whole_blocks) = (buddy.free(), u64::from(buddy.whole_free()));
+        let holes = self.counts(&buddy)[PageType::Balloon as usize];
+        let above_min = self.watermarks.above_min(free);
         let mut chunks = [0; Order::COUNT];
-        if whole_blocks == 0 {
+        if above_min >= FRAMES_PER_BLOCK as u64 && whole_blocks > 0 {
+            chunks[Order::BLOCK.get() as usize] = whole_blocks;
+        } else {
             let pieces = buddy.blocks().iter().filter(|block| block.usage == Use::Pieces);
             pieces.for_each(|block| block.count_chunks(&mut chunks));
+            chunks[0] += holes;
         }
-        chunks[Order::BLOCK.get() as usize] = whole_blocks;
-        Fragmentation {
-            free,
-            holes: self.counts(&buddy)[PageType::Balloon as usize],
-            whole_blocks,
-            extfrag_index: extfrag_index(free, &chunks, Order::BLOCK),
-        }
+        let extfrag_index = extfrag_index(above_min + holes, &chunks, Order::BLOCK);
+        Fragmentation { free, holes, whole_blocks, available: above_min + holes, extfrag_index }
     }
 
     /// Free chunks by order, and the fragmentation indices.

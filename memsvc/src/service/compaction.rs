@@ -16,7 +16,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::core::compact::{Compactor, Goal, PolicyKind, Run, Tuning, Urgency};
 use crate::core::deferral::Deferral;
-use crate::core::units::{BLOCK_SIZE, FRAMES_PER_BLOCK};
+use crate::core::request::AllocError;
+use crate::core::units::{BLOCK_SIZE, BlockId, FRAMES_PER_BLOCK};
 use crate::space::bell::Reasons;
 use crate::space::guest::{GuestSpace, wanted};
 use crate::stats::{Compacted, CompactionInfo, Counter, Reclaimed, Trigger, TriggerInfo};
@@ -52,7 +53,15 @@ pub(super) struct Compaction {
 #[derive(Debug)]
 struct Work {
     compactor: Compactor,
-    tuning: Tuning,
+    policy: PolicyKind,
+    /// Requests for a whole block that compaction could not help make it try less often.
+    direct: Deferral,
+}
+
+impl Work {
+    fn new(policy: PolicyKind) -> Self {
+        Self { compactor: Compactor::new(policy.make()), policy, direct: Deferral::default() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +89,7 @@ impl Compaction {
     pub(super) fn new(space: Arc<GuestSpace>, tuning: Tuning) -> Self {
         Self {
             space,
-            work: Mutex::new(Work { compactor: Compactor::new(tuning.policy.make()), tuning }),
+            work: Mutex::new(Work::new(tuning.policy)),
             tuning: Mutex::new(tuning),
             urgent: AtomicU32::new(0),
             running: AtomicBool::new(false),
@@ -152,6 +161,31 @@ impl Compaction {
         }
     }
 
+    /// A whole block for the monitor, compacted for if need be.
+    pub(super) fn get_block(&self) -> Result<BlockId, AllocError> {
+        let alloc = self.space.allocator();
+        let error = match self.space.get_block() {
+            Ok(block) => return Ok(block),
+            Err(error) => error,
+        };
+        let tuning = self.tuning();
+        if tuning.policy == PolicyKind::Off || !tuning.helps(&alloc.fragmentation()) {
+            return Err(error);
+        }
+        let mut work = self.make_way();
+        if work.direct.skip() {
+            self.deferred.add(1);
+            return Err(error);
+        }
+        let for_one = |compactor: &mut Compactor| self.space.compact_for_one(compactor);
+        let (run, got) = self.counted(&mut work, Trigger::Direct, for_one);
+        match run.emptied {
+            0 => work.direct.failed(),
+            _ => work.direct.succeeded(),
+        }
+        got.ok_or(error)
+    }
+
     pub(super) fn info(&self) -> CompactionInfo {
         let (tuning, now) = (self.tuning(), self.space.allocator().fragmentation());
         let trigger = |(&trigger, counters): (&Trigger, &TriggerCounters)| TriggerInfo {
@@ -194,13 +228,22 @@ impl Compaction {
     }
 
     fn run(&self, work: &mut Work, trigger: Trigger, goal: &Goal, goes_on: impl FnMut() -> bool) -> Run {
-        let tuning = self.tuning();
-        if tuning.policy != work.tuning.policy {
-            work.compactor = Compactor::new(tuning.policy.make());
+        self.counted(work, trigger, |compactor| (self.space.compact(compactor, goal, goes_on), ())).0
+    }
+
+    /// Runs a compactor that is tuned as it is to be, and counts what that came to.
+    fn counted<T>(
+        &self,
+        work: &mut Work,
+        trigger: Trigger,
+        run: impl FnOnce(&mut Compactor) -> (Run, T),
+    ) -> (Run, T) {
+        let policy = self.tuning().policy;
+        if policy != work.policy {
+            *work = Work::new(policy);
         }
-        work.tuning = tuning;
         self.running.store(true, Ordering::Relaxed);
-        let run = self.space.compact(&mut work.compactor, goal, goes_on);
+        let (run, result) = run(&mut work.compactor);
         self.running.store(false, Ordering::Relaxed);
         let counters = &self.counters[trigger as usize];
         counters.runs.add(1);
@@ -209,7 +252,7 @@ impl Compaction {
         counters.migrated.add(run.migrated);
         counters.failed.add(run.failed);
         counters.split.add(run.split);
-        run
+        (run, result)
     }
 
     /// The compactor's thread. Ends at [`Self::stop`].
@@ -249,7 +292,7 @@ impl Compaction {
             let blocks = missing.div_ceil(FRAMES_PER_BLOCK as u64);
             self.try_for(Trigger::Low, Goal { blocks, urgency: Urgency::Wanted }, deferrals, || true);
         }
-        if reasons & wanted::BLOCK != 0 && tuning.helps_at(now.extfrag_index) {
+        if reasons & wanted::BLOCK != 0 && tuning.helps(&now) {
             let goal = Goal { blocks: DIRECT_BLOCKS, urgency: Urgency::Wanted };
             self.try_for(Trigger::Direct, goal, deferrals, || true);
         }

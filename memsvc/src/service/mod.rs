@@ -10,6 +10,7 @@
 //! would wait for ever: if it ends by an error or a panic, the monitor is told, and whoever waits is let go.
 
 mod compaction;
+mod measure;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +21,10 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
+use crate::core::alloc::FrameAllocator;
 use crate::core::compact::{Tuning, TuningError};
-use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
+use crate::core::request::{AllocError, FreeError};
+use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
 use crate::core::watermark::Watermarks;
 use crate::space::arena::Arena;
 use crate::space::guest::{GuestSpace, READY_MAX, STASH_MAX};
@@ -34,6 +37,8 @@ use crate::stats::{
     BuddyInfo, Compacted, CompactionInfo, MemoryStats, Reclaimed, SlabInfo, TypeInfo, ZoneInfo,
 };
 use compaction::Compaction;
+#[doc(hidden)]
+pub use measure::Moved;
 
 /// The service threads need little: no recursion, no buffers on the stack beyond a few KiB.
 const STACK: usize = 256 << 10;
@@ -216,6 +221,29 @@ impl MemoryService {
     /// blocks; `goes_on` is asked before each.
     pub fn reclaim(&self, bytes: u64, goes_on: impl FnMut() -> bool) -> Reclaimed {
         self.compaction.reclaim(bytes, goes_on)
+    }
+
+    /// The frame allocator: for memory of the monitor's own.
+    pub fn allocator(&self) -> &FrameAllocator {
+        self.space.allocator()
+    }
+
+    /// A whole block for the monitor itself ([`PageType::Kmem`](crate::core::page_type::PageType::Kmem)), made
+    /// by compaction if there is none and fragmentation is why (`extfrag_threshold`); what is made goes to
+    /// who asked for it. It has no memory behind it yet. Free it with [`Self::put_block`].
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn get_block(&self) -> Result<BlockId, AllocError> {
+        self.compaction.get_block()
+    }
+
+    /// Gives such a block back.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn put_block(&self, block: BlockId) -> Result<(), FreeError> {
+        self.space.put_block(block)
     }
 
     /// How compaction is tuned, and what it did.

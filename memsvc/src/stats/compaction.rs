@@ -17,8 +17,8 @@ pub struct CompactionInfo {
     pub start_score: u32,
     /// And rests below this.
     pub target_score: u32,
-    /// Why a request for a whole block would fail: -1000, it would not; towards 0, for lack of memory;
-    /// towards 1000, because of fragmentation.
+    /// Why a request for a whole block would fail, if holes were free: -1000, it would not; towards 0, for
+    /// lack of memory; towards 1000, because of fragmentation.
     pub extfrag_index: i32,
     /// Frames that the guest has given up in huge pages that are still whole.
     pub holes: u64,

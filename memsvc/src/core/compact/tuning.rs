@@ -139,9 +139,10 @@ impl Tuning {
         self.proactiveness > 0 && score > self.start_score()
     }
 
-    /// True when a request for a whole block that failed is helped by compaction.
-    pub fn helps_at(&self, extfrag_index: i32) -> bool {
-        extfrag_index > i32::from(self.extfrag_threshold)
+    /// True when a request for a whole block that failed is helped by compaction: there are as many frames,
+    /// and they are scattered (`compaction_suitable`, mm/compaction.c).
+    pub fn helps(&self, now: &Fragmentation) -> bool {
+        now.available >= FRAMES_PER_BLOCK as u64 && now.extfrag_index > i32::from(self.extfrag_threshold)
     }
 }
 
@@ -154,8 +155,10 @@ pub struct Fragmentation {
     pub holes: u64,
     /// Whole free blocks.
     pub whole_blocks: u64,
-    /// Why a request for a block would fail: -1000, it would not; towards 0, for lack of memory; towards
-    /// 1000, because of fragmentation.
+    /// Free frames above the min watermark, and holes: what compaction can make blocks of.
+    pub available: u64,
+    /// Why a request for a block would fail, if holes were free: -1000, it would not; towards 0, for lack of
+    /// memory; towards 1000, because of fragmentation.
     pub extfrag_index: i32,
 }
 
@@ -183,14 +186,17 @@ mod tests {
         assert_eq!([0, 20, 90, 100].map(marks), [(100, 100), (80, 90), (10, 20), (5, 15)]);
         assert!(!Tuning { proactiveness: 0, ..Tuning::default() }.starts_at(100));
         assert!(Tuning::default().starts_at(91) && !Tuning::default().starts_at(90));
-        assert!(Tuning::default().helps_at(501) && !Tuning::default().helps_at(500));
-        assert!(!Tuning { extfrag_threshold: 0, ..Tuning::default() }.helps_at(-1000));
+        let helps = |available, extfrag_index| {
+            Tuning::default().helps(&Fragmentation { available, extfrag_index, ..Fragmentation::default() })
+        };
+        assert!(helps(512, 501) && !helps(512, 500) && !helps(511, 501));
     }
 
     #[test]
     fn the_score_is_what_is_free_and_no_whole_block() {
-        let score =
-            |free, holes, whole_blocks| Fragmentation { free, holes, whole_blocks, extfrag_index: 0 }.score();
+        let score = |free, holes, whole_blocks| {
+            Fragmentation { free, holes, whole_blocks, ..Fragmentation::default() }.score()
+        };
         assert_eq!(score(0, 0, 0), 0);
         assert_eq!(score(1024, 0, 2), 0);
         assert_eq!(score(512, 512, 1), 50);

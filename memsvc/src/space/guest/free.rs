@@ -68,17 +68,43 @@ impl GuestSpace {
         }
     }
 
+    /// Frees frames that are at home.
+    pub(super) fn free_home(&self, state: &mut State, frames: Vec<FrameId>) {
+        frames.into_iter().for_each(|home| self.free_frame(state, home));
+    }
+
+    /// Frees frames of a block of which all is going to be free: their memory goes as one, without the
+    /// poison word.
+    pub(super) fn free_moved(&self, _state: &mut State, frames: impl IntoIterator<Item = FrameId>) {
+        let mut local = self.alloc.enter(CPU);
+        for frame in frames {
+            if let Err(error) = local.free(frame, Order::FRAME) {
+                tracing::error!(%error, "a bug: a frame could not be freed");
+            }
+        }
+    }
+
     /// Frees a block that is handed out whole, and gives it back to the kernel.
     pub(super) fn free_block(&self, state: &mut State, block: BlockId, slots: Slots) {
+        self.empty_slots(state, block, slots);
+        self.put_whole(state, block);
+    }
+
+    /// Gives what is behind the slots of a whole block back to the kernel.
+    pub(super) fn empty_slots(&self, state: &mut State, block: BlockId, slots: Slots) {
         match slots {
             Slots::Empty => {}
             Slots::Filled => self.arena.discard(block),
             Slots::PageTable => self.arena.renew(block, &self.uffd),
         }
         state.poisoned[block.0 as usize] = BlockBitmap::EMPTY;
-        match self.alloc.enter(CPU).free(block.frame(0), Order::BLOCK) {
-            Ok(()) => self.moves.blocks_returned.add(1),
-            Err(error) => tracing::error!(%error, "a bug: a block could not be freed"),
+        self.moves.blocks_returned.add(1);
+    }
+
+    /// Frees a block that is handed out whole, of which the slots are empty.
+    pub(super) fn put_whole(&self, _state: &mut State, block: BlockId) {
+        if let Err(error) = self.alloc.enter(CPU).free(block.frame(0), Order::BLOCK) {
+            tracing::error!(%error, "a bug: a block could not be freed");
         }
     }
 

@@ -1,28 +1,35 @@
 //! What compaction asks of guest space, and what becomes of the blocks that it wins.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use super::super::free::Slots;
 use super::super::{BlockState, CPU, GuestSpace, OUTSIDE};
 use super::NotPromoted;
 use crate::core::alloc::{FrameAllocator, Full};
-use crate::core::compact::{Compactor, Goal, Migrated, Mover, Run};
+use crate::core::compact::{Compactor, Goal, Migrated, Mover, Run, Urgency};
 use crate::core::isolate::Isolated;
 use crate::core::page_type::PageType;
-use crate::core::request::{Flags, Request};
+use crate::core::request::{AllocError, Flags, FreeError, Request};
 use crate::core::units::{BlockId, FrameId, GuestBlock, Order};
 
 /// A block that is won goes back to the kernel.
 const WON: Request = Request::new(Order::BLOCK, PageType::Return).flags(Flags::NOWAIT);
+/// A whole block for the monitor itself.
+const KMEM_BLOCK: Request = Request::new(Order::BLOCK, PageType::Kmem).flags(Flags::NOWAIT);
 /// A whole block for a promotion. Never out of what is kept: the allocator refuses below the min watermark,
 /// and [`GuestSpace::has_block_to_spare`] above it.
 const WHOLE: Request = Request::new(Order::BLOCK, PageType::Stash).flags(Flags::NOWAIT);
 
 /// Compaction of one guest space.
-struct SpaceMover<'a, F> {
+struct SpaceMover<'a, W, G> {
     space: &'a GuestSpace,
-    goes_on: F,
+    won: W,
+    goes_on: G,
 }
 
-impl<F: FnMut() -> bool> Mover<Full> for SpaceMover<'_, F> {
+impl<W: FnMut(BlockId), G: FnMut() -> bool> Mover<Full> for SpaceMover<'_, W, G> {
     fn isolate<'a>(&mut self, alloc: &'a FrameAllocator, block: BlockId) -> Option<Isolated<'a, Full>> {
         self.space.bring_home(alloc, block)
     }
@@ -37,13 +44,10 @@ impl<F: FnMut() -> bool> Mover<Full> for SpaceMover<'_, F> {
 
     fn captured(&mut self, block: BlockId) {
         self.space.mover.harvested_blocks.add(1);
-        let slots = if self.space.pagemap.is_huge(self.space.arena.block_address(block)) {
-            Slots::Filled
-        } else {
-            Slots::PageTable
-        };
-        let mut state = self.space.lock_after_faults();
-        self.space.free_block(&mut state, block, slots);
+        let is_huge = self.space.pagemap.is_huge(self.space.arena.block_address(block));
+        let slots = if is_huge { Slots::Filled } else { Slots::PageTable };
+        self.space.empty_slots(&mut self.space.lock_after_faults(), block, slots);
+        (self.won)(block);
     }
 
     fn goes_on(&mut self) -> bool {
@@ -59,8 +63,66 @@ impl GuestSpace {
         goal: &Goal,
         goes_on: impl FnMut() -> bool,
     ) -> Run {
-        let mut mover = SpaceMover { space: self, goes_on };
+        let won = |block| self.put_whole(&mut self.lock_after_faults(), block);
+        let mut mover = SpaceMover { space: self, won, goes_on };
         compactor.run(&self.alloc, OUTSIDE, &mut mover, &WON, goal)
+    }
+
+    /// A block made for the monitor itself, if one can be. It is handed out as [`KMEM_BLOCK`] says, and
+    /// nothing is behind it.
+    pub(crate) fn compact_for_one(&self, compactor: &mut Compactor) -> (Run, Option<BlockId>) {
+        let mut got = None;
+        let mut mover = SpaceMover { space: self, won: |block| got = Some(block), goes_on: || true };
+        let goal = Goal { blocks: 1, urgency: Urgency::Wanted };
+        let run = compactor.run(&self.alloc, OUTSIDE, &mut mover, &KMEM_BLOCK, &goal);
+        (run, got)
+    }
+
+    /// The same with several movers, each on a thread of its own.
+    pub(crate) fn compact_with(&self, compactor: &mut Compactor, movers: usize) -> Run {
+        let session = compactor.begin(&self.alloc, Goal::ALL);
+        let runs: Vec<Run> = std::thread::scope(|scope| {
+            let run = || {
+                let won = |block| self.put_whole(&mut self.lock_after_faults(), block);
+                let mut mover = SpaceMover { space: self, won, goes_on: || true };
+                session.run(&self.alloc, OUTSIDE, &mut mover, &WON)
+            };
+            let threads: Vec<_> =
+                (0..movers).filter_map(|_| mover_thread().spawn_scoped(scope, run).ok()).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        runs.into_iter().fold(Run::default(), Run::and)
+    }
+
+    /// Promotes all that is filled, with several movers. Says how many, and how long each mover moved in the
+    /// mean: that whole blocks are made is not in it.
+    pub(crate) fn promote_with(&self, movers: usize) -> (u64, Duration) {
+        let mut filled = self.filled();
+        filled.reverse();
+        let (filled, promoted, busy) = (Mutex::new(filled), AtomicU64::new(0), AtomicU64::new(0));
+        let next = || filled.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let promote_all = || {
+            while let Some(guest_block) = next()
+                && let Some(whole) = self.make_whole()
+            {
+                let start = Instant::now();
+                let result = self.promote(guest_block, whole, true);
+                busy.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                match result {
+                    Ok(()) => {
+                        promoted.fetch_add(1, Ordering::Relaxed);
+                        self.return_emptied(&mut self.lock_after_faults());
+                    }
+                    Err(_) => self.free_block(&mut self.lock(), whole, Slots::PageTable),
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..movers {
+                let _ = mover_thread().spawn_scoped(scope, promote_all);
+            }
+        });
+        (promoted.into_inner(), Duration::from_nanos(busy.into_inner() / movers as u64))
     }
 
     /// Gives split guest blocks that the guest has filled one whole block each, the fullest first, while
@@ -73,7 +135,10 @@ impl GuestSpace {
             }
             let Some(whole) = self.make_whole() else { break };
             match self.promote(guest_block, whole, true) {
-                Ok(()) => promoted += 1,
+                Ok(()) => {
+                    promoted += 1;
+                    self.return_emptied(&mut self.lock_after_faults());
+                }
                 Err(error) => {
                     self.free_block(&mut self.lock(), whole, Slots::PageTable);
                     if error == NotPromoted::TooManyMappings {
@@ -83,6 +148,17 @@ impl GuestSpace {
             }
         }
         promoted
+    }
+
+    /// A whole block for the monitor itself, if there is one; nothing is behind it.
+    pub(crate) fn get_block(&self) -> Result<BlockId, AllocError> {
+        let head = self.alloc.alloc(OUTSIDE, &KMEM_BLOCK)?;
+        Ok(head.block())
+    }
+
+    /// Gives such a block back.
+    pub(crate) fn put_block(&self, block: BlockId) -> Result<(), FreeError> {
+        self.alloc.free(OUTSIDE, block.frame(0), Order::BLOCK)
     }
 
     /// Blocks promoted since the start.
@@ -122,4 +198,8 @@ impl GuestSpace {
         self.free_block(&mut self.lock(), block, Slots::PageTable);
         None
     }
+}
+
+fn mover_thread() -> std::thread::Builder {
+    std::thread::Builder::new().name("mover".to_owned())
 }

@@ -1,5 +1,4 @@
-//! What `GET /memory/compaction` says. Holes, promoted blocks and `extfrag_index` stand in `memory` and
-//! `allocator`.
+//! What `GET /memory/compaction` says. Holes and promoted blocks stand in `memory`.
 
 use std::fmt;
 
@@ -37,6 +36,11 @@ pub(super) const FAMILIES: &[Family<CompactionInfo>] = &[
         |from, to| {
             to.each("mark", [("start", from.start_score.into()), ("target", from.target_score.into())])
         },
+    ),
+    Family::gauge(
+        "aerostat_memory_compaction_extfrag_index",
+        "Why a request for a whole block would fail if holes were free; compared with the threshold",
+        of!(extfrag_index),
     ),
     Family::gauge(
         "aerostat_memory_scattered_frames",

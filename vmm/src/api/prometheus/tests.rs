@@ -13,7 +13,7 @@ use crate::api::{
 
 /// Fields that are labels, or that the text says in another way or place; and the frames by type of
 /// `TypeInfo`, which are those of `MemoryStats`.
-const NOT_SAID_AS_THEY_ARE: [&str; 20] = [
+const NOT_SAID_AS_THEY_ARE: [&str; 19] = [
     "/memory/guest/blocks",
     "/memory/arena/blocks",
     "/memory/mover/stalls/count",
@@ -30,7 +30,6 @@ const NOT_SAID_AS_THEY_ARE: [&str; 20] = [
     "/slabs/caches/0/objects",
     "/slabs/caches/0/frames_per_slab",
     "/compaction/proactiveness",
-    "/compaction/extfrag_index",
     "/compaction/holes",
     "/compaction/promoted_blocks",
     "/compaction/background_cpu_us",

@@ -12,6 +12,7 @@
 use super::alloc::{FrameAllocator, Mode};
 use super::block::{Block, GROUP, Use};
 use super::buddy::GroupStack;
+use super::page_type::PageType;
 use super::request::{AllocError, Request};
 use super::sync::lock;
 use super::tag::Tag;
@@ -70,6 +71,20 @@ impl<M: Mode> FrameAllocator<M> {
                 see(block, block_use);
             }
         }
+    }
+
+    /// The frames of a block in pieces whose content is moved one by one.
+    fn single_frames(&self, block: BlockId) -> impl Iterator<Item = FrameId> {
+        (0..FRAMES_PER_BLOCK).map(move |index| block.frame(index)).filter(|&frame| {
+            let is_single = self.table.tag(frame).order() == Some(Order::FRAME);
+            is_single && self.page_type(frame) == PageType::Guest
+        })
+    }
+
+    /// How many frames something has to be moved to if a block is emptied: what is in movable slabs finds its
+    /// own.
+    pub(crate) fn places_wanted(&self, block: BlockId, used: BlockUse) -> usize {
+        if used.whole { used.live.into() } else { self.single_frames(block).count() }
     }
 
     /// Takes a block in pieces off the lists, so that what is freed in it stays free. `None` when it is not
@@ -143,13 +158,11 @@ impl<M: Mode> Isolated<'_, M> {
         self.block
     }
 
-    /// The frames in it that are to be moved, by themselves, in the order of their numbers.
+    /// The frames in it whose content is to be moved, one by one, in the order of their numbers. What is in
+    /// movable slabs moves by objects.
     pub fn live(&self, frames: &mut Vec<FrameId>) {
         frames.clear();
-        frames.extend((0..FRAMES_PER_BLOCK).map(|index| self.block.frame(index)).filter(|&frame| {
-            let is_single = self.alloc.table.tag(frame).order() == Some(Order::FRAME);
-            is_single && self.alloc.page_type(frame).is_movable()
-        }));
+        frames.extend(self.alloc.single_frames(self.block));
     }
 
     /// Hands the block out whole, to whoever asks for it like this.

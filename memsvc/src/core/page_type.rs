@@ -18,7 +18,7 @@
 //! ```text
 //!   Buddy ── take_emptied ──▶ Return ── memory given back to the kernel ──▶ Buddy
 //!   Buddy ── alloc(Kmem) ──▶ Kmem ──▶ Buddy      whole frames of the monitor's own
-//!   Buddy ── a slab grows ──▶ Slab ── its last object is freed, the shrinker comes ──▶ Buddy
+//!   Buddy ── a slab grows ──▶ Slab, MovableSlab ── its last object is freed, the shrinker comes ──▶ Buddy
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -47,11 +47,14 @@ pub enum PageType {
     /// Part of a slab, in which smaller objects of the monitor's own lie. Charged to who asked for the
     /// slab.
     Slab = 6,
+    /// Part of a slab whose objects have handles, so that they can be moved elsewhere. Charged to who asked
+    /// for the slab.
+    MovableSlab = 7,
 }
 
 impl PageType {
     /// How many there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 
     /// All of them, in the order of their values.
     pub const ALL: [PageType; Self::COUNT] = [
@@ -62,6 +65,7 @@ impl PageType {
         PageType::Return,
         PageType::Kmem,
         PageType::Slab,
+        PageType::MovableSlab,
     ];
 
     /// True when frames of this type count against an owner; freeing such a frame uncharges it.
@@ -76,7 +80,7 @@ impl PageType {
 
     /// True when compaction can move what is in such a frame elsewhere.
     pub const fn is_movable(self) -> bool {
-        matches!(self, PageType::Guest | PageType::Balloon)
+        matches!(self, PageType::Guest | PageType::Balloon | PageType::MovableSlab)
     }
 
     /// Which tags a live frame may change between without being freed.
@@ -95,6 +99,7 @@ impl PageType {
             PageType::Return => "return",
             PageType::Kmem => "kmem",
             PageType::Slab => "slab",
+            PageType::MovableSlab => "movable_slab",
         }
     }
 }

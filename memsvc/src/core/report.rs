@@ -223,6 +223,7 @@ fn by_type(counts: [u64; PageType::COUNT]) -> FramesByType {
         r#return: of(PageType::Return),
         kmem: of(PageType::Kmem),
         slab: of(PageType::Slab),
+        movable_slab: of(PageType::MovableSlab),
     }
 }
 

@@ -91,6 +91,8 @@ pub struct FramesByType {
     pub kmem: u64,
     /// The monitor's own, in slabs.
     pub slab: u64,
+    /// The monitor's own, in slabs whose objects can be moved.
+    pub movable_slab: u64,
 }
 
 /// Resident memory, from the process's page tables.

@@ -199,8 +199,8 @@ pub struct BalloonProgress {
 
 /// Frames by page type, as pairs; in the order of the types' values.
 pub(crate) fn by_page_type(frames: &FramesByType) -> [(PageType, u64); PageType::COUNT] {
-    let &FramesByType { buddy, stash, guest, balloon, r#return, kmem, slab } = frames;
-    let counts = [buddy, stash, guest, balloon, r#return, kmem, slab];
+    let &FramesByType { buddy, stash, guest, balloon, r#return, kmem, slab, movable_slab } = frames;
+    let counts = [buddy, stash, guest, balloon, r#return, kmem, slab, movable_slab];
     std::array::from_fn(|index| (PageType::ALL[index], counts[index]))
 }
 

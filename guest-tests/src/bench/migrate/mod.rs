@@ -104,7 +104,7 @@ fn give_up(service: &MemoryService, size: usize, split: bool) {
 }
 
 fn live(size: usize) -> impl Iterator<Item = usize> {
-    (0..PAGES).filter(move |page| page / size % 2 == 0)
+    (0..PAGES).filter(move |page| (page / size).is_multiple_of(2))
 }
 
 fn gfns(pages: impl Iterator<Item = usize>) -> Vec<Gfn> {

@@ -89,6 +89,9 @@ pub trait Mover<M: Mode> {
     /// cannot be now.
     fn split(&mut self, alloc: &FrameAllocator<M>, block: BlockId) -> bool;
 
+    /// Moves the objects of movable slabs out of a block. By default there are none.
+    fn relocate(&mut self, _block: &Isolated<'_, M>) {}
+
     /// Moves what is in each of the frames to that of `to`, which is ours, [`FrameAllocator::exchange`]s them
     /// and frees those of `from`. What cannot be moved stays as it is, both of it. As many of each.
     fn migrate(&mut self, alloc: &FrameAllocator<M>, from: &[FrameId], to: &[FrameId]) -> Migrated;
@@ -274,7 +277,7 @@ impl Session<'_> {
         frames: &mut Frames,
     ) -> Emptied {
         let Some(used) = alloc.block_use(source) else { return Emptied::Partly };
-        let wanted = usize::from(used.live);
+        let wanted = alloc.places_wanted(source, used);
         frames.to.clear();
         while frames.to.len() < wanted {
             let Some(receiver) = lock(&self.policy).receiver(alloc) else { break };
@@ -305,6 +308,7 @@ impl Session<'_> {
             frames.give_back(alloc, cpu, 0);
             return if no_room { Emptied::NoRoom } else { Emptied::Partly };
         };
+        mover.relocate(&isolated);
         isolated.live(&mut frames.from);
         let pairs = frames.from.len().min(frames.to.len());
         let Migrated(moved) = mover.migrate(alloc, &frames.from[..pairs], &frames.to[..pairs]);

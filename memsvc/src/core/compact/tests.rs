@@ -1,12 +1,14 @@
 //! Both policies, on arenas of any kind, with a mover that keeps books instead of memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::core::alloc::Config;
-use crate::core::units::OwnerId;
+use crate::core::slab::{MovableSlabs, SlabRequest};
+use crate::core::units::{BLOCK_SIZE, OwnerId};
 use crate::core::watermark::Watermarks;
 
 const CPU: CpuId = CpuId(0);
@@ -289,4 +291,73 @@ proptest! {
             prop_assert!(room < fewest[next], "{} of {}", run.emptied, fewest.len());
         }
     }
+}
+
+/// Objects of movable slabs, and where each is.
+struct Objects<'a> {
+    movable: &'a MovableSlabs,
+    memory: BTreeMap<u64, u64>,
+    captured: Vec<BlockId>,
+}
+
+impl Mover<crate::core::alloc::Full> for Objects<'_> {
+    fn isolate<'a>(
+        &mut self,
+        alloc: &'a FrameAllocator,
+        block: BlockId,
+    ) -> Option<Isolated<'a, crate::core::alloc::Full>> {
+        alloc.isolate(block)
+    }
+
+    fn split(&mut self, _: &FrameAllocator, _: BlockId) -> bool {
+        false
+    }
+
+    fn relocate(&mut self, block: &Isolated<'_, crate::core::alloc::Full>) {
+        let memory = &mut self.memory;
+        self.movable.relocate(CPU, block, |from, to| {
+            let content = memory.remove(&from.offset()).unwrap();
+            assert_eq!(memory.insert(to.offset(), content), None);
+        });
+    }
+
+    fn migrate(&mut self, _: &FrameAllocator, from: &[FrameId], _: &[FrameId]) -> Migrated {
+        Migrated(vec![false; from.len()])
+    }
+
+    fn captured(&mut self, block: BlockId) {
+        self.captured.push(block);
+    }
+}
+
+/// Between slabs lie frames that are freed again: blocks are won, and every object is what it was.
+#[test]
+fn movable_slabs_are_emptied_too() {
+    let config = Config { blocks: 24, cpus: 1, watermarks: Watermarks::NONE };
+    let alloc: Arc<FrameAllocator> = Arc::new(FrameAllocator::new(config));
+    let movable = MovableSlabs::new(Arc::clone(&alloc), OwnerId::HOST, 1);
+    let request = SlabRequest::new(1000).unwrap();
+    let single = Request::new(Order::FRAME, PageType::Guest).charge_to(GUEST);
+    let (mut handles, mut between) = (Vec::new(), Vec::new());
+    for _ in 0..300 {
+        handles.extend((0..24).map(|_| movable.alloc(CPU, &request).unwrap()));
+        between.extend((0..26).map(|_| alloc.alloc(CPU, &single).unwrap()));
+    }
+    let offset = |handle| movable.pin(handle).unwrap().object().offset();
+    let memory = (0..).zip(&handles).map(|(number, &handle)| (offset(handle), number)).collect();
+    let mut objects = Objects { movable: &movable, memory, captured: Vec::new() };
+    between.into_iter().for_each(|frame| alloc.free(CPU, frame, Order::FRAME).unwrap());
+    alloc.drain_all();
+    let before = alloc.broken_blocks();
+    for policy in [PolicyKind::Scanner, PolicyKind::Occupancy] {
+        Compactor::new(policy.make()).run(&alloc, CPU, &mut objects, &CAPTURE, &Goal::ALL);
+    }
+    let least = (handles.len() * 1024).div_ceil(BLOCK_SIZE) as u64;
+    assert!(before >= least + 5, "{before} blocks");
+    assert!(alloc.broken_blocks() <= least + 1, "{} of {before} blocks", alloc.broken_blocks());
+    assert!(objects.captured.len() as u64 >= before - alloc.broken_blocks());
+    for (number, &handle) in (0..).zip(&handles) {
+        assert_eq!(objects.memory.get(&offset(handle)), Some(&number));
+    }
+    assert_eq!(alloc.check(), Ok(()));
 }

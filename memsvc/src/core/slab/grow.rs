@@ -5,7 +5,6 @@ use super::class::{ClassId, Shape, order_of};
 use super::error::SlabError;
 use super::pool::Slabs;
 use crate::core::alloc::Mode;
-use crate::core::page_type::PageType;
 use crate::core::request::{AllocError, Flags, Request};
 use crate::core::units::{CpuId, FrameId, Order};
 
@@ -25,8 +24,7 @@ impl<M: Mode> Slabs<M> {
     ) -> Result<Span, SlabError> {
         loop {
             let worse = class.class().worse(shape);
-            let request = Request::new(shape.order(), PageType::Slab)
-                .migrate_type(self.migrate_type)
+            let request = Request::new(shape.order(), self.page_type)
                 .flags(if worse.is_some() { flags.union(Flags::NOWAIT) } else { flags })
                 .charge_to(self.owner);
             match (from(&request), worse) {

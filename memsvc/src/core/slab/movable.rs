@@ -9,7 +9,7 @@ use super::handle::{Handle, HandleTable, Pinned};
 use super::object::Object;
 use super::pool::{SlabRequest, Slabs};
 use crate::core::alloc::{FrameAllocator, Full, Mode};
-use crate::core::migrate_type::MigrateType;
+use crate::core::page_type::PageType;
 use crate::core::sync::Mutex;
 use crate::core::units::{CpuId, FrameId, OwnerId};
 use crate::stats::SlabInfo;
@@ -25,10 +25,10 @@ pub struct MovableSlabs<M: Mode = Full> {
 }
 
 impl<M: Mode> MovableSlabs<M> {
-    /// No slabs yet. Their frames are requested as movable; else as [`Slabs::new`].
+    /// No slabs yet. Their frames are of type [`PageType::MovableSlab`]; else as [`Slabs::new`].
     pub fn new(frames: Arc<FrameAllocator<M>>, owner: OwnerId, cpus: u8) -> Self {
         Self {
-            slabs: Slabs::with_type(frames, owner, cpus, MigrateType::Movable),
+            slabs: Slabs::with_type(frames, owner, cpus, PageType::MovableSlab),
             handles: HandleTable::new(),
             relocating: Mutex::new(()),
         }

@@ -9,7 +9,7 @@ use super::front::{Cpu, Front};
 use super::local::SlabLocal;
 use super::object::{LEN_SHIFT, Object};
 use crate::core::alloc::{FrameAllocator, Full, Mode};
-use crate::core::migrate_type::MigrateType;
+use crate::core::page_type::PageType;
 use crate::core::request::Flags;
 use crate::core::sync::atomic::Ordering;
 use crate::core::sync::{Mutex, lock};
@@ -70,7 +70,8 @@ impl SlabRequest {
 pub struct Slabs<M: Mode = Full> {
     pub(super) frames: Arc<FrameAllocator<M>>,
     pub(super) owner: OwnerId,
-    pub(super) migrate_type: MigrateType,
+    /// What its frames are.
+    pub(super) page_type: PageType,
     pub(super) caches: Box<[Mutex<Cache>]>,
     pub(super) cpus: Box<[Cpu]>,
 }
@@ -79,20 +80,20 @@ impl<M: Mode> Slabs<M> {
     /// No slabs yet. Their frames, of type [`Slab`](crate::core::page_type::PageType::Slab) and unmovable,
     /// will be charged to the owner. `cpus` is how many threads have lists of their own, 1 to 64.
     pub fn new(frames: Arc<FrameAllocator<M>>, owner: OwnerId, cpus: u8) -> Self {
-        Self::with_type(frames, owner, cpus, MigrateType::Unmovable)
+        Self::with_type(frames, owner, cpus, PageType::Slab)
     }
 
     pub(super) fn with_type(
         frames: Arc<FrameAllocator<M>>,
         owner: OwnerId,
         cpus: u8,
-        migrate_type: MigrateType,
+        page_type: PageType,
     ) -> Self {
-        let movable = migrate_type == MigrateType::Movable;
+        let movable = page_type.is_movable();
         Self {
             frames,
             owner,
-            migrate_type,
+            page_type,
             caches: ClassId::all().map(|class| Mutex::new(Cache::new(class, movable))).collect(),
             cpus: (0..cpus.clamp(1, CpuId::MAX as u8)).map(|_| Cpu::new()).collect(),
         }
@@ -186,7 +187,7 @@ impl<M: Mode> Slabs<M> {
             }
         }
         let active = totals.places.saturating_sub(totals.free + ready);
-        let kind = if self.migrate_type == MigrateType::Movable { "movable" } else { "kmem" };
+        let kind = if self.page_type.is_movable() { "movable" } else { "kmem" };
         let best = class.class().best();
         Some(CacheInfo {
             name: format!("{kind}-{}", class.class().size),

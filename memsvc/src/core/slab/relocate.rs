@@ -9,8 +9,7 @@
 //! An object moves wholly or stays. It stays when it is pinned, when there is no place for it, or
 //! when its group is in the front of a CPU that is in use at the moment.
 //!
-//! Frames that the frame allocator offers in this very block are set aside until the end, so that it
-//! offers others. They count against the owner's limit meanwhile.
+//! The block is isolated: the frame allocator offers no frames in it.
 
 use super::cache::{Place, SlabId};
 use super::class::{ClassId, GROUP};
@@ -19,10 +18,10 @@ use super::movable::MovableSlabs;
 use super::object::Object;
 use super::pool::SlabRequest;
 use crate::core::alloc::Mode;
-use crate::core::bitmap::BlockBitmap;
-use crate::core::request::{AllocError, Flags};
+use crate::core::isolate::Isolated;
+use crate::core::request::Flags;
 use crate::core::sync::lock;
-use crate::core::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order};
+use crate::core::units::{BlockId, CpuId, FRAMES_PER_BLOCK};
 
 /// What emptying a block came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,13 +41,17 @@ pub struct Relocated {
 impl<M: Mode> MovableSlabs<M> {
     /// Moves the objects in a block elsewhere and returns the frames. `copy` is called with where an object
     /// is and where it is to be; nobody has it pinned meanwhile, and it must not be asked for in there.
-    pub fn relocate(&self, cpu: CpuId, block: BlockId, mut copy: impl FnMut(Object, Object)) -> Relocated {
+    pub fn relocate(
+        &self,
+        cpu: CpuId,
+        isolated: &Isolated<'_, M>,
+        mut copy: impl FnMut(Object, Object),
+    ) -> Relocated {
         let _one_at_a_time = lock(&self.relocating);
+        let block = isolated.block();
         let mut done = Relocated::default();
-        if u64::from(block.0) * FRAMES_PER_BLOCK as u64 >= self.slabs.frames.frames() {
-            return done;
-        }
-        let mut aside = Aside::new(block);
+        // Frames in it may be ready in per-CPU lists.
+        self.slabs.frames.drain_all();
         self.for_slabs(block, |class, slab| self.slabs.cache(class).isolate(slab));
         self.slabs.drain_all();
         self.for_slabs(block, |class, slab| {
@@ -57,14 +60,7 @@ impl<M: Mode> MovableSlabs<M> {
                 while bits != 0 {
                     let place = (group * GROUP) as u32 + bits.trailing_zeros();
                     bits &= bits - 1;
-                    self.move_one(
-                        cpu,
-                        class,
-                        Place { slab, place: place as u8 },
-                        &mut aside,
-                        &mut done,
-                        &mut copy,
-                    );
+                    self.move_one(cpu, class, Place { slab, place: place as u8 }, &mut done, &mut copy);
                 }
             }
         });
@@ -77,10 +73,6 @@ impl<M: Mode> MovableSlabs<M> {
                 Some(span) => done.frames += self.slabs.release(cpu, span),
                 None => done.slabs_left += 1,
             }
-        });
-        aside.give_back(|head, order| {
-            let freed = self.slabs.frames.free(cpu, head, order);
-            debug_assert_eq!(freed, Ok(()));
         });
         done
     }
@@ -102,7 +94,6 @@ impl<M: Mode> MovableSlabs<M> {
         cpu: CpuId,
         class: ClassId,
         place: Place,
-        aside: &mut Aside,
         done: &mut Relocated,
         copy: &mut impl FnMut(Object, Object),
     ) {
@@ -113,7 +104,7 @@ impl<M: Mode> MovableSlabs<M> {
             done.in_use += 1;
             return;
         };
-        let Some(to) = self.place_elsewhere(cpu, from, aside) else {
+        let Some(to) = self.place_elsewhere(cpu, from) else {
             done.no_memory += 1;
             return;
         };
@@ -136,50 +127,16 @@ impl<M: Mode> MovableSlabs<M> {
     }
 
     /// A place like that of the object, in another block.
-    fn place_elsewhere(&self, cpu: CpuId, object: Object, aside: &mut Aside) -> Option<Object> {
+    fn place_elsewhere(&self, cpu: CpuId, object: Object) -> Option<Object> {
         let request = SlabRequest::new(object.len()).ok()?.flags(Flags::NOWAIT);
-        let frames = &self.slabs.frames;
         let mut local = self.slabs.enter(cpu);
-        let to = local.alloc_from(&request, &mut |request| {
-            loop {
-                let head = frames.enter(cpu).alloc(request)?;
-                if !aside.set(head, request.get_order()) {
-                    return Ok::<_, AllocError>(head);
-                }
-            }
-        });
-        // Somebody else may have made a slab in the block since.
-        let to = to.ok()?;
-        if to.frame().block() != aside.block {
+        let to = local.alloc(&request).ok()?;
+        // A list that was in use may have held frames of the block.
+        if to.frame().block() != object.frame().block() {
             return Some(to);
         }
         let freed = local.free(to);
         debug_assert_eq!(freed, Ok(()));
         None
-    }
-}
-
-/// Chunks of the block that were offered meanwhile, by order; there is room for all of it.
-#[derive(Debug)]
-struct Aside {
-    block: BlockId,
-    heads: [BlockBitmap; Order::COUNT],
-}
-
-impl Aside {
-    fn new(block: BlockId) -> Self {
-        Self { block, heads: [BlockBitmap::EMPTY; Order::COUNT] }
-    }
-
-    /// Sets a chunk aside if it is of the block.
-    fn set(&mut self, head: FrameId, order: Order) -> bool {
-        let ours = head.block() == self.block;
-        ours && self.heads[usize::from(order.get())].insert(head.index())
-    }
-
-    fn give_back(self, mut free: impl FnMut(FrameId, Order)) {
-        for (order, heads) in Order::all().zip(self.heads) {
-            heads.iter().for_each(|index| free(self.block.frame(index), order));
-        }
     }
 }

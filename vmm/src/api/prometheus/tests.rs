@@ -37,7 +37,7 @@ const NOT_SAID_AS_THEY_ARE: [&str; 19] = [
 
 /// A guest whose every number is another one, and where each is.
 fn scrape() -> (Scrape, BTreeMap<String, u64>) {
-    let types = json!({"buddy": 0, "stash": 0, "guest": 0, "balloon": 0, "return": 0, "kmem": 0, "slab": 0});
+    let types = json!({"buddy": 0, "stash": 0, "guest": 0, "balloon": 0, "return": 0, "kmem": 0, "slab": 0, "movable_slab": 0});
     let mut all = json!({
         "memory": MemoryReport {
             balloon_device: Some(BalloonProgress { target_mib: 0.into(), actual_mib: 0.into() }),

@@ -53,6 +53,7 @@ pub(super) fn human(report: &MemoryReport) -> String {
             Row::frames("return", types.r#return, "on the way back to the host"),
             Row::frames("kmem", types.kmem, "the monitor's own"),
             Row::frames("slab", types.slab, "the monitor's own, in slabs"),
+            Row::frames("movable slab", types.movable_slab, "the same, where objects can be moved"),
             Row::frames("buddy", types.buddy, "free"),
             Row::frames("charged", arena.charged_frames, "to the guest"),
         ],
@@ -196,7 +197,7 @@ mod tests {
                 "split_blocks": 1, "holes": 1536, "ballooned_frames": 32_768},
             "arena": {"blocks": 264, "free_blocks": 211, "broken_blocks": 1, "frames": 135_168,
                 "frames_by_type": {"buddy": 108_032, "stash": 0, "guest": 25_601, "balloon": 1535,
-                    "return": 512, "kmem": 3, "slab": 64},
+                    "return": 512, "kmem": 3, "slab": 64, "movable_slab": 0},
                 "charged_frames": 27_136},
             "host": {"guest_resident_bytes": 111_149_056, "guest_huge_bytes": 110_000_000,
                 "arena_resident_bytes": 0, "arena_huge_bytes": 0},
@@ -222,7 +223,7 @@ mod tests {
         );
         assert_eq!(lines[7], "Arena    528 MiB, of which nothing resident");
         assert!(
-            text.contains("\n  slab          64 frames  0.2 MiB  the monitor's own, in slabs\n"),
+            text.contains("\n  slab               64 frames  0.2 MiB  the monitor's own, in slabs\n"),
             "{text}"
         );
         assert!(text.contains("\n  faults    1,140 in all, 114 huge\n"), "{text}");

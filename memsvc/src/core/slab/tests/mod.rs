@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::Slabs;
 use super::class::ClassId;
 use crate::core::alloc::{Config, FrameAllocator, Mode};
-use crate::core::page_type::PageType;
 use crate::core::sync::lock;
 use crate::core::units::{CpuId, OwnerId};
 use crate::core::watermark::Watermarks;
@@ -41,7 +40,7 @@ impl<M: Mode> Slabs<M> {
         self.shrink(CPU, 0);
         assert_eq!(self.check(), Ok(0));
         self.frames.drain_all();
-        assert_eq!(self.frames.count(PageType::Slab), 0);
+        assert_eq!(self.frames.count(self.page_type), 0);
         assert_eq!(self.frames.charged(self.owner), 0);
         assert_eq!(self.frames.check(), Ok(()));
     }

@@ -12,7 +12,7 @@ use super::{CPU, GUEST, frames};
 use crate::core::alloc::{FrameAllocator, Full};
 use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
-use crate::core::slab::{Handle, MovableSlabs, Object, Relocated, SlabError, SlabRequest, Slabs};
+use crate::core::slab::{Handle, MovableSlabs, Object, SlabError, SlabRequest, Slabs};
 use crate::core::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order, OwnerId};
 
 const BLOCKS: u32 = 3;
@@ -252,7 +252,8 @@ impl World {
         let pins: Vec<_> =
             inside.iter().take(pinned).map(|handle| self.movable.pin(*handle).unwrap()).collect();
         let memory = &mut self.memory;
-        let done = self.movable.relocate(cpu, block, |from, to| {
+        let Some(isolated) = self.frames.isolate(block) else { return };
+        let done = self.movable.relocate(cpu, &isolated, |from, to| {
             assert_ne!(to.frame().block(), block);
             assert_eq!((from.frame().block(), from.len()), (block, to.len()));
             memory.insert(to.offset(), memory[&from.offset()]);
@@ -265,29 +266,31 @@ impl World {
         if stay == 0 {
             assert_eq!(done.slabs_left, 0);
         }
+        drop(isolated);
         drop(pins);
     }
 
     fn check(&self) {
         let kmem = self.slabs.check().unwrap();
         let movable = self.movable.slabs.check().unwrap();
-        assert_eq!(self.frames.count(PageType::Slab), kmem + movable);
+        let frames = [PageType::Slab, PageType::MovableSlab].map(|page_type| self.frames.count(page_type));
+        assert_eq!(frames, [kmem, movable]);
         assert_eq!((self.frames.charged(OwnerId::HOST), self.frames.charged(GUEST)), (kmem, movable));
         let mut ends = BTreeMap::new();
-        let mut add = |object: Object, owner: OwnerId| {
+        let mut add = |object: Object, page_type: PageType, owner: OwnerId| {
             for frame in object.offset() / 4096..=(object.offset() + object.len() as u64 - 1) / 4096 {
                 let frame = FrameId(frame as u32);
-                assert_eq!((self.frames.page_type(frame), self.frames.owner(frame)), (PageType::Slab, owner));
+                assert_eq!((self.frames.page_type(frame), self.frames.owner(frame)), (page_type, owner));
             }
             assert_eq!(ends.insert(object.offset(), object.offset() + object.len() as u64), None);
         };
         for &(object, memalloc) in &self.live {
-            add(object, OwnerId::HOST);
+            add(object, PageType::Slab, OwnerId::HOST);
             assert!(memalloc || !self.frames.is_reserve(object.frame()));
         }
         for (handle, size) in &self.handles {
             let object = self.movable.pin(*handle).unwrap().object();
-            add(object, GUEST);
+            add(object, PageType::MovableSlab, GUEST);
             assert_eq!((object.len(), self.memory[&object.offset()]), (*size, self.content[handle]));
         }
         let pairs = || ends.iter().zip(ends.iter().skip(1));
@@ -346,14 +349,13 @@ fn a_block_is_emptied_around_what_is_pinned() {
     }
     let block = |world: &World| world.movable.pin(world.handles[0].0).unwrap().object().frame().block();
     let from = block(&world);
-    let held = world.frames.count(PageType::Slab);
+    let held = world.frames.count(PageType::MovableSlab);
     world.relocate(CPU, from, 1);
     world.check();
     assert_eq!(block(&world), from);
     world.relocate(CPU, from, 0);
     world.check();
     assert_ne!(block(&world), from);
-    assert_eq!(world.movable.relocate(CPU, from, |_, _| ()), Relocated::default());
-    assert!(world.frames.count(PageType::Slab) <= held + 8);
+    assert!(world.frames.count(PageType::MovableSlab) <= held + 8);
     world.end();
 }

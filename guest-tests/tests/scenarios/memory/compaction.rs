@@ -1,9 +1,11 @@
 //! What a guest gives up page by page comes back as whole blocks, when the host asks for it.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use guest_tests::{Pages, Request, TestVm};
+use guest_tests::{Pages, Request, TestVm, http};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
@@ -23,7 +25,10 @@ const CHURN_MIB: u64 = 4;
 
 pub(super) fn trials() -> Vec<Trial> {
     let name = "memory::every_second_page_comes_back_whole_when_asked_and_the_guest_is_huge_again";
-    ours(name, every_second_page).into_iter().collect()
+    let mut trials: Vec<_> = ours(name, every_second_page).into_iter().collect();
+    let name = "memory::nothing_changes_while_pages_move_and_disk_and_balloon_are_busy";
+    trials.extend(ours(name, all_at_once));
+    trials
 }
 
 /// Resident bytes behind guest RAM and arena.
@@ -83,4 +88,67 @@ fn every_second_page() -> anyhow::Result<()> {
         "what was asked for is not said: {table}"
     );
     vm.shut_down()
+}
+
+/// How long everything happens at once, in seconds; `ci/soak` sets it to minutes.
+const SECONDS: &str = "AEROSTAT_COMPACTION_SECONDS";
+
+/// Both vCPUs count in memory of their own, the disk is written and read, a comb of live pages is verified,
+/// the balloon goes up and down, and the host compacts as fast as it can.
+fn all_at_once() -> anyhow::Result<()> {
+    let seconds = std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let directory = tempfile::tempdir()?;
+    let disk = directory.path().join("disk");
+    std::fs::File::create(&disk)?.set_len(32 << 20)?;
+    let mut vm = guest()?.memory_mib(RAM_MIB).cpus(2).disk(&disk).start()?;
+    let size = vm.agent.fill("comb", 3 * SPARE_MIB, Pages::Base)?;
+    vm.agent.write("comb", KEPT)?;
+    vm.agent.punch("comb", 2, 0)?;
+    vm.agent.churn_start(CHURN_MIB, 2)?;
+    let (socket, stop) = (vm.control.socket()?.to_path_buf(), AtomicBool::new(false));
+    let calls = |method: &str, path: &str, bodies: &[Value]| -> anyhow::Result<u32> {
+        let mut calls = 0;
+        while !stop.load(Ordering::Relaxed) {
+            for body in bodies {
+                http::request(&socket, method, path, Some(body))?.success()?;
+                thread::sleep(Duration::from_millis(200));
+            }
+            calls += 1;
+        }
+        Ok(calls)
+    };
+    let sizes = [size / 3, 0].map(|mib| json!({ "amount_mib": mib }));
+    thread::scope(|scope| {
+        let compact = scope.spawn(|| calls("PUT", "/memory/compact", &[json!({})]));
+        let balloon = scope.spawn(|| calls("PATCH", "/balloon", &sizes));
+        let guest = check_until(&mut vm, Duration::from_secs(seconds));
+        stop.store(true, Ordering::Relaxed);
+        for thread in [compact, balloon] {
+            let calls = thread.join().map_err(|_| anyhow::anyhow!("a client of the API failed"))??;
+            ensure!(calls > 0, "a client of the API did nothing");
+        }
+        guest
+    })?;
+    let churn = vm.agent.churn_stop()?;
+    ensure!(churn.pages > 0 && churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
+    vm.balloon(0)?;
+    vm.agent.verify("comb", KEPT)?;
+    let memory = vm.control.api("GET", "/memory", Value::Null)?;
+    let moved = number(&memory, "/mover/migrated_frames")? + number(&memory, "/mover/promoted_blocks")?;
+    ensure!(moved > 0, "nothing was moved: {memory}");
+    ensure!(number(&memory, "/moves/poison_lost")? == 0, "somebody wrote to a free frame: {memory}");
+    vm.shut_down()
+}
+
+fn check_until(vm: &mut TestVm, time: Duration) -> anyhow::Result<()> {
+    const MIB: u64 = 1 << 20;
+    let start = Instant::now();
+    let mut seed = 0;
+    while start.elapsed() < time || seed == 0 {
+        seed += 1;
+        vm.agent.disk_write("vda", 0, 2 * MIB, seed)?;
+        vm.agent.disk_verify("vda", 0, 2 * MIB, seed)?;
+        vm.agent.verify("comb", KEPT)?;
+    }
+    Ok(())
 }

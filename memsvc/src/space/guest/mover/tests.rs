@@ -266,7 +266,9 @@ fn come_and_go(guest: &Guest, dice: &mut Dice) {
 
 #[test]
 fn counters_stay_exact_while_two_movers_harvest_and_promote() {
-    let stats = churn(1, 12, 500);
+    // `ci/soak` wants more.
+    let rounds = std::env::var("MEMSVC_CHURN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+    let stats = churn(fastrand::u64(1..), 12, rounds);
     let moved = stats.mover.counts;
     assert!(moved.harvested_blocks > 10 && moved.promoted_blocks > 0, "{moved:?}");
     assert!(moved.migrated_frames > 1000, "{moved:?}");

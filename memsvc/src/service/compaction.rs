@@ -27,7 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// empties many blocks by itself.
 const QUIET: Duration = Duration::from_millis(100);
 /// But it is looked at after so long in any case.
-const BUSY_LIMIT: u32 = 20;
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
 /// Of one CPU, the part that work takes that nobody waits for: one in so many.
 const SHARE: u32 = 5;
 /// What is made for a fault that found no whole block: a stash full.
@@ -274,7 +274,8 @@ impl Compaction {
         let mut deferrals = Deferrals::default();
         loop {
             let mut reasons = bell.wait();
-            for _ in 0..BUSY_LIMIT {
+            let since = Instant::now();
+            while since.elapsed() < BUSY_LIMIT {
                 if reasons & (wanted::STOP | wanted::LOW | wanted::BLOCK) != 0 {
                     break;
                 }

@@ -265,7 +265,7 @@ fn at_rest(
         delay: Duration::ZERO,
         is_fresh: true,
     };
-    let phase = asking.measure(memory, ledger, live_frames(guest), || after_step("rest"))?;
+    let phase = asking.measure(memory, ledger, live_frames(guest), memory.work(), || after_step("rest"))?;
     guest.verify(memory)?;
     Ok(phase)
 }
@@ -274,24 +274,24 @@ fn under_load(policy: Policy, fill: &Fill, after_step: &mut dyn FnMut(&str)) -> 
     let mut memory = memory(policy, fill.blocks)?;
     let (mut guest, ledger) = prepared(&mut *memory, fill)?;
     let (memory, live) = (&*memory, live_frames(&guest));
-    let mut ask = |name: &str| {
+    let mut ask = |name: &str, before| {
         let all = ledger.all() * LOAD_PERCENT / 100;
         let steps = (0..LOAD_STEPS).map(|step| of_step(step, LOAD_STEPS, all)).collect();
         let asking = Asking { name, steps, delay: DELAY, is_fresh: false };
-        asking.measure(memory, &ledger, live, || after_step(name))
+        asking.measure(memory, &ledger, live, before, || after_step(name))
     };
     let mut phases = Vec::new();
     for name in ["load_1", "load_2"] {
-        let load = Load::default();
+        let (load, before) = (Load::default(), memory.work());
         let phase = load.during(memory, &mut guest.parts, || {
             thread::sleep(WARM_UP);
             load.touches();
-            ask(name)
+            ask(name, before)
         })?;
         phases.push(Phase { touches: Some(load.touches().summary()), ..phase });
         memory.put_all(&mut guest.given())?;
     }
-    phases.push(ask("rested")?);
+    phases.push(ask("rested", memory.work())?);
     guest.verify(memory)?;
     Ok(phases)
 }

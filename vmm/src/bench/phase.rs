@@ -27,15 +27,15 @@ pub(super) struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// Asks, and calls back after each step.
+    /// Asks, and calls back after each step. What was done `before` does not count.
     pub(super) fn measure(
         &self,
         memory: &dyn Memory,
         ledger: &Ledger,
         live_frames: u64,
+        before: Option<Work>,
         mut after_step: impl FnMut(),
     ) -> anyhow::Result<Phase> {
-        let before = memory.work();
         let (mut asked, mut made, mut steps) = (0, 0, Vec::new());
         let (mut all, mut failed) = (Times::default(), Times::default());
         for &requests in &self.steps {

@@ -30,9 +30,10 @@ use super::{
 const KMEM: Request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
 /// The per-CPU lists of what is not the guest's.
 const CPU: CpuId = CpuId(1);
-/// Nothing in the background looks at what has changed any more after this.
-const SETTLE: Duration = Duration::from_millis(300);
-/// The stash is given back when no fault has come for half a second.
+/// The stash begins to be given back when no fault has come for half a second, and what has changed was looked
+/// at by then.
+const SETTLE: Duration = Duration::from_millis(600);
+/// It is given back by then.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A guest of the memory service.
@@ -72,12 +73,12 @@ impl Served {
 
     /// Waits until nothing is on its way any more.
     fn settle(&self) -> anyhow::Result<()> {
+        thread::sleep(SETTLE);
         let start = Instant::now();
         while self.service.stats().stash.blocks > 0 {
             ensure!(start.elapsed() < PATIENCE, "The stash was not given back in {PATIENCE:?}");
             thread::sleep(Duration::from_millis(50));
         }
-        thread::sleep(SETTLE);
         self.service.allocator().drain_all();
         Ok(())
     }

@@ -61,6 +61,12 @@ pub(super) fn seconds(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| format!("write a number of seconds from 0 to {}", u16::MAX))
 }
 
+/// A part of memory that leaves half of it at least.
+pub(super) fn share(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (0..=50).contains(number));
+    number.ok_or_else(|| "a share is a whole percentage from 0 to 50".to_owned())
+}
+
 /// The name of a guest, by Firecracker's rule.
 pub(super) fn instance_id(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-';

@@ -15,6 +15,9 @@ pub mod stats;
 
 pub use core::units::Gfn;
 #[cfg(not(memsvc_loom))]
+#[doc(hidden)]
+pub use service::Moved;
+#[cfg(not(memsvc_loom))]
 pub use service::{Config, MemoryService, Outcome, Region};
 #[cfg(not(memsvc_loom))]
 pub use space::host::StartError;

@@ -27,6 +27,14 @@ enum Name {
     Balloon,
     /// The frame allocator: get and put, beside simpler allocators and the kernel. Needs no KVM.
     Alloc,
+    /// The mover: harvest and promotion beside memcpy of the same bytes, and who waits for it. Needs no KVM.
+    Migrate,
+}
+
+impl Name {
+    fn needs_kvm(self) -> bool {
+        !matches!(self, Name::Alloc | Name::Migrate)
+    }
 }
 
 fn main() -> ExitCode {
@@ -41,12 +49,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let run = Run { rounds: arguments.rounds, json: arguments.json };
-    if arguments.name != Name::Alloc {
+    if arguments.name.needs_kvm() {
         kvm_host::enter()?;
     }
     match arguments.name {
         Name::Boot => bench::boot::run(run),
         Name::Balloon => bench::balloon::run(run),
         Name::Alloc => bench::alloc::run(run),
+        Name::Migrate => bench::migrate::run(run),
     }
 }

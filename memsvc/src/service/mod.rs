@@ -10,6 +10,7 @@
 //! would wait for ever: if it ends by an error or a panic, the monitor is told, and whoever waits is let go.
 
 mod compaction;
+mod measure;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,6 +37,8 @@ use crate::stats::{
     BuddyInfo, Compacted, CompactionInfo, MemoryStats, Reclaimed, SlabInfo, TypeInfo, ZoneInfo,
 };
 use compaction::Compaction;
+#[doc(hidden)]
+pub use measure::Moved;
 
 /// The service threads need little: no recursion, no buffers on the stack beyond a few KiB.
 const STACK: usize = 256 << 10;

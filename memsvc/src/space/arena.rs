@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `Buddy`, block free | nothing |
 //! | `Buddy`, block broken, freed before | the frame, with the poison word |
+//! | `Buddy`, block broken, freed by a compaction that did not empty the block | the frame as it was |
 //! | `Buddy`, block broken, never used | nothing |
 //! | `Stash` | the frame, zeroed, part of a huge page |
 //! | `Guest`, `Balloon` | nothing: the frame is in guest space |

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 
-use linux_raw_sys::general::{PAGE_IS_HUGE, PAGE_IS_PRESENT, page_region, pm_scan_arg};
+use linux_raw_sys::general::{PAGE_IS_HUGE, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, page_region, pm_scan_arg};
 use rustix::ioctl::{Updater, ioctl, opcode};
 
 use crate::core::units::FRAME_SIZE;
@@ -33,6 +33,11 @@ impl Pagemap {
 
     /// What is mapped in `len` bytes from `start`.
     pub(crate) fn resident(&self, start: usize, len: usize) -> io::Result<Resident> {
+        self.scan(start, len, PAGE_IS_PRESENT)
+    }
+
+    /// What is in one of these states.
+    fn scan(&self, start: usize, len: usize, states: u32) -> io::Result<Resident> {
         let mut resident = Resident::default();
         let end = (start + len) as u64;
         let mut from = start as u64;
@@ -48,8 +53,8 @@ impl Pagemap {
                 vec_len: REGIONS as u64,
                 max_pages: 0,
                 category_inverted: 0,
-                category_mask: u64::from(PAGE_IS_PRESENT),
-                category_anyof_mask: 0,
+                category_mask: 0,
+                category_anyof_mask: u64::from(states),
                 return_mask: u64::from(PAGE_IS_PRESENT | PAGE_IS_HUGE),
             };
             // SAFETY: the structure is the one that this request reads and writes; `vec` points to
@@ -69,6 +74,11 @@ impl Pagemap {
             from = scan.walk_end;
         }
         Ok(resident)
+    }
+
+    /// True when nothing is behind the page at `start`, nor in the host's swap.
+    pub(crate) fn is_absent(&self, start: usize) -> bool {
+        self.scan(start, FRAME_SIZE, PAGE_IS_PRESENT | PAGE_IS_SWAPPED).is_ok_and(|found| found.bytes == 0)
     }
 
     /// True when the 2 MiB at `start` are one huge page.

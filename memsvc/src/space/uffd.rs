@@ -16,6 +16,9 @@ use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
+use super::pagemap::Pagemap;
+use crate::core::units::FRAME_SIZE;
+
 const UFFDIO: u8 = 0xAA;
 /// `USERFAULTFD_IOC_NEW` of `/dev/userfaultfd`.
 const IOC_NEW: u32 = opcode::none(UFFDIO, 0x00);
@@ -84,6 +87,7 @@ impl From<Stopped> for io::Error {
 #[derive(Debug)]
 pub(crate) struct Uffd {
     fd: OwnedFd,
+    pagemap: Pagemap,
     #[cfg(test)]
     pub(crate) faults: super::faults::Faults,
 }
@@ -97,6 +101,7 @@ impl Uffd {
         match unsafe { ioctl(&fd, Updater::<UFFDIO_API, _>::new(&mut api)) } {
             Ok(()) => Ok(Self {
                 fd,
+                pagemap: Pagemap::open().map_err(OpenError::Other)?,
                 #[cfg(test)]
                 faults: Default::default(),
             }),
@@ -182,6 +187,15 @@ impl Uffd {
                 Ok(()) if done >= len => return Ok(()),
                 Ok(()) | Err(Errno::AGAIN) if attempts < ATTEMPTS => attempts += 1,
                 Ok(()) => return Err(Stopped { done, error: Errno::AGAIN }),
+                // Linux 6.18 forgets a page that it has moved at its second attempt, and then finds it where
+                // it has put it (`move_pages`, mm/userfaultfd.c); nor has it woken who waits.
+                Err(Errno::EXIST) if self.pagemap.is_absent(src + done) => {
+                    let _ = self.wake(dst + done, FRAME_SIZE);
+                    done += FRAME_SIZE;
+                    if done >= len {
+                        return Ok(());
+                    }
+                }
                 Err(error) => return Err(Stopped { done, error }),
             }
         }

@@ -33,6 +33,8 @@ pub use worth::{Urgency, is_worth_promoting};
 use super::alloc::{FrameAllocator, Mode};
 use super::isolate::{BlockUse, Isolated};
 use super::request::{Flags, Request};
+use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::{Mutex, lock};
 use super::units::{BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order};
 use crate::core::page_type::PageType;
 
@@ -121,6 +123,20 @@ pub struct Run {
     pub complete: bool,
 }
 
+impl Run {
+    /// What both came to.
+    pub fn and(self, other: Run) -> Run {
+        Run {
+            emptied: self.emptied + other.emptied,
+            migrated: self.migrated + other.migrated,
+            failed: self.failed + other.failed,
+            split: self.split + other.split,
+            sources: self.sources + other.sources,
+            complete: self.complete || other.complete,
+        }
+    }
+}
+
 /// How far a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Goal {
@@ -148,8 +164,15 @@ enum Emptied {
 #[derive(Debug)]
 pub struct Compactor {
     policy: Box<dyn Policy>,
-    from: Vec<FrameId>,
-    to: Vec<FrameId>,
+}
+
+/// A run, in which several threads may take part, each with a mover of its own.
+#[derive(Debug)]
+pub struct Session<'a> {
+    policy: Mutex<&'a mut dyn Policy>,
+    goal: Goal,
+    /// Blocks won, and those that somebody is about to win.
+    claimed: AtomicU64,
 }
 
 /// The frames into which something is moved, until it is: the monitor's. Nobody waits for them here, and
@@ -159,11 +182,18 @@ const RECEIVER: Request = Request::new(Order::FRAME, PageType::Guest).flags(Flag
 impl Compactor {
     /// Nothing is compacted yet.
     pub fn new(policy: Box<dyn Policy>) -> Self {
-        Self { policy, from: Vec::new(), to: Vec::new() }
+        Self { policy }
     }
 
-    /// Makes whole blocks up to the goal, handed out as `request` says (order 9). `cpu` is whose lists the
-    /// frames left over go to.
+    /// Begins a run.
+    pub fn begin<M: Mode>(&mut self, alloc: &FrameAllocator<M>, goal: Goal) -> Session<'_> {
+        // What per-CPU lists hold looks as if it were in use.
+        alloc.drain_all();
+        self.policy.begin(alloc);
+        Session { policy: Mutex::new(&mut *self.policy), goal, claimed: AtomicU64::new(0) }
+    }
+
+    /// A run of one thread: see [`Session::run`].
     pub fn run<M: Mode>(
         &mut self,
         alloc: &FrameAllocator<M>,
@@ -172,88 +202,139 @@ impl Compactor {
         request: &Request,
         goal: &Goal,
     ) -> Run {
+        self.begin(alloc, *goal).run(alloc, cpu, mover, request)
+    }
+}
+
+impl Session<'_> {
+    /// Makes whole blocks up to the goal, handed out as `request` says (order 9). `cpu` is whose lists the
+    /// frames left over go to.
+    pub fn run<M: Mode>(
+        &self,
+        alloc: &FrameAllocator<M>,
+        cpu: CpuId,
+        mover: &mut impl Mover<M>,
+        request: &Request,
+    ) -> Run {
         let mut run = Run::default();
-        // What per-CPU lists hold looks as if it were in use.
-        alloc.drain_all();
-        self.policy.begin(alloc);
-        while run.emptied < goal.blocks && mover.goes_on() {
-            let Some(source) = self.policy.source(alloc) else {
+        let mut frames = Frames::default();
+        while mover.goes_on() && self.claim() {
+            let Some(source) = lock(&self.policy).source(alloc) else {
                 run.complete = true;
                 break;
             };
-            if alloc.block_use(source).is_none_or(|used| !goal.urgency.is_worth_emptying(used.live)) {
-                self.policy.failed(source);
+            if alloc.block_use(source).is_none_or(|used| !self.goal.urgency.is_worth_emptying(used.live)) {
+                self.failed(source);
+                self.unclaim();
                 continue;
             }
             run.sources += 1;
-            match self.empty(alloc, cpu, mover, source, request, &mut run) {
+            match self.empty(alloc, cpu, mover, source, request, &mut frames) {
                 Emptied::Captured(block) => {
                     run.emptied += 1;
                     mover.captured(block);
+                    continue;
                 }
-                Emptied::Partly => self.policy.failed(source),
+                Emptied::Partly => self.failed(source),
                 Emptied::NoRoom => {
                     run.complete = true;
                     break;
                 }
             }
+            self.unclaim();
         }
-        run
+        let Frames { migrated, failed, split, .. } = frames;
+        Run { migrated, failed, split, ..run }
+    }
+
+    /// True when one more is wanted.
+    fn claim(&self) -> bool {
+        let is_wanted = self.claimed.fetch_add(1, Ordering::Relaxed) < self.goal.blocks;
+        if !is_wanted {
+            self.unclaim();
+        }
+        is_wanted
+    }
+
+    fn unclaim(&self) {
+        self.claimed.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn failed(&self, block: BlockId) {
+        lock(&self.policy).failed(block);
     }
 
     fn empty<M: Mode>(
-        &mut self,
+        &self,
         alloc: &FrameAllocator<M>,
         cpu: CpuId,
         mover: &mut impl Mover<M>,
         source: BlockId,
         request: &Request,
-        run: &mut Run,
+        frames: &mut Frames,
     ) -> Emptied {
         let Some(used) = alloc.block_use(source) else { return Emptied::Partly };
         let wanted = usize::from(used.live);
-        self.to.clear();
-        while self.to.len() < wanted {
-            let Some(receiver) = self.policy.receiver(alloc) else { break };
+        frames.to.clear();
+        while frames.to.len() < wanted {
+            let Some(receiver) = lock(&self.policy).receiver(alloc) else { break };
             if alloc.block_use(receiver).is_some_and(|receiver| receiver.whole) {
                 // A huge page is split only for one that is won.
-                if used.unmovable > 0 || !mover.split(alloc, receiver) {
-                    self.policy.failed(receiver);
+                if used.unmovable > 0 {
+                    self.failed(receiver);
                     continue;
                 }
-                run.split += 1;
+                if mover.split(alloc, receiver) {
+                    frames.split += 1;
+                } else if alloc.block_use(receiver).is_some_and(|receiver| receiver.whole) {
+                    self.failed(receiver);
+                    continue;
+                }
             }
-            let before = self.to.len();
-            if alloc.take_from(receiver, &RECEIVER, (wanted - before) as u32, &mut self.to).is_err() {
+            let before = frames.to.len();
+            if alloc.take_from(receiver, &RECEIVER, (wanted - before) as u32, &mut frames.to).is_err() {
                 break;
             }
-            if self.to.len() == before {
-                self.policy.failed(receiver);
+            if frames.to.len() == before {
+                self.failed(receiver);
             }
         }
-        let no_room = self.to.is_empty() && wanted > 0;
+        let no_room = frames.to.is_empty() && wanted > 0;
         let isolated = if no_room { None } else { mover.isolate(alloc, source) };
         let Some(isolated) = isolated else {
-            self.give_back(alloc, cpu, 0);
+            frames.give_back(alloc, cpu, 0);
             return if no_room { Emptied::NoRoom } else { Emptied::Partly };
         };
-        isolated.live(&mut self.from);
-        let pairs = self.from.len().min(self.to.len());
-        let Migrated(moved) = mover.migrate(alloc, &self.from[..pairs], &self.to[..pairs]);
+        isolated.live(&mut frames.from);
+        let pairs = frames.from.len().min(frames.to.len());
+        let Migrated(moved) = mover.migrate(alloc, &frames.from[..pairs], &frames.to[..pairs]);
         let done = moved.iter().filter(|moved| **moved).count();
-        run.migrated += done as u64;
-        run.failed += (pairs - done) as u64;
+        frames.migrated += done as u64;
+        frames.failed += (pairs - done) as u64;
         for (at, _) in moved.iter().enumerate().filter(|(_, moved)| !**moved) {
-            self.to.push(self.to[at]);
+            frames.to.push(frames.to[at]);
         }
-        self.give_back(alloc, cpu, pairs);
+        frames.give_back(alloc, cpu, pairs);
         alloc.drain_all();
         match isolated.capture(request) {
             Ok(block) => Emptied::Captured(block),
             Err(_rejoins) => Emptied::Partly,
         }
     }
+}
 
+/// Frames of one block that is emptied, and those that take what was in them.
+#[derive(Debug, Default)]
+struct Frames {
+    from: Vec<FrameId>,
+    to: Vec<FrameId>,
+    /// In the whole run.
+    migrated: u64,
+    failed: u64,
+    split: u64,
+}
+
+impl Frames {
     /// Frees the receivers from this one on.
     fn give_back<M: Mode>(&mut self, alloc: &FrameAllocator<M>, cpu: CpuId, first: usize) {
         for frame in self.to.drain(first..) {

@@ -122,7 +122,7 @@ impl GuestSpace {
             self.arena.copy_frames(std::iter::once((from, to)));
             self.mover.copied_bytes.add(FRAME_SIZE as u64);
         }
-        let arrived = self.bring_in(state, &[Move { page, from, to }]) != 0;
+        let arrived = self.bring_in(state, Move { page, from, to });
         if arrived
             && to != from
             && let Some(split) = state.split_mut(page.block())

@@ -68,6 +68,22 @@ impl GuestSpace {
         }
     }
 
+    /// Frees frames that are at home.
+    pub(super) fn free_home(&self, state: &mut State, frames: Vec<FrameId>) {
+        frames.into_iter().for_each(|home| self.free_frame(state, home));
+    }
+
+    /// Frees frames of a block of which all is going to be free: their memory goes as one, without the
+    /// poison word.
+    pub(super) fn free_moved(&self, _state: &mut State, frames: impl IntoIterator<Item = FrameId>) {
+        let mut local = self.alloc.enter(CPU);
+        for frame in frames {
+            if let Err(error) = local.free(frame, Order::FRAME) {
+                tracing::error!(%error, "a bug: a frame could not be freed");
+            }
+        }
+    }
+
     /// Frees a block that is handed out whole, and gives it back to the kernel.
     pub(super) fn free_block(&self, state: &mut State, block: BlockId, slots: Slots) {
         self.empty_slots(state, block, slots);

@@ -12,7 +12,9 @@ use super::super::{BlockState, GuestSpace, State};
 use super::{BATCH, Move};
 use crate::core::alloc::{FrameAllocator, Full};
 use crate::core::isolate::Isolated;
-use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, GuestBlock, GuestFrame, Order};
+use crate::core::units::{
+    BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, FrameId, GuestBlock, GuestFrame, Order,
+};
 use crate::space::uffd::Stopped;
 
 impl GuestSpace {
@@ -26,9 +28,12 @@ impl GuestSpace {
         let lifted = self.lift(&mut state, block);
         let isolated = alloc.isolate(block);
         let Some(guest_block) = lifted else { return isolated };
-        self.free_holes(&mut state, guest_block);
-        drop(state);
-        if isolated.is_none() {
+        if isolated.is_some() {
+            // All of it is going to be free, so nothing in it is poisoned.
+            self.free_holes(&mut state, guest_block, Self::free_moved);
+        } else {
+            self.free_holes(&mut state, guest_block, Self::free_home);
+            drop(state);
             self.settle(guest_block);
         }
         isolated
@@ -38,7 +43,7 @@ impl GuestSpace {
     pub(crate) fn split_in_place(&self, block: BlockId) -> bool {
         let mut state = self.lock_after_faults();
         let Some(guest_block) = self.lift(&mut state, block) else { return false };
-        self.free_holes(&mut state, guest_block);
+        self.free_holes(&mut state, guest_block, Self::free_home);
         self.alloc.drain_all();
         drop(state);
         self.settle(guest_block);
@@ -49,7 +54,7 @@ impl GuestSpace {
     pub(in super::super) fn lift_all(&self, state: &mut State, block: BlockId) -> bool {
         let lifted = self.lift(state, block);
         if let Some(guest_block) = lifted {
-            self.free_holes(state, guest_block);
+            self.free_holes(state, guest_block, Self::free_home);
         }
         lifted.is_some()
     }
@@ -88,13 +93,29 @@ impl GuestSpace {
     }
 
     /// What the guest has given up of a block that was lifted is free.
-    fn free_holes(&self, state: &mut State, guest_block: GuestBlock) {
+    fn free_holes(
+        &self,
+        state: &mut State,
+        guest_block: GuestBlock,
+        free: fn(&Self, &mut State, Vec<FrameId>),
+    ) {
         let holes = *state.ledger.block(guest_block);
-        for hole in holes.iter() {
-            if let Err(error) = self.take_frame_home(state, guest_block.frame(hole)) {
-                tracing::error!(?guest_block, %error, "a frame that the guest gave up could not be taken");
+        let mut freed = Vec::with_capacity(holes.len());
+        for hole in holes.iter().map(|index| guest_block.frame(index)) {
+            match state.page(hole) {
+                Page::AtHome(home) => {
+                    state.set_page(hole, Page::Absent);
+                    freed.push(home);
+                }
+                // The huge page did not come home whole.
+                _ => {
+                    if let Err(error) = self.take_frame_home(state, hole) {
+                        tracing::error!(?hole, %error, "a frame that the guest gave up could not be taken");
+                    }
+                }
             }
         }
+        free(self, state, freed);
     }
 
     /// Brings the pages of a block in that are at home and go nowhere else.
@@ -112,7 +133,9 @@ impl GuestSpace {
             let Some(last) = moves.last() else { return };
             from = last.page.index() + 1;
             moves.iter().for_each(|it| split.take(it.page.index()));
-            self.bring_in(&mut state, &moves);
+            drop(state);
+            let done = self.transfer_in(&moves);
+            self.settle_in(&mut self.lock_after_faults(), &moves, done);
         }
     }
 }

@@ -53,7 +53,8 @@ impl GuestSpace {
         self.moves.poison_lost.add(batch.iter().enumerate().filter(lost).count() as u64);
         self.arena.copy_frames(batch.iter().map(|it| (it.from, it.to)));
         self.mover.copied_bytes.add((wanted.len() * FRAME_SIZE) as u64);
-        let arrived = self.bring_in(&mut self.lock_after_faults(), &batch);
+        let arrived = self.transfer_in(&batch);
+        self.settle_in(&mut self.lock_after_faults(), &batch, arrived);
         let arrived = wanted.iter().enumerate().map(|(at, wanted)| (arrived >> at & 1) << wanted.position);
         reached | arrived.fold(0, |all, bit| all | bit)
     }
@@ -61,8 +62,8 @@ impl GuestSpace {
     /// Takes the pages of a batch that are still there and can be moved. Also says which the fault handler
     /// has moved, and which of the frames they go to carry the poison word.
     fn leave(&self, moves: &[Move]) -> (Vec<Wanted>, Done, Done) {
-        let (mut at_home, mut here) = (Vec::with_capacity(moves.len()), Vec::new());
-        let mut reached = 0;
+        let (mut wanted, mut here) = (Vec::with_capacity(moves.len()), Vec::new());
+        let (mut reached, mut poisoned) = (0, 0);
         let mut state = self.lock_after_faults();
         for (position, &it) in moves.iter().enumerate() {
             let Some(split) = state.split_mut(it.page.block()) else { continue };
@@ -75,27 +76,38 @@ impl GuestSpace {
                 split.set_target(index, Target::Same);
             }
             match split.page(index) {
-                Page::AtHome(frame) if frame == it.from => at_home.push(Wanted { it, position }),
-                Page::Here(frame) if frame == it.from => here.push(Wanted { it, position }),
+                Page::AtHome(frame) if frame == it.from => {}
+                Page::Here(frame) if frame == it.from => here.push(it),
                 // It was given up meanwhile, or moved.
-                _ => {}
+                _ => continue,
             }
-        }
-        if !here.is_empty() {
-            let leaving: Vec<Move> = here.iter().map(|wanted| wanted.it).collect();
-            let left =
-                self.transfer(&leaving, |it| (self.arena.frame_address(it.from), self.address(it.page)));
-            let left = here.iter().enumerate().filter(|(at, _)| left >> at & 1 == 1);
-            at_home.extend(left.map(|(_, wanted)| *wanted));
-        }
-        let mut poisoned = 0;
-        for (at, Wanted { it, .. }) in at_home.iter().enumerate() {
-            if let Some(split) = state.split_mut(it.page.block()) {
-                split.take(it.page.index());
-            }
+            split.take(index);
             let bits = &mut state.poisoned[it.to.block().0 as usize];
-            poisoned |= Done::from(bits.remove(it.to.index())) << at;
+            poisoned |= Done::from(bits.remove(it.to.index())) << wanted.len();
+            wanted.push(Wanted { it, position });
         }
-        (at_home, reached, poisoned)
+        drop(state);
+        if !here.is_empty() {
+            let left = self.transfer(&here, |it| (self.arena.frame_address(it.from), self.address(it.page)));
+            let stayed = here.iter().enumerate().filter(|(at, _)| left >> at & 1 == 0).map(|(_, it)| *it);
+            let stayed: Vec<Move> = stayed.collect();
+            if !stayed.is_empty() {
+                self.put_back(&stayed);
+                poisoned = 0;
+                wanted.retain(|wanted| stayed.iter().all(|it| it.page != wanted.it.page));
+            }
+        }
+        (wanted, reached, poisoned)
+    }
+
+    /// These pages could not leave guest space: they are there as before.
+    fn put_back(&self, stayed: &[Move]) {
+        let mut state = self.lock_after_faults();
+        for it in stayed {
+            state.set_page(it.page, Page::Here(it.from));
+            let _ = self.uffd.wake(self.address(it.page), FRAME_SIZE);
+        }
+        self.stalls.over(&mut state, |page| stayed.iter().any(|it| it.page == page));
+        self.settled.notify_all();
     }
 }

@@ -39,6 +39,8 @@ use crate::space::uffd::Stopped;
 pub(crate) use promote::NotPromoted;
 pub(super) use stall::{Stalls, Waiter};
 
+/// How often a page that somebody holds is tried in one batch.
+const BUSY_ATTEMPTS: u32 = 16;
 /// Pages that a mover takes at once: some 15 µs of copying.
 const BATCH: usize = 64;
 
@@ -64,6 +66,14 @@ impl State {
         }
     }
 
+    /// Where a page of a split block is.
+    fn page(&self, frame: GuestFrame) -> Page {
+        match &self.blocks[frame.block().0 as usize] {
+            BlockState::Split(split) => split.page(frame.index()),
+            _ => Page::Absent,
+        }
+    }
+
     pub(super) fn set_page(&mut self, frame: GuestFrame, page: Page) {
         if let Some(split) = self.split_mut(frame.block()) {
             split.set(frame.index(), page);
@@ -71,10 +81,7 @@ impl State {
     }
 
     fn is_busy(&self, frame: GuestFrame) -> bool {
-        match &self.blocks[frame.block().0 as usize] {
-            BlockState::Split(split) => split.page(frame.index()) == Page::Busy,
-            _ => false,
-        }
+        self.page(frame) == Page::Busy
     }
 }
 
@@ -102,7 +109,7 @@ impl GuestSpace {
     /// Moves what is behind the pages from one address to the other, in runs where both follow each other; a
     /// block may be a mapping of its own, which no move may cross.
     fn transfer(&self, moves: &[Move], way: impl Fn(&Move) -> (usize, usize)) -> Done {
-        let (mut done, mut first) = (0, 0);
+        let (mut done, mut first, mut attempts) = (0, 0, 0);
         while first < moves.len() {
             let (to, from) = way(&moves[first]);
             let is_same_block = |address: usize, step| address / BLOCK_SIZE == (address + step) / BLOCK_SIZE;
@@ -115,10 +122,16 @@ impl GuestSpace {
             let moved = result.map_or_else(|stopped| stopped.done / FRAME_SIZE, |()| run);
             done |= Done::MAX.checked_shr((BATCH - moved) as u32).unwrap_or(0) << first;
             first += moved;
-            if let Err(stopped) = result {
-                self.count_stopped(stopped);
-                first += 1;
+            let Err(stopped) = result else { continue };
+            // Another move out of the same huge page holds it for a moment, while it is split.
+            if stopped.error == Errno::BUSY && attempts < BUSY_ATTEMPTS {
+                attempts += 1;
+                std::thread::yield_now();
+                continue;
             }
+            self.count_stopped(stopped);
+            first += 1;
+            attempts = 0;
         }
         done
     }
@@ -127,17 +140,20 @@ impl GuestSpace {
         if stopped.error == Errno::BUSY { &self.mover.pinned } else { &self.mover.failed }.add(1);
     }
 
-    /// Moves pages of which the content is at `to` into guest space. Those that do not move are at home in
-    /// `from` as before. Returns which have arrived; the others' `to` is still the caller's.
-    pub(super) fn bring_in(&self, state: &mut State, moves: &[Move]) -> Done {
-        let done = self.transfer(moves, |it| (self.address(it.page), self.arena.frame_address(it.to)));
+    /// Moves busy pages of which the content is at `to` into guest space: without the lock, as nobody else
+    /// touches them.
+    fn transfer_in(&self, moves: &[Move]) -> Done {
+        self.transfer(moves, |it| (self.address(it.page), self.arena.frame_address(it.to)))
+    }
+
+    /// Says where pages are that were to come in. Those that did not are at home in `from` as before, and
+    /// their `to` is still the caller's.
+    fn settle_in(&self, state: &mut State, moves: &[Move], done: Done) {
         let arrived = |at: usize| done >> at & 1 == 1;
         let changed = moves.iter().enumerate().filter(|(at, it)| arrived(*at) && it.from != it.to);
         self.alloc.exchange(changed.clone().map(|(_, it)| (it.from, it.to)));
-        for (_, it) in changed {
-            self.mover.migrated_frames.add(1);
-            self.free_frame(state, it.from);
-        }
+        self.mover.migrated_frames.add(changed.clone().count() as u64);
+        self.free_moved(state, changed.map(|(_, it)| it.from));
         for (at, it) in moves.iter().enumerate() {
             if arrived(at) {
                 state.set_page(it.page, Page::Here(it.to));
@@ -148,6 +164,12 @@ impl GuestSpace {
         }
         self.stalls.over(state, |page| moves.iter().any(|it| it.page == page));
         self.settled.notify_all();
-        done
+    }
+
+    /// Moves one page in, of which the content is at `to`. True when it has arrived.
+    pub(super) fn bring_in(&self, state: &mut State, it: Move) -> bool {
+        let done = self.transfer_in(&[it]);
+        self.settle_in(state, &[it], done);
+        done != 0
     }
 }

@@ -45,7 +45,7 @@ struct Promotion {
 impl GuestSpace {
     /// Puts `whole` behind a split guest block, with all that is in it. `whole` is handed out, as
     /// [`PageType::Stash`](crate::core::page_type::PageType::Stash), and at home, one huge page; it is the
-    /// caller's still if this fails, and all else is as before.
+    /// caller's still if this fails, and all else is as before. Blocks that are empty now are not given back yet.
     pub(crate) fn promote(
         &self,
         guest_block: GuestBlock,
@@ -71,7 +71,6 @@ impl GuestSpace {
         }
         self.mover.promoted_blocks.add(1);
         self.promotion_over(&mut state, guest_block);
-        self.return_emptied(&mut state);
         Ok(())
     }
 

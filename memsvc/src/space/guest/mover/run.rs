@@ -1,5 +1,9 @@
 //! What compaction asks of guest space, and what becomes of the blocks that it wins.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use super::super::free::Slots;
 use super::super::{BlockState, CPU, GuestSpace, OUTSIDE};
 use super::NotPromoted;
@@ -74,6 +78,53 @@ impl GuestSpace {
         (run, got)
     }
 
+    /// The same with several movers, each on a thread of its own.
+    pub(crate) fn compact_with(&self, compactor: &mut Compactor, movers: usize) -> Run {
+        let session = compactor.begin(&self.alloc, Goal::ALL);
+        let runs: Vec<Run> = std::thread::scope(|scope| {
+            let run = || {
+                let won = |block| self.put_whole(&mut self.lock_after_faults(), block);
+                let mut mover = SpaceMover { space: self, won, goes_on: || true };
+                session.run(&self.alloc, OUTSIDE, &mut mover, &WON)
+            };
+            let threads: Vec<_> =
+                (0..movers).filter_map(|_| mover_thread().spawn_scoped(scope, run).ok()).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        runs.into_iter().fold(Run::default(), Run::and)
+    }
+
+    /// Promotes all that is filled, with several movers. Says how many, and how long each mover moved in the
+    /// mean: that whole blocks are made is not in it.
+    pub(crate) fn promote_with(&self, movers: usize) -> (u64, Duration) {
+        let mut filled = self.filled();
+        filled.reverse();
+        let (filled, promoted, busy) = (Mutex::new(filled), AtomicU64::new(0), AtomicU64::new(0));
+        let next = || filled.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let promote_all = || {
+            while let Some(guest_block) = next()
+                && let Some(whole) = self.make_whole()
+            {
+                let start = Instant::now();
+                let result = self.promote(guest_block, whole, true);
+                busy.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                match result {
+                    Ok(()) => {
+                        promoted.fetch_add(1, Ordering::Relaxed);
+                        self.return_emptied(&mut self.lock_after_faults());
+                    }
+                    Err(_) => self.free_block(&mut self.lock(), whole, Slots::PageTable),
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..movers {
+                let _ = mover_thread().spawn_scoped(scope, promote_all);
+            }
+        });
+        (promoted.into_inner(), Duration::from_nanos(busy.into_inner() / movers as u64))
+    }
+
     /// Gives split guest blocks that the guest has filled one whole block each, the fullest first, while
     /// there is memory to spare. Returns how many.
     pub(crate) fn promote_filled(&self, mut goes_on: impl FnMut() -> bool) -> u64 {
@@ -84,7 +135,10 @@ impl GuestSpace {
             }
             let Some(whole) = self.make_whole() else { break };
             match self.promote(guest_block, whole, true) {
-                Ok(()) => promoted += 1,
+                Ok(()) => {
+                    promoted += 1;
+                    self.return_emptied(&mut self.lock_after_faults());
+                }
                 Err(error) => {
                     self.free_block(&mut self.lock(), whole, Slots::PageTable);
                     if error == NotPromoted::TooManyMappings {
@@ -144,4 +198,8 @@ impl GuestSpace {
         self.free_block(&mut self.lock(), block, Slots::PageTable);
         None
     }
+}
+
+fn mover_thread() -> std::thread::Builder {
+    std::thread::Builder::new().name("mover".to_owned())
 }

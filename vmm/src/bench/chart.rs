@@ -85,7 +85,7 @@ pub fn svg(report: &Report) -> anyhow::Result<String> {
 
 fn legend(area: &Area<'_>, report: &Report) -> anyhow::Result<()> {
     let title = format!(
-        "Whole 2 MiB pages of {} MiB that were given back by half, Linux {}",
+        "Whole 2 MiB pages won of {} MiB, of which half was given back. Linux {}",
         report.memory_bytes >> 20,
         report.kernel_release
     );
@@ -125,7 +125,9 @@ fn plot(area: &Area<'_>, runs: &[&Run], (name, said): (&str, &str), what: What) 
                 .label_style(style(11))
                 .light_line_style(WHITE)
                 .x_labels(6)
+                .x_label_formatter(&|percent| format!("{percent:.0}"))
                 .y_labels(6)
+                .y_label_formatter(&|percent| format!("{percent:.0}"))
                 .draw()?;
             for (policy, phase) in &lines {
                 line(&mut chart, *policy, points(phase, what, |step| step.success_of_request), true)?;
@@ -142,6 +144,7 @@ fn plot(area: &Area<'_>, runs: &[&Run], (name, said): (&str, &str), what: What) 
                 .label_style(style(11))
                 .light_line_style(WHITE)
                 .x_labels(6)
+                .x_label_formatter(&|percent| format!("{percent:.0}"))
                 .y_labels(6)
                 .y_label_formatter(&|us| format!("{us}"))
                 .draw()?;

@@ -109,19 +109,22 @@ impl Plain {
         assert!((page as usize) < self.blocks as usize * BLOCK_SIZE / FRAME_SIZE);
         let address = self.base + page as usize * FRAME_SIZE;
         // SAFETY: a page of the mapping, which the guest has given up.
-        Ok(unsafe { madvise(address as *mut _, FRAME_SIZE, Advice::LinuxDontNeed)? })
+        unsafe { madvise(address as *mut _, FRAME_SIZE, Advice::LinuxDontNeed)? };
+        Ok(())
     }
 
     /// Puts memory behind a block.
     pub(super) fn populate(&self, block: u32) -> io::Result<()> {
         // SAFETY: as `block` says; it puts zeroes where nothing was.
-        Ok(unsafe { madvise(self.block(block), BLOCK_SIZE, Advice::LinuxPopulateWrite)? })
+        unsafe { madvise(self.block(block), BLOCK_SIZE, Advice::LinuxPopulateWrite)? };
+        Ok(())
     }
 
     /// Gives a block back to the kernel.
     pub(super) fn discard(&self, block: u32) -> io::Result<()> {
         // SAFETY: as `block` says; nobody reads what is in it.
-        Ok(unsafe { madvise(self.block(block), BLOCK_SIZE, Advice::LinuxDontNeed)? })
+        unsafe { madvise(self.block(block), BLOCK_SIZE, Advice::LinuxDontNeed)? };
+        Ok(())
     }
 
     /// Has the kernel make one huge page of a block.

@@ -172,6 +172,13 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&Progress)) -> anyhow::Result<R
         "The memory to fill must be an even number of MiB, {} at least",
         (LEAST_BLOCKS * block) >> 20
     );
+    let available = available_bytes().unwrap_or(u64::MAX);
+    ensure!(
+        plan.memory_bytes <= available,
+        "The host has {} MiB to spare, and {} MiB are to be filled; ask for less with --memory",
+        available >> 20,
+        plan.memory_bytes >> 20
+    );
     let blocks = u32::try_from(blocks).context("That is more memory than any machine has")?;
     let load_threads = available_parallelism().map_or(1, usize::from);
     let steps_of_run = STEPS + BEYOND + 3 * LOAD_STEPS;
@@ -198,6 +205,13 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&Progress)) -> anyhow::Result<R
         delay_us: DELAY.as_micros() as u64,
         runs,
     })
+}
+
+/// Memory that the host can give without swapping; None when it does not say.
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Blocks that are free to begin with.

@@ -48,7 +48,7 @@ fn both_kinds_of_memory_are_measured_in_every_phase_and_what_is_said_adds_up() {
 }
 
 #[test]
-fn memory_that_cannot_be_divided_is_refused_in_a_sentence() {
+fn memory_that_cannot_be_divided_or_had_is_refused_in_a_sentence() {
     let plan = |memory_bytes| Plan {
         memory_bytes,
         policies: vec![Policy::Off],
@@ -59,4 +59,6 @@ fn memory_that_cannot_be_divided_is_refused_in_a_sentence() {
         let error = run(&plan(bytes), &mut |_| ()).expect_err("refused");
         assert_eq!(error.to_string(), "The memory to fill must be an even number of MiB, 128 at least");
     }
+    let error = run(&plan(1 << 45), &mut |_| ()).expect_err("refused").to_string();
+    assert!(error.ends_with("33554432 MiB are to be filled; ask for less with --memory"), "{error}");
 }

@@ -1,6 +1,6 @@
 //! `aerostat bench`: runs a benchmark and says what came of it.
 
-use std::{fmt::Write, fs};
+use std::{fmt::Write, fs::File, io::Write as _};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,6 +27,12 @@ fn hugepages(args: &HugepagesArgs) -> Outcome {
         unmovable_percents: args.unmovable.clone(),
         patterns: args.pattern.clone(),
     };
+    // It takes minutes: a file that cannot be written is better known now.
+    let chart = args.svg.as_ref().map(|path| {
+        let no_file = || format!("The chart cannot be written to {}", path.display());
+        Ok::<_, anyhow::Error>((File::create(path).with_context(no_file)?, no_file))
+    });
+    let chart = chart.transpose()?;
     let bar = ProgressBar::new(1);
     if let Ok(style) = ProgressStyle::with_template("{msg:44} [{bar:30}] {percent:>3} % {elapsed}") {
         bar.set_style(style.progress_chars("=> "));
@@ -38,10 +44,8 @@ fn hugepages(args: &HugepagesArgs) -> Outcome {
     });
     bar.finish_and_clear();
     let report = report?;
-    if let Some(path) = &args.svg {
-        let chart = bench::svg(&report)?;
-        fs::write(path, chart)
-            .with_context(|| format!("The chart cannot be written to {}", path.display()))?;
+    if let Some((mut file, no_file)) = chart {
+        file.write_all(bench::svg(&report)?.as_bytes()).with_context(no_file)?;
     }
     output::answer(args.json, &report, human)
 }

@@ -169,7 +169,7 @@ mod tests {
     fn only_what_is_in_the_range_counts() {
         let smaps = "\
 7f0000000000-7f0000200000 rw-p 00000000 00:00 0 \n\
-Rss:                 100 kB\nAnonHugePages:         0 kB\n\
+Rss:                2100 kB\nAnonHugePages:      2048 kB\n\
 7f0000200000-7f0000600000 rw-p 00000000 00:00 0 \n\
 Rss:                3072 kB\nAnonHugePages:      2048 kB\nVmFlags: rd wr\n\
 7f0000600000-7f0000800000 rw-p 00000000 00:00 0 \n\

@@ -7,6 +7,7 @@ pub mod alloc;
 pub mod balloon;
 pub mod boot;
 pub mod hugepages;
+pub mod hugepages_guest;
 pub mod migrate;
 
 use anyhow::Context;

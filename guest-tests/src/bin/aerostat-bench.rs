@@ -31,6 +31,8 @@ enum Name {
     Migrate,
     /// Whole huge pages of memory that was given back in pieces, policy by policy. Needs no KVM.
     Hugepages,
+    /// A real guest fragments itself and is ballooned by half: whole pages won back, and what stays huge.
+    HugepagesGuest,
 }
 
 impl Name {
@@ -66,5 +68,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Name::Alloc => bench::alloc::run(run),
         Name::Migrate => bench::migrate::run(run),
         Name::Hugepages => bench::hugepages::run(run),
+        Name::HugepagesGuest => bench::hugepages_guest::run(run),
     }
 }

@@ -1,5 +1,6 @@
 //! Guest RAM is the memory service's: absent until touched, and huge where it is there.
 
+mod compaction;
 mod tables;
 
 use anyhow::{Context, ensure};
@@ -15,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(ours("memory::untouched_ram_is_absent", absent));
     trials.extend(ours("memory::frames_by_type_add_up", adds_up));
     trials.extend(tables::trials());
+    trials.extend(compaction::trials());
     trials
 }
 

@@ -117,15 +117,23 @@ impl Compaction {
         self.space.compaction().ring(wanted::STOP);
     }
 
-    /// Compacts all that can be, on this thread. First blocks of the guest are made whole, then memory is
-    /// won: what the guest needs not to be split is not split for it.
+    /// Compacts all that can be, on this thread: blocks of the guest are made whole, and memory is won, in
+    /// turn.
     pub(super) fn compact(&self, mut goes_on: impl FnMut() -> bool) -> Compacted {
         let start = Instant::now();
         let mut work = self.make_way();
         let mut goes_on = || goes_on() && !self.stopping.load(Ordering::Relaxed);
-        let is_off = self.tuning().policy == PolicyKind::Off;
-        let promoted_blocks = if is_off { 0 } else { self.space.promote_filled(&mut goes_on) };
-        let run = self.run(&mut work, Trigger::Explicit, &Goal::ALL, goes_on);
+        let (mut promoted_blocks, mut run) = (0, Run::default());
+        // What is won is what the next are promoted with.
+        loop {
+            let promoted = if self.is_off() { 0 } else { self.space.promote_filled(&mut goes_on) };
+            promoted_blocks += promoted;
+            let more = self.run(&mut work, Trigger::Explicit, &Goal::ALL, &mut goes_on);
+            run = Run { complete: more.complete, ..run.and(more) };
+            if promoted + more.emptied == 0 || !self.space.has_filled() || !goes_on() {
+                break;
+            }
+        }
         Compacted {
             blocks: run.emptied,
             promoted_blocks,
@@ -217,6 +225,10 @@ impl Compaction {
             deferred: self.deferred.get(),
             background_cpu_us: self.cpu_us.get(),
         }
+    }
+
+    fn is_off(&self) -> bool {
+        self.tuning().policy == PolicyKind::Off
     }
 
     /// Waits until the background has stopped, at its next block.
@@ -338,13 +350,27 @@ impl Compaction {
             self.deferred.add(1);
             return;
         }
-        let _one_at_a_time = lock(&self.work);
+        let mut work = lock(&self.work);
         let mut pace = Pace::new();
-        let promoted = self.space.promote_filled(|| {
+        let mut goes_on = || {
             pace.rest();
             self.may_go_on()
-        });
-        if promoted > 0 {
+        };
+        let mut all = 0;
+        loop {
+            let promoted = self.space.promote_filled(&mut goes_on);
+            all += promoted;
+            // Blocks to promote with may be what is missing.
+            let is_stuck = self.space.has_filled() && !self.space.allocator().has_block_to_spare();
+            if !is_stuck || !goes_on() {
+                break;
+            }
+            let goal = Goal { blocks: DIRECT_BLOCKS, urgency: Urgency::Ahead };
+            if self.run(&mut work, Trigger::Direct, &goal, &mut goes_on).emptied == 0 {
+                break;
+            }
+        }
+        if all > 0 {
             deferral.succeeded();
         } else {
             deferral.failed();

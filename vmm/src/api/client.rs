@@ -71,10 +71,15 @@ impl Client {
         serde_json::from_value(answer).map_err(|error| ClientError::Unreadable(error.into()))
     }
 
+    /// `PUT path`.
+    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let answer = self.call(Method::PUT, path, to_body(body)?)?;
+        serde_json::from_value(answer).map_err(|error| ClientError::Unreadable(error.into()))
+    }
+
     /// `PATCH path`, with an answer that is empty.
     pub fn patch(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
-        let body = serde_json::to_vec(body).map_err(|error| ClientError::Prepare(error.into()))?;
-        self.call(Method::PATCH, path, body).map(drop)
+        self.call(Method::PATCH, path, to_body(body)?).map(drop)
     }
 
     fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
@@ -118,6 +123,10 @@ impl Client {
             _ => ClientError::Connect { path, source },
         }
     }
+}
+
+fn to_body(body: &impl Serialize) -> Result<Vec<u8>, ClientError> {
+    serde_json::to_vec(body).map_err(|error| ClientError::Prepare(error.into()))
 }
 
 fn read(status: StatusCode, body: &[u8]) -> Result<Value, ClientError> {

@@ -6,7 +6,8 @@ use std::{error::Error, sync::Arc};
 
 use memsvc::{
     MemoryStats,
-    stats::{BuddyInfo, SlabInfo, TypeInfo, ZoneInfo},
+    core::compact::Tuning,
+    stats::{BuddyInfo, Compacted, CompactionInfo, Reclaimed, SlabInfo, TypeInfo, ZoneInfo},
 };
 
 use super::types::{GuestStats, HintingStatus};
@@ -62,10 +63,25 @@ pub trait RunningVm: Send {
     fn zone_info(&self) -> ZoneInfo;
     /// Its slab caches.
     fn slab_info(&self) -> SlabInfo;
+    /// How its compaction is tuned, and what it did.
+    fn compaction_info(&self) -> CompactionInfo;
+    /// Tunes it, from the next block on.
+    fn tune_compaction(&mut self, tuning: Tuning) -> Result<(), ActionError>;
+    /// What compacts it.
+    fn compaction(&self) -> Arc<dyn Compaction>;
     /// Presses Ctrl+Alt+Del on the guest's keyboard controller.
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError>;
     /// All counters of devices and vCPUs, as one JSON object.
     fn metrics(&self) -> serde_json::Map<String, serde_json::Value>;
+}
+
+/// Makes whole blocks of a guest's memory. That takes long: the controller hands this out, and is free
+/// for other calls meanwhile. `goes_on` is asked before each block.
+pub trait Compaction: Send + Sync {
+    /// Makes all that can be made.
+    fn compact(&self, goes_on: &dyn Fn() -> bool) -> Compacted;
+    /// Gives so many bytes back to the host, if there are as many that nobody uses.
+    fn reclaim(&self, bytes: u64, goes_on: &dyn Fn() -> bool) -> Reclaimed;
 }
 
 /// Why a guest could not be started. The source is one clear sentence that says what to do.

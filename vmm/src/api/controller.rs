@@ -5,11 +5,13 @@
 //!   Not started ─────────────────▶ Running ──────────────────▶ Paused
 //!   PUT, PATCH of                  balloon, statistics,  ◀──── Resumed
 //!   configuration                  hinting, memory, actions: in both
+//!                                  (tuning of compaction: before the start, too)
 //! ```
 //!
 //! Every change of configuration goes to a copy that is validated before it is kept.
 
 mod balloon;
+mod compaction;
 mod error;
 
 pub use error::ControlError;
@@ -231,6 +233,7 @@ impl Controller {
             types: vm.type_info(),
             zone: vm.zone_info(),
             slabs: vm.slab_info(),
+            compaction: vm.compaction_info(),
             devices: vm.metrics(),
         });
         Scrape { info: self.info(), running }

@@ -3,16 +3,22 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex},
+    thread,
+    time::Duration,
 };
 
 use memsvc::{
     MemoryStats,
-    stats::{ArenaStats, BuddyInfo, CacheInfo, FramesByType, SlabInfo, TypeInfo, ZoneInfo},
+    core::compact::Tuning,
+    stats::{
+        ArenaStats, BuddyInfo, CacheInfo, Compacted, CompactionInfo, FramesByType, Reclaimed, SlabInfo,
+        TypeInfo, ZoneInfo,
+    },
 };
 use serde_json::{Map, Value, json};
 
 use super::{
-    control::{ActionError, LaunchError, Launcher, RunningVm},
+    control::{ActionError, Compaction, LaunchError, Launcher, RunningVm},
     controller::Controller,
     logger::Logger,
     types::{GuestStats, HintingStatus},
@@ -35,7 +41,11 @@ struct FakeVm {
     told: Told,
     is_paused: bool,
     balloon: Mib,
+    tuning: Tuning,
 }
+
+/// Reclaims without an end when it is asked for 66 MiB, until it is told to stop.
+struct FakeCompaction(Told);
 
 impl Launcher for FakeLauncher {
     fn launch(
@@ -48,7 +58,8 @@ impl Launcher for FakeLauncher {
             return Err(LaunchError::new("the host has not that much memory."));
         }
         let told = Arc::clone(&self.told);
-        let mut vm = FakeVm { told, is_paused: false, balloon: Mib(0) };
+        let tuning = config.memory.compaction.tuning();
+        let mut vm = FakeVm { told, is_paused: false, balloon: Mib(0), tuning };
         vm.note(format!("launch {id}"));
         vm.balloon = config.balloon.as_ref().map_or(Mib(0), |balloon| balloon.amount_mib);
         Ok(Box::new(vm))
@@ -136,6 +147,19 @@ impl RunningVm for FakeVm {
         SlabInfo { caches: vec![CacheInfo { name: "kmem-96".to_owned(), ..CacheInfo::default() }] }
     }
 
+    fn compaction_info(&self) -> CompactionInfo {
+        CompactionInfo { tuning: self.tuning, score: 12, ..CompactionInfo::default() }
+    }
+
+    fn tune_compaction(&mut self, tuning: Tuning) -> Result<(), ActionError> {
+        self.tuning = tuning;
+        Ok(())
+    }
+
+    fn compaction(&self) -> Arc<dyn Compaction> {
+        Arc::new(FakeCompaction(Arc::clone(&self.told)))
+    }
+
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError> {
         self.note("ctrl-alt-del".to_owned());
         Ok(())
@@ -144,6 +168,30 @@ impl RunningVm for FakeVm {
     fn metrics(&self) -> Map<String, Value> {
         let disk = json!({"reads": 5, "written_bytes": 4096});
         Map::from_iter([("exits".to_owned(), Value::from(7)), ("block_root".to_owned(), disk)])
+    }
+}
+
+impl FakeCompaction {
+    fn note(&self, what: String) {
+        self.0.lock().expect("no panic while it is held").push(what);
+    }
+}
+
+impl Compaction for FakeCompaction {
+    fn compact(&self, goes_on: &dyn Fn() -> bool) -> Compacted {
+        self.note("compact".to_owned());
+        Compacted { blocks: 5, complete: goes_on(), ..Compacted::default() }
+    }
+
+    fn reclaim(&self, bytes: u64, goes_on: &dyn Fn() -> bool) -> Reclaimed {
+        self.note(format!("reclaim {}", bytes >> 20));
+        if bytes == 66 << 20 {
+            while goes_on() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.note("stopped".to_owned());
+        }
+        Reclaimed { asked_bytes: bytes, ..Reclaimed::default() }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The API: Firecracker's REST interface on a unix socket, and our own `GET /memory`,
-//! `GET /memory/*` and `GET /metrics`.
+//! The API: Firecracker's REST interface on a unix socket, and our own `/memory`, `/memory/*` and
+//! `GET /metrics`.
 //!
 //! ```text
 //! client ─▶ socket ─▶ server ─▶ routes ─▶ Controller ─▶ Launcher, RunningVm (vm/)
@@ -7,13 +7,15 @@
 //! ```
 //!
 //! [`types`] is the contract; `openapi` writes it down. [`control`] is what the rest of the monitor
-//! must offer, [`controller`] decides what may be done when, [`logger`] and [`metrics`] write to
-//! the files the operator named, [`client`] is the other end of the socket.
+//! must offer, [`controller`] decides what may be done when, `errands` are the calls that take long,
+//! [`logger`] and [`metrics`] write to the files the operator named, [`client`] is the other end of
+//! the socket.
 
 pub mod client;
 mod connections;
 pub mod control;
 pub mod controller;
+mod errands;
 mod fault;
 pub mod logger;
 pub mod metrics;

@@ -7,17 +7,18 @@
 //! ```
 //!
 //! Nothing is kept between two scrapes. Names, help and labels of a source stand in one table:
-//! `memory`, `allocator`, `balloon`, `devices`.
+//! `memory`, `allocator`, `compaction`, `balloon`, `devices`.
 
 mod allocator;
 mod balloon;
+mod compaction;
 mod devices;
 mod family;
 mod memory;
 
 use std::fmt;
 
-use memsvc::stats::{BuddyInfo, SlabInfo, TypeInfo, ZoneInfo};
+use memsvc::stats::{BuddyInfo, CompactionInfo, SlabInfo, TypeInfo, ZoneInfo};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, text},
@@ -55,6 +56,8 @@ pub struct Running {
     pub zone: ZoneInfo,
     /// As `GET /memory/slabs`.
     pub slabs: SlabInfo,
+    /// As `GET /memory/compaction`.
+    pub compaction: CompactionInfo,
     /// The counters of all devices, by device.
     pub devices: Map<String, Value>,
 }
@@ -83,6 +86,7 @@ impl Collector for Scrape {
         family::write(to, allocator::TYPES, &running.types)?;
         family::write(to, allocator::ZONE, &running.zone)?;
         family::write(to, allocator::SLABS, &running.slabs)?;
+        family::write(to, compaction::FAMILIES, &running.compaction)?;
         if let Some(balloon) = &running.memory.balloon_device {
             family::write(to, balloon::DEVICE, balloon)?;
             family::write(to, balloon::GUEST, &running.guest)?;

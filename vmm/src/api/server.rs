@@ -1,5 +1,6 @@
-//! The API's thread: an HTTP server on the socket, one event loop, one helper thread for calls that
-//! block. Both sleep while nobody calls; the helper ends after a while, so that memory stays small.
+//! The API's thread: an HTTP server on the socket, one event loop, and two helper threads: for calls that
+//! block, and for one that takes long. All sleep while nobody calls; the helpers end after a while, so
+//! that memory stays small.
 
 use std::{
     io,
@@ -14,12 +15,15 @@ use tokio::{net::UnixListener, runtime::Runtime, sync::oneshot};
 use super::{
     connections::Bounded,
     controller::Controller,
+    errands::Errands,
     routes,
     socket::{ApiSocket, SocketFile},
 };
 
-/// Stack of each of the two threads, in bytes; only what is touched is resident.
+/// Stack of each thread, in bytes; only what is touched is resident.
 const STACK: usize = 1 << 20;
+/// One for calls of the controller, which come one at a time, and one for an errand.
+const HELPERS: usize = 2;
 /// How long a call in progress may go on when the process ends.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -38,7 +42,7 @@ impl ApiServer {
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(1)
+            .max_blocking_threads(HELPERS)
             .thread_name("api-call")
             .thread_stack_size(STACK)
             .build()?;
@@ -69,15 +73,18 @@ fn serve(
     controller: Arc<Mutex<Controller>>,
     stopped: oneshot::Receiver<()>,
 ) {
+    let errands = Errands::default();
+    let router = routes::router(controller, errands.clone());
     let served = runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
         tokio::select! {
-            served = async { axum::serve(Bounded::new(listener), routes::router(controller)).await } => served,
+            served = async { axum::serve(Bounded::new(listener), router).await } => served,
             _ = stopped => Ok(()),
         }
     });
     if let Err(error) = served {
         tracing::error!(%error, "The API has stopped");
     }
+    errands.end();
     runtime.shutdown_timeout(GRACE);
 }

@@ -5,6 +5,8 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -16,6 +18,9 @@ use super::{
     socket::ApiSocket,
     types::{InstanceInfo, InstanceState},
 };
+
+/// Longest wait for something that is about to happen.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Served {
     dir: tempfile::TempDir,
@@ -54,14 +59,20 @@ struct Connection(BufReader<UnixStream>);
 
 impl Connection {
     fn open(served: &Served) -> Self {
-        Self(BufReader::new(UnixStream::connect(&served.path).expect("connects")))
+        let stream = UnixStream::connect(&served.path).expect("connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("sets");
+        Self(BufReader::new(stream))
     }
 
     fn call(&mut self, verb: &str, path: &str, body: &str) -> Answer {
+        self.send(verb, path, body);
+        self.answer()
+    }
+
+    fn send(&mut self, verb: &str, path: &str, body: &str) {
         let length = body.len();
         let head = format!("{verb} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
         self.0.get_mut().write_all(format!("{head}{body}").as_bytes()).expect("sends");
-        self.answer()
     }
 
     fn answer(&mut self) -> Answer {
@@ -93,6 +104,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         ("PUT", "/machine-config", json!({"vcpu_count": 2, "mem_size_mib": 512, "smt": false})),
         ("PATCH", "/machine-config", json!({"mem_size_mib": 256})),
         ("PUT", "/memory/watermarks", json!({"min_kib": 1024, "low_kib": 2048, "high_kib": 4096})),
+        ("PUT", "/memory/compaction", json!({"policy": "scanner", "extfrag_threshold": 1000})),
         ("PUT", "/boot-source", json!({"kernel_image_path": kernel})),
         ("PUT", "/drives/root", json!({"drive_id": "root", "path_on_host": kernel, "is_root_device": true})),
         ("PUT", "/serial", json!({"serial_out_path": served.dir.path().join("serial")})),
@@ -103,6 +115,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         ),
         ("PUT", "/actions", json!({"action_type": "InstanceStart"})),
         ("PATCH", "/balloon", json!({"amount_mib": 128})),
+        ("PUT", "/memory/compaction", json!({"extfrag_threshold": 0, "proactiveness": 100})),
         ("PATCH", "/balloon/statistics", json!({"stats_polling_interval_s": 2})),
         ("PATCH", "/balloon/hinting/start", json!({"acknowledge_on_stop": false})),
         ("PUT", "/actions", json!({"action_type": "FlushMetrics"})),
@@ -126,7 +139,11 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         (&config["balloon"]["amount_mib"], &config["drives"][0]["drive_id"]),
         (&json!(128), &json!("root"))
     );
-    assert_eq!(config["memory"], json!({"watermarks": {"min_kib": 1024, "low_kib": 2048, "high_kib": 4096}}));
+    assert_eq!(
+        config["memory"],
+        json!({"watermarks": {"min_kib": 1024, "low_kib": 2048, "high_kib": 4096},
+            "compaction": {"policy": "scanner", "extfrag_threshold": 0, "proactiveness": 100}})
+    );
     let late = client.call("PUT", "/memory/watermarks", r#"{"min_kib":0,"low_kib":0,"high_kib":0}"#);
     assert_eq!(
         (late.status, late.fault().ends_with("not supported after starting the microVM.")),
@@ -147,6 +164,9 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         ("/memory/types", "/whole_free_blocks", json!(2)),
         ("/memory/zone", "/min", json!(16)),
         ("/memory/slabs", "/caches/0/name", json!("kmem-96")),
+        ("/memory/compaction", "/score", json!(12)),
+        ("/memory/compaction", "/policy", json!("scanner")),
+        ("/memory/compaction", "/proactiveness", json!(100)),
     ] {
         assert_eq!(client.call("GET", path, "").json().pointer(field), Some(&value), "{path}");
     }
@@ -211,6 +231,31 @@ fn every_mistake_gets_400_and_one_sentence() {
             r#"{"min_kib":8,"low_kib":4,"high_kib":4}"#,
             "The watermarks must rise (min <= low <= high), but are min 8 KiB, low 4 KiB, high 4 KiB.",
         ),
+        (
+            "PUT",
+            "/memory/compaction",
+            r#"{"policy":"fast"}"#,
+            "The body of the request is not valid: unknown variant `fast`",
+        ),
+        (
+            "PUT",
+            "/memory/compaction",
+            r#"{"extfrag_threshold":1001}"#,
+            "extfrag_threshold is 0 to 1000, and not 1001.",
+        ),
+        ("PUT", "/memory/compact", r#"{"x":1}"#, "The body of the request is not valid: unknown field `x`"),
+        (
+            "PUT",
+            "/memory/compact",
+            "",
+            "The requested operation is not supported before starting the microVM.",
+        ),
+        (
+            "PUT",
+            "/memory/reclaim",
+            r#"{"mib":1}"#,
+            "The requested operation is not supported before starting the microVM.",
+        ),
         ("PUT", "/network-interfaces/eth0", "{}", "Network interfaces are not there yet"),
         ("PATCH", "/network-interfaces/eth0", "", "Network interfaces are not there yet"),
         (
@@ -248,7 +293,7 @@ fn prometheus_can_ask_in_every_phase_and_for_the_allocator_there_must_be_a_guest
     assert!(before.head.to_ascii_lowercase().contains(kind), "{}", before.head);
     assert!(before.body.contains(r#"id="vm7",state="Not started"} 1"#), "{}", before.body);
     assert!(!before.body.contains("aerostat_memory"), "{}", before.body);
-    for part in ["buddy", "types", "zone", "slabs"] {
+    for part in ["buddy", "types", "zone", "slabs", "compaction"] {
         let answer = client.call("GET", &format!("/memory/{part}"), "");
         assert_eq!(
             (answer.status, answer.fault().ends_with("before starting the microVM.")),
@@ -262,6 +307,74 @@ fn prometheus_can_ask_in_every_phase_and_for_the_allocator_there_must_be_a_guest
     let after = client.call("GET", "/metrics", "").body;
     assert!(after.contains(r#"state="Running"} 1"#), "{after}");
     assert!(after.contains("\naerostat_memory_arena_frames 1536\n"), "{after}");
+}
+
+/// A guest that was started, of 128 MiB.
+fn serve_started() -> Served {
+    let served = serve();
+    let mut client = Connection::open(&served);
+    let kernel = json!({"kernel_image_path": fake::kernel(served.dir.path())});
+    assert_eq!(client.call("PUT", "/boot-source", &kernel.to_string()).status, 204);
+    assert_eq!(client.call("PUT", "/actions", r#"{"action_type":"InstanceStart"}"#).status, 204);
+    served
+}
+
+/// Waits until this is all that the guest was told.
+#[track_caller]
+fn wait_told(told: &fake::Told, all: &[&str]) {
+    let start = Instant::now();
+    while *told.lock().expect("lock") != all {
+        assert!(start.elapsed() < PATIENCE, "{told:?}, not {all:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn memory_can_be_had_back_as_far_as_there_is_any() {
+    let served = serve_started();
+    let mut client = Connection::open(&served);
+    for (mib, sentence) in [
+        (0, "mib is 0: say how much memory you want back."),
+        (129, "The guest has 128 MiB of memory, and 129 MiB cannot be had back from it: ask for less."),
+        (u64::MAX, "The guest has 128 MiB of memory, and 18446744073709551615 MiB cannot be had back"),
+    ] {
+        let answer = client.call("PUT", "/memory/reclaim", &json!({"mib": mib}).to_string());
+        assert_eq!((answer.status, answer.fault().starts_with(sentence)), (400, true), "{}", answer.body);
+    }
+    let reclaimed = client.call("PUT", "/memory/reclaim", r#"{"mib":128}"#);
+    assert_eq!((reclaimed.status, &reclaimed.json()["asked_bytes"]), (200, &json!(128 << 20)));
+    for body in ["", "{}"] {
+        let compacted = client.call("PUT", "/memory/compact", body).json();
+        assert_eq!((&compacted["blocks"], &compacted["complete"]), (&json!(5), &json!(true)));
+    }
+    wait_told(&served.told, &["launch vm7", "reclaim 128", "compact", "compact"]);
+}
+
+#[test]
+fn a_long_call_blocks_only_those_of_its_kind_and_ends_when_its_client_hangs_up() {
+    let served = serve_started();
+    let mut first = Connection::open(&served);
+    first.send("PUT", "/memory/reclaim", r#"{"mib":66}"#);
+    wait_told(&served.told, &["launch vm7", "reclaim 66"]);
+    // One that waits for its turn, and one that no longer does.
+    let mut second = Connection::open(&served);
+    second.send("PUT", "/memory/compact", "");
+    Connection::open(&served).send("PUT", "/memory/reclaim", r#"{"mib":1}"#);
+    assert_eq!(Connection::open(&served).call("GET", "/memory/compaction", "").status, 200);
+    drop(first);
+    assert_eq!(second.answer().status, 200);
+    wait_told(&served.told, &["launch vm7", "reclaim 66", "stopped", "compact"]);
+}
+
+#[test]
+fn a_long_call_ends_with_the_server() {
+    let served = serve_started();
+    let mut client = Connection::open(&served);
+    client.send("PUT", "/memory/reclaim", r#"{"mib":66}"#);
+    wait_told(&served.told, &["launch vm7", "reclaim 66"]);
+    let Served { told, _server, .. } = served;
+    drop(_server);
+    wait_told(&told, &["launch vm7", "reclaim 66", "stopped", "drop"]);
 }
 
 #[test]

@@ -164,6 +164,19 @@ pub struct BalloonStats {
     pub guest: GuestStats,
 }
 
+/// `PUT /memory/compact`; the body may be left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompactRequest {}
+
+/// `PUT /memory/reclaim`: memory that the host wants back.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReclaimRequest {
+    /// How much: more than 0, and at most the guest's memory.
+    pub mib: Mib,
+}
+
 /// `GET /memory`: what the memory service has and did, and how far the balloon is.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MemoryReport {

@@ -2,13 +2,16 @@
 
 mod bench;
 mod client;
+mod compaction;
 
 pub(super) use bench::{BenchArgs, BenchCommand, HugepagesArgs};
 pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, MemoryCommand, Target};
+pub(super) use compaction::{TuningArgs, When};
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use memsvc::core::compact::PolicyKind;
 
 use super::{run::Disk, size};
 use crate::vm::config::{Mib, WatermarksConfig};
@@ -24,6 +27,8 @@ Examples:
     aerostat balloon set 256 --wait --api-sock /tmp/a.sock
   See what the memory service has and did:
     aerostat memory show --api-sock /tmp/a.sock
+  Have 128 MiB back that the guest does not use, in whole huge pages:
+    aerostat memory reclaim 128 --api-sock /tmp/a.sock
   Serve the API for a program that drives Firecracker:
     aerostat --api-sock /tmp/a.sock --id my-guest
 
@@ -65,7 +70,7 @@ pub(super) enum Command {
     Run(Box<RunArgs>),
     /// Set or read the balloon of a running guest
     Balloon(BalloonArgs),
-    /// Show what the memory service of a running guest has and did
+    /// Show what the memory service of a running guest has and did, compact it, have memory back
     Memory(MemoryArgs),
     /// Say whether this host can run guests, and what it lacks
     Check(CheckArgs),
@@ -121,6 +126,11 @@ pub(super) struct RunArgs {
     /// multiples of 4 [default: by Linux's formula]
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = size::watermarks, allow_hyphen_values = true)]
     pub(super) watermarks: Option<WatermarksConfig>,
+    /// Policy by which memory is compacted: occupancy, scanner, or off [default: occupancy]
+    #[arg(long, value_name = "POLICY")]
+    pub(super) compaction: Option<PolicyKind>,
+    #[command(flatten)]
+    pub(super) when: When,
     /// Memory that the guest is asked to give up from the start, in MiB [default: 0]
     #[arg(long, value_name = "MIB", value_parser = size::size, allow_hyphen_values = true)]
     pub(super) balloon: Option<Mib>,

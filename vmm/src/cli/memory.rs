@@ -1,4 +1,4 @@
-//! `aerostat memory`: what the memory service has and did, one file for each table.
+//! `aerostat memory`: what the memory service has and did, one file for each table; and compaction.
 //!
 //! | command | as |
 //! | --- | --- |
@@ -7,9 +7,16 @@
 //! | `types` | `/proc/pagetypeinfo` |
 //! | `zone` | `/proc/zoneinfo` |
 //! | `slabs` | `/proc/slabinfo` |
+//! | `compaction` | `vm.extfrag_threshold`, `vm.compaction_proactiveness` |
+//! | `compact` | `/proc/sys/vm/compact_memory` |
+//! | `reclaim` | `memory.reclaim` of a cgroup |
 
 mod amount;
 mod buddy;
+mod compact;
+mod compaction;
+mod progress;
+mod reclaim;
 mod show;
 mod slabs;
 mod types;
@@ -34,6 +41,9 @@ pub(super) fn memory(args: MemoryArgs) -> Outcome {
         MemoryCommand::Types(target) => answer(&target, "/memory/types", types::human),
         MemoryCommand::Zone(target) => answer(&target, "/memory/zone", zone::human),
         MemoryCommand::Slabs(target) => answer(&target, "/memory/slabs", slabs::human),
+        MemoryCommand::Compaction { tuning, target } => compaction::compaction(tuning.config(), &target),
+        MemoryCommand::Compact(target) => compact::compact(&target),
+        MemoryCommand::Reclaim { amount, target } => reclaim::reclaim(amount, &target),
     }
 }
 

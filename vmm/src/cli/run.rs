@@ -48,6 +48,7 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     machine.mem_size_mib = args.memory.unwrap_or(machine.mem_size_mib);
     machine.vcpu_count = args.cpus.unwrap_or(machine.vcpu_count);
     config.memory.watermarks = args.watermarks.or(config.memory.watermarks);
+    config.memory.compaction = config.memory.compaction.changed_by(args.when.with(args.compaction));
     if let Some(path) = &args.serial {
         config.serial = Some(SerialConfig { serial_out_path: Some(path.clone()) });
     }

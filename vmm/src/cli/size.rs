@@ -42,6 +42,14 @@ fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(bytes_per_unit).ok_or_else(too_large)
 }
 
+/// A size that is not zero, to have back.
+pub(super) fn reclaim(text: &str) -> Result<Mib, String> {
+    match size(text)? {
+        Mib(0) => Err("say how much memory you want back: 512M, 2G, or a number of MiB".to_owned()),
+        size => Ok(size),
+    }
+}
+
 /// A size that is not zero.
 pub(super) fn memory(text: &str) -> Result<Mib, String> {
     match size(text)? {
@@ -65,6 +73,18 @@ pub(super) fn seconds(text: &str) -> Result<u16, String> {
 pub(super) fn share(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (0..=50).contains(number));
     number.ok_or_else(|| "a share is a whole percentage from 0 to 50".to_owned())
+}
+
+/// A value of `extfrag_index`.
+pub(super) fn extfrag_threshold(text: &str) -> Result<u16, String> {
+    let number = text.parse().ok().filter(|number| *number <= 1000);
+    number.ok_or_else(|| "write a number from 0 to 1000".to_owned())
+}
+
+/// How eagerly memory is compacted.
+pub(super) fn proactiveness(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok().filter(|number| *number <= 100);
+    number.ok_or_else(|| "write a number from 0 to 100".to_owned())
 }
 
 /// The name of a guest, by Firecracker's rule.

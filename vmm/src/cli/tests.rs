@@ -25,7 +25,7 @@ fn flags_become_a_configuration() {
     let config = configured(
         "--kernel /k --initrd /i --append quiet --memory 1G --cpus 2 --disk /a --disk /b,ro \
          --balloon 256 --balloon-stats 1 --balloon-deflate-on-oom --balloon-hinting --serial /s \
-         --watermarks 512K,2,3M",
+         --watermarks 512K,2,3M --compaction scanner --extfrag-threshold 1000 --proactiveness 0",
     );
     let disk = |id: &str, path: &str, read_only: bool| {
         json!({"drive_id": id, "is_root_device": false, "path_on_host": path,
@@ -40,7 +40,8 @@ fn flags_become_a_configuration() {
             "drives": [disk("disk0", "/a", false), disk("disk1", "/b", true)],
             "balloon": {"amount_mib": 256, "deflate_on_oom": true, "stats_polling_interval_s": 1,
                 "free_page_hinting": true, "free_page_reporting": false},
-            "memory": {"watermarks": {"min_kib": 512, "low_kib": 2048, "high_kib": 3072}},
+            "memory": {"watermarks": {"min_kib": 512, "low_kib": 2048, "high_kib": 3072},
+                "compaction": {"policy": "scanner", "extfrag_threshold": 1000, "proactiveness": 0}},
             "network-interfaces": [],
             "serial": {"serial_out_path": "/s"},
         })
@@ -68,19 +69,22 @@ fn flags_change_what_a_file_says() {
     let path = dir.path().join("vm.json");
     let file = json!({"boot-source": {"kernel_image_path": "/k", "initrd_path": "/i"},
         "machine-config": {"vcpu_count": 4, "mem_size_mib": 256},
-        "memory": {"watermarks": {"min_kib": 4, "low_kib": 8, "high_kib": 12}}});
+        "memory": {"watermarks": {"min_kib": 4, "low_kib": 8, "high_kib": 12},
+            "compaction": {"policy": "off", "proactiveness": 1}}});
     std::fs::write(&path, file.to_string()).expect("written");
     let config = configured(&format!("--config-file {} --memory 2G", path.display()));
     assert_eq!(config["boot-source"]["kernel_image_path"], "/k");
     assert_eq!(config["machine-config"]["vcpu_count"], 4);
     assert_eq!(config["machine-config"]["mem_size_mib"], 2048);
     assert_eq!(config["memory"]["watermarks"]["high_kib"], 12);
+    assert_eq!(config["memory"]["compaction"], json!({"policy": "off", "proactiveness": 1}));
     assert_eq!(config.get("balloon"), None);
     let config = configured(&format!(
-        "--config-file {} --kernel /other --append quiet --watermarks 1,1,1",
+        "--config-file {} --kernel /other --append quiet --watermarks 1,1,1 --proactiveness 2",
         path.display()
     ));
     assert_eq!(config["memory"]["watermarks"]["high_kib"], 1024);
+    assert_eq!(config["memory"]["compaction"], json!({"policy": "off", "proactiveness": 2}));
     assert_eq!(
         config["boot-source"],
         json!({"kernel_image_path": "/other", "initrd_path": "/i", "boot_args": "quiet"})
@@ -106,6 +110,22 @@ fn each_mistake_has_its_sentence() {
         (
             "run --kernel k --watermarks 1,2",
             "Invalid value '1,2' for '--watermarks <MIN,LOW,HIGH>': \"1,2\" is not three sizes: write 4M,5M,6M for min, low and high; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --compaction fast",
+            "Invalid value 'fast' for '--compaction <POLICY>': \"fast\" is no policy: write occupancy, scanner or off; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --extfrag-threshold 1001",
+            "Invalid value '1001' for '--extfrag-threshold <N>': write a number from 0 to 1000; see aerostat --help.",
+        ),
+        (
+            "memory compaction --proactiveness -1",
+            "Invalid value '-1' for '--proactiveness <N>': write a number from 0 to 100; see aerostat --help.",
+        ),
+        (
+            "memory reclaim 0",
+            "Invalid value '0' for '<SIZE>': say how much memory you want back: 512M, 2G, or a number of MiB; see aerostat --help.",
         ),
         (
             "run --kernel k --cpus abc",

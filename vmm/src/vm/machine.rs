@@ -10,7 +10,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use memsvc::stats::{BuddyInfo, SlabInfo, TypeInfo, ZoneInfo};
+use memsvc::core::compact::Tuning;
+use memsvc::stats::{BuddyInfo, Compacted, CompactionInfo, Reclaimed, SlabInfo, TypeInfo, ZoneInfo};
 use memsvc::{Config, MemoryService, MemoryStats};
 use serde_json::{Map, Value};
 
@@ -22,7 +23,7 @@ use super::kvm::{self, Vm};
 use super::memory::guest_memory;
 use super::platform::{Platform, PlatformMetrics};
 use super::vcpu::{State, Surroundings, Vcpus};
-use crate::api::control::{ActionError, LaunchError, Launcher, RunningVm};
+use crate::api::control::{ActionError, Compaction, LaunchError, Launcher, RunningVm};
 use crate::api::types::{GuestStats, HintingStatus};
 use crate::arch::acpi::{self, Hardware};
 use crate::arch::cpuid::Template;
@@ -87,7 +88,8 @@ impl Machine {
         let watermarks =
             config.memory.watermarks.map(|marks| marks.watermarks(config.machine_config.mem_size_mib));
         let watermarks = watermarks.transpose().map_err(LaunchError::new)?;
-        let service = Config { watermarks, ..Config::new(regions.clone()) };
+        let compaction = config.memory.compaction.tuning();
+        let service = Config { regions: regions.clone(), watermarks, compaction };
         let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
@@ -214,6 +216,18 @@ impl RunningVm for Machine {
         self.memory.slab_info()
     }
 
+    fn compaction_info(&self) -> CompactionInfo {
+        self.memory.compaction_info()
+    }
+
+    fn tune_compaction(&mut self, tuning: Tuning) -> Result<(), ActionError> {
+        self.memory.tune_compaction(tuning).map_err(|error| ActionError::new(error.to_string()))
+    }
+
+    fn compaction(&self) -> Arc<dyn Compaction> {
+        Arc::clone(&self.memory) as Arc<dyn Compaction>
+    }
+
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError> {
         if lock(&self.keyboard).ctrl_alt_del() {
             return Ok(());
@@ -225,6 +239,17 @@ impl RunningVm for Machine {
         let mut metrics = self.metrics.snapshot();
         metrics.insert("bus".to_owned(), Platform::bus_metrics(&self.ports, &self.mmio));
         metrics
+    }
+}
+
+/// Who still compacts when the machine goes keeps the service, and its mappings, until the next block.
+impl Compaction for MemoryService {
+    fn compact(&self, goes_on: &dyn Fn() -> bool) -> Compacted {
+        MemoryService::compact(self, goes_on)
+    }
+
+    fn reclaim(&self, bytes: u64, goes_on: &dyn Fn() -> bool) -> Reclaimed {
+        MemoryService::reclaim(self, bytes, goes_on)
     }
 }
 

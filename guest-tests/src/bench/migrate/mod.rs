@@ -2,8 +2,9 @@
 //!
 //! | case | what is done |
 //! | --- | --- |
-//! | `groups` | every second group of 128 frames is given up; half of the blocks are emptied into the other half |
-//! | `scattered` | the same with every second frame: each page is a move of its own |
+//! | `groups` | of every second group of 128 frames the guest has given up; half of the blocks are emptied into the other half, which is split already |
+//! | `in_place` | as `groups`, but nothing is split yet: half of the huge pages are split where they are |
+//! | `scattered` | as `groups` with every second frame: each page is a move of its own |
 //! | `promote` | what was given up of half of the guest is used again, and its blocks are made whole. That whole blocks are zeroed by the kernel is not in the time |
 //! | `stall` | as `groups`, while a thread touches live pages at random |
 //!
@@ -30,6 +31,7 @@ const PAGES: usize = BLOCKS * FRAMES_PER_BLOCK;
 const GROUP: usize = 128;
 const MOVERS: [usize; 2] = [1, 2];
 const GROUPS: &str = "groups";
+const IN_PLACE: &str = "in_place";
 const SCATTERED: &str = "scattered";
 const PROMOTE: &str = "promote";
 const STALL: &str = "stall";
@@ -45,8 +47,8 @@ pub fn run(run: Run) -> anyhow::Result<()> {
     for round in 1..=run.rounds {
         for movers in MOVERS {
             let progress = Progress::start(&format!("round {round} of {}, {movers} movers", run.rounds));
-            for (case, size) in [(GROUPS, GROUP), (SCATTERED, 1)] {
-                harvest(case, size, movers, &mut samples)?;
+            for case in [GROUPS, IN_PLACE, SCATTERED] {
+                harvest(case, movers, &mut samples)?;
             }
             progress.done("");
         }
@@ -88,6 +90,19 @@ fn given_up(size: usize) -> impl Iterator<Item = usize> {
     (0..PAGES).filter(move |page| page / size % 2 == 1)
 }
 
+/// The first half of the guest gives up by balloon, which leaves huge pages with holes; the second, if it is
+/// to be split, by reports.
+fn give_up(service: &MemoryService, size: usize, split: bool) {
+    if !split {
+        service.inflate(&gfns(given_up(size)));
+        return;
+    }
+    service.inflate(&gfns(given_up(size).take_while(|page| *page < PAGES / 2)));
+    for page in given_up(size).filter(|page| *page >= PAGES / 2 && page.is_multiple_of(size)) {
+        service.report_free((page * FRAME_SIZE) as u64, (size * FRAME_SIZE) as u64);
+    }
+}
+
 fn live(size: usize) -> impl Iterator<Item = usize> {
     (0..PAGES).filter(move |page| page / size % 2 == 0)
 }
@@ -96,19 +111,19 @@ fn gfns(pages: impl Iterator<Item = usize>) -> Vec<Gfn> {
     pages.map(|page| Gfn(page as u64)).collect()
 }
 
-fn harvest(case: &str, size: usize, movers: usize, samples: &mut Samples) -> anyhow::Result<()> {
+fn harvest(case: &str, movers: usize, samples: &mut Samples) -> anyhow::Result<()> {
+    let size = if case == SCATTERED { 1 } else { GROUP };
     let (service, memory) = used_guest()?;
     let mut copies = Copies::new(BLOCKS / 2 * BLOCK_SIZE)?;
-    let given = gfns(given_up(size));
-    service.inflate(&given);
+    give_up(&service, size, case != IN_PLACE);
     let moved = service.measure_harvest(movers);
     ensure!(moved.blocks == BLOCKS as u64 / 2, "{} blocks were won", moved.blocks);
     ensure!(live(size).all(|page| memory.is_right(page)), "a page was lost by harvest");
     add(&named(case, movers), moved, &mut copies, size.min(FRAMES_PER_BLOCK), movers, samples);
 
-    if size > 1 {
+    if case == GROUPS {
         // What the second half of the guest has goes, so that there are whole blocks for the first.
-        service.deflate(&given);
+        service.reset_balloon();
         service.inflate(&gfns(PAGES / 2..PAGES));
         given_up(size).take_while(|page| *page < PAGES / 2).for_each(|page| memory.write(page));
         let moved = service.measure_promotion(movers);
@@ -133,7 +148,7 @@ fn add(case: &str, moved: Moved, copies: &mut Copies, run: usize, movers: usize,
 #[allow(clippy::cast_precision_loss, reason = "microseconds")]
 fn stalls(samples: &mut Samples) -> anyhow::Result<()> {
     let (service, memory) = used_guest()?;
-    service.inflate(&gfns(given_up(GROUP)));
+    give_up(&service, GROUP, true);
     let stop = AtomicBool::new(false);
     let (moved, mut waits) = std::thread::scope(|scope| {
         let toucher = scope.spawn(|| touch(&memory, &stop));

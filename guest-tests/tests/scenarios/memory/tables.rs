@@ -163,7 +163,8 @@ fn commands_agree(tables: &Tables, vm: &TestVm) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn memory_command(vm: &TestVm, arguments: &[&str]) -> anyhow::Result<String> {
+/// What `aerostat memory` says.
+pub(super) fn memory_command(vm: &TestVm, arguments: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new(paths::aerostat());
     command.arg("memory").args(arguments).arg("--api-sock").arg(vm.control.socket()?);
     let output = command.output().context("cannot run aerostat")?;

@@ -10,7 +10,7 @@ use super::stash::{Made, reason};
 use super::{BlockState, CPU, GUEST, GuestSpace, State, wanted};
 use crate::core::compact::is_worth_promoting;
 use crate::core::page_type::PageType;
-use crate::core::request::{Flags, Request};
+use crate::core::request::{AllocError, Flags, Request};
 use crate::core::units::{
     BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, FrameId, GuestBlock, GuestFrame, Order,
 };
@@ -18,6 +18,10 @@ use crate::space::uffd::Fault;
 
 /// How long a fault that could not be resolved waits before it is tried again.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// Pages that come in with one that is touched, aligned: 64 KiB, as for files (`fault_around_bytes`,
+/// mm/memory.c).
+const AROUND: u32 = 16;
 
 /// One frame behind guest RAM. It is asked for under the lock, so it does not wait here.
 const GUEST_FRAME: Request =
@@ -64,7 +68,7 @@ impl GuestSpace {
                     Page::Here(_) => return self.already_there(frame),
                     Page::AtHome(home) => return self.bring_one(&mut state, frame, home, since),
                     Page::Busy => return self.wait_for(&mut state, frame, since),
-                    Page::Absent => return self.move_frame_in(&mut state, frame),
+                    Page::Absent => return self.move_frames_in(&mut state, frame),
                 },
                 BlockState::Absent => false,
             };
@@ -207,32 +211,52 @@ impl GuestSpace {
         }
     }
 
-    fn move_frame_in(&self, state: &mut State, frame: GuestFrame) -> io::Result<()> {
-        let got = match self.alloc.enter(CPU).alloc(&GUEST_FRAME) {
-            Err(_) if self.release_stash(state) > 0 => self.alloc.enter(CPU).alloc(&GUEST_FRAME),
-            result => result,
-        };
-        let home = got.map_err(io::Error::other)?;
-        let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());
-        if !self.arena.zero_frame(home) && was_poisoned {
-            self.moves.poison_lost.add(1);
+    /// Single frames for a page of a split block, and for those around it that the guest may use soon.
+    fn move_frames_in(&self, state: &mut State, frame: GuestFrame) -> io::Result<()> {
+        let first = self.zeroed_frame(state).map_err(io::Error::other)?;
+        let mut moves = vec![Move { page: frame, from: first, to: first }];
+        for page in around(frame).filter(|&page| page != frame) {
+            if state.page(page) != Page::Absent || state.ledger.contains(page) {
+                continue;
+            }
+            let Ok(home) = self.zeroed_frame(state) else { break };
+            moves.push(Move { page, from: home, to: home });
         }
-        let from = self.arena.frame_address(home);
-        if let Err(error) = self.uffd.move_pages(self.address(frame), from, FRAME_SIZE) {
-            self.free_frame(state, home);
-            return Err(error.into());
+        moves.sort_unstable_by_key(|it| it.page);
+        let done = self.transfer_in(&moves);
+        let mut arrived = false;
+        for (at, it) in moves.iter().enumerate() {
+            if done >> at & 1 == 0 {
+                self.free_frame(state, it.from);
+                continue;
+            }
+            arrived |= it.page == frame;
+            state.set_page(it.page, Page::Here(it.to));
+            self.alloc.set_rmap(it.to, it.page.0);
+            self.moves.frames_in.add(1);
         }
-        state.set_page(frame, Page::Here(home));
         if let BlockState::Split(split) = &state.blocks[frame.block().0 as usize]
             && is_worth_promoting(split.len(), state.ledger.block(frame.block()).len())
         {
             self.compaction.ring(wanted::FILLED);
         }
-        self.alloc.set_rmap(home, frame.0);
-        self.moves.frames_in.add(1);
         self.faults.single.add(1);
         self.count_ballooned(state, frame);
-        Ok(())
+        if arrived { Ok(()) } else { Err(io::Error::other("the kernel did not move a page in")) }
+    }
+
+    /// A frame for the guest, zeroed, at home.
+    fn zeroed_frame(&self, state: &mut State) -> Result<FrameId, AllocError> {
+        let got = match self.alloc.enter(CPU).alloc(&GUEST_FRAME) {
+            Err(_) if self.release_stash(state) > 0 => self.alloc.enter(CPU).alloc(&GUEST_FRAME),
+            result => result,
+        };
+        let home = got?;
+        let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());
+        if !self.arena.zero_frame(home) && was_poisoned {
+            self.moves.poison_lost.add(1);
+        }
+        Ok(home)
     }
 
     fn count_ballooned(&self, state: &State, frame: GuestFrame) {
@@ -240,4 +264,10 @@ impl GuestSpace {
             self.faults.on_ballooned.add(1);
         }
     }
+}
+
+/// The pages that come in with this one.
+fn around(frame: GuestFrame) -> impl Iterator<Item = GuestFrame> {
+    let first = frame.0 / AROUND * AROUND;
+    (first..first + AROUND).map(GuestFrame)
 }

@@ -1,7 +1,7 @@
 //! Why the controller refuses a call.
 
 use super::super::control::{ActionError, LaunchError};
-use crate::vm::config::ConfigError;
+use crate::vm::config::{ConfigError, Mib};
 
 /// Why a call is refused. The phase sentences are those that clients of Firecracker know.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,17 @@ pub enum ControlError {
     /// The balloon was started without hinting.
     #[error("Free page hinting is off: set free_page_hinting (--balloon-hinting) before the guest starts.")]
     HintingOff,
+    /// Somebody wants no memory back.
+    #[error("mib is 0: say how much memory you want back.")]
+    ReclaimNothing,
+    /// Somebody wants more back than there is.
+    #[error("The guest has {memory} of memory, and {asked} cannot be had back from it: ask for less.")]
+    ReclaimTooMuch {
+        /// What is wanted.
+        asked: Mib,
+        /// Size of guest memory.
+        memory: Mib,
+    },
     /// The metrics file cannot be written.
     #[error("Metrics cannot be written")]
     Metrics(#[from] std::io::Error),

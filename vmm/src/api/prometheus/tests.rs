@@ -11,9 +11,9 @@ use crate::api::{
     types::{BalloonProgress, InstanceState},
 };
 
-/// Fields that are labels, or that the text says in another way; and the frames by type of `TypeInfo`,
-/// which are those of `MemoryStats`.
-const NOT_SAID_AS_THEY_ARE: [&str; 15] = [
+/// Fields that are labels, or that the text says in another way or place; and the frames by type of
+/// `TypeInfo`, which are those of `MemoryStats`.
+const NOT_SAID_AS_THEY_ARE: [&str; 19] = [
     "/memory/guest/blocks",
     "/memory/arena/blocks",
     "/memory/mover/stalls/count",
@@ -29,6 +29,10 @@ const NOT_SAID_AS_THEY_ARE: [&str; 15] = [
     "/zone/cpus/0/cpu",
     "/slabs/caches/0/objects",
     "/slabs/caches/0/frames_per_slab",
+    "/compaction/proactiveness",
+    "/compaction/holes",
+    "/compaction/promoted_blocks",
+    "/compaction/background_cpu_us",
 ];
 
 /// A guest whose every number is another one, and where each is.
@@ -43,10 +47,13 @@ fn scrape() -> (Scrape, BTreeMap<String, u64>) {
         "types": TypeInfo::default(),
         "zone": ZoneInfo { cpus: vec![Default::default()], ..Default::default() },
         "slabs": SlabInfo { caches: vec![Default::default()] },
+        "compaction": CompactionInfo::default(),
         "devices": {"block_root": {"reads": 0}, "transport_block_root": {"resets": 0}, "balloon": {"resets": 0}},
     });
     all["types"]["migrate_types"] = json!([{"migrate_type": "movable", "blocks": 0, "free_chunks": [0, 0]}]);
     all["types"]["charges"] = json!([{"owner": 1, "frames": types, "charged": 0, "limit": 0, "refused": 0}]);
+    all["compaction"]["triggers"] = json!([{"trigger": "reclaim", "runs": 0, "sources": 0, "blocks": 0,
+        "migrated_frames": 0, "failed_frames": 0, "split_blocks": 0}]);
     let mut numbers = BTreeMap::new();
     number("", &mut all, &mut numbers);
     let mut take = |name: &str| all[name].take();
@@ -57,6 +64,7 @@ fn scrape() -> (Scrape, BTreeMap<String, u64>) {
         types: serde_json::from_value(take("types")).expect("types"),
         zone: serde_json::from_value(take("zone")).expect("zone"),
         slabs: serde_json::from_value(take("slabs")).expect("slabs"),
+        compaction: serde_json::from_value(take("compaction")).expect("compaction"),
         devices: serde_json::from_value(take("devices")).expect("devices"),
     };
     let info = InstanceInfo {
@@ -129,7 +137,7 @@ fn everything_that_is_known_is_said_once() {
     let (scrape, numbers) = scrape();
     let text = scrape.into_text().expect("text");
     let samples = samples(&text);
-    assert!(numbers.len() > 90, "{numbers:?}");
+    assert!(numbers.len() > 100, "{numbers:?}");
     for (path, count) in numbers {
         // The balloon is said in bytes.
         let said = match path.as_str() {
@@ -149,6 +157,9 @@ fn names_and_labels_are_as_documented() {
     running.zone.metadata_millibytes_per_frame = 7125;
     running.zone.reserve.waited_us = 1_500_000;
     running.buddy.orders[0].extfrag_index = -1000;
+    running.compaction.tuning.proactiveness = 33;
+    running.compaction.running = true;
+    running.compaction.background_cpu_us = 2_500_000;
     let cache = &mut running.slabs.caches[0];
     (cache.objects, cache.active_objects) = (80, 50);
     (cache.slabs, cache.frames_per_slab) = (10, 3);
@@ -160,6 +171,11 @@ fn names_and_labels_are_as_documented() {
         ("aerostat_memory_metadata_bytes", 7125.0),
         ("aerostat_memory_throttle_waited_seconds_total", 1.5),
         ("aerostat_memory_extfrag_index{order=\"0\"}", -1000.0),
+        ("aerostat_memory_compaction_policy{policy=\"occupancy\"}", 1.0),
+        ("aerostat_memory_compaction_policy{policy=\"off\"}", 0.0),
+        ("aerostat_memory_compaction_proactiveness", 33.0),
+        ("aerostat_memory_compaction_running", 1.0),
+        ("aerostat_memory_compaction_cpu_seconds_total", 2.5),
         ("aerostat_memory_slab_objects{cache=\"\",state=\"free\"}", 30.0),
         ("aerostat_memory_slab_frames{cache=\"\"}", 30.0),
         ("aerostat_guest_free_bytes", 1_048_576.0),
@@ -171,6 +187,7 @@ fn names_and_labels_are_as_documented() {
         "aerostat_memory_charged_frames{owner=\"guest\",page_type=\"kmem\"}",
         "aerostat_memory_cpu_list_frames{cpu=\"0\",state=\"freed\"}",
         "aerostat_memory_slab_objects{cache=\"\",state=\"active\"}",
+        "aerostat_memory_compaction_won_blocks_total{trigger=\"reclaim\"}",
         "aerostat_device_resets_total{device=\"transport_block_root\"}",
     ] {
         assert!(samples.contains_key(name), "{name} in\n{text}");

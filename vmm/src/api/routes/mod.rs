@@ -2,6 +2,7 @@
 
 mod balloon;
 mod body;
+mod compaction;
 mod config;
 mod extract;
 mod instance;
@@ -16,17 +17,22 @@ use axum::{
     middleware,
     routing::{get, patch, put},
 };
+use tokio::task::JoinError;
 use utoipa::OpenApi;
 
 use super::{
     controller::{ControlError, Controller},
+    errands::Errands,
     fault::Fault,
     types::FaultMessage,
 };
 
-/// The controller as handlers hold it.
+/// What handlers hold.
 #[derive(Clone)]
-struct Api(Arc<Mutex<Controller>>);
+struct Api {
+    controller: Arc<Mutex<Controller>>,
+    errands: Errands,
+}
 
 /// What every call can answer when it is refused.
 #[derive(utoipa::IntoResponses)]
@@ -40,31 +46,41 @@ enum Refusal {
 impl Api {
     /// Calls the controller on a thread that may block, and answers with what it says.
     async fn get<T: Send + 'static>(
-        self,
+        &self,
         call: impl FnOnce(&mut Controller) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<Json<T>, Fault> {
+        let controller = Arc::clone(&self.controller);
         let called = tokio::task::spawn_blocking(move || {
             // The controller is whole between its steps; a panic in one call does not end the API.
-            let mut controller = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut controller = controller.lock().unwrap_or_else(PoisonError::into_inner);
             call(&mut controller)
         });
-        match called.await {
-            Ok(result) => Ok(Json(result?)),
-            Err(_) => Err(Fault::internal("The call failed inside Aerostat: see its log.")),
-        }
+        Ok(Json(called.await.map_err(failed_inside)??))
+    }
+
+    /// Does what takes long, beside the controller.
+    async fn errand<T: Send + 'static>(
+        &self,
+        errand: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
+    ) -> Result<Json<T>, Fault> {
+        self.errands.run(errand).await.map(Json).map_err(failed_inside)
     }
 
     /// The same for a call that answers nothing.
     async fn change(
-        self,
+        &self,
         call: impl FnOnce(&mut Controller) -> Result<(), ControlError> + Send + 'static,
     ) -> Result<StatusCode, Fault> {
         self.get(call).await.map(|Json(())| StatusCode::NO_CONTENT)
     }
 }
 
+fn failed_inside(_: JoinError) -> Fault {
+    Fault::internal("The call failed inside Aerostat: see its log.")
+}
+
 /// All routes.
-pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
+pub(super) fn router(controller: Arc<Mutex<Controller>>, errands: Errands) -> Router {
     Router::new()
         .route("/", get(instance::info))
         .route("/version", get(instance::version))
@@ -76,6 +92,9 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
         .route("/memory/types", get(memory::types))
         .route("/memory/zone", get(memory::zone))
         .route("/memory/slabs", get(memory::slabs))
+        .route("/memory/compaction", get(compaction::info).put(compaction::tune))
+        .route("/memory/compact", put(compaction::compact))
+        .route("/memory/reclaim", put(compaction::reclaim))
         .route("/memory/watermarks", put(config::watermarks))
         .route("/openapi.json", get(instance::openapi))
         .route("/boot-source", put(config::boot_source))
@@ -99,7 +118,7 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .layer(middleware::from_fn(body::read_first))
-        .with_state(Api(controller))
+        .with_state(Api { controller, errands })
 }
 
 async fn unknown(method: Method, uri: Uri) -> Fault {
@@ -112,7 +131,7 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
 #[openapi(
     info(
         title = "Aerostat",
-        description = "The API of a microVM, on its unix socket: Firecracker's; and GET /memory, /memory/*, /metrics, PUT /memory/watermarks."
+        description = "The API of a microVM, on its unix socket: Firecracker's; and /memory, /memory/*, GET /metrics."
     ),
     paths(
         instance::info,
@@ -126,6 +145,10 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
         memory::types,
         memory::zone,
         memory::slabs,
+        compaction::info,
+        compaction::tune,
+        compaction::compact,
+        compaction::reclaim,
         config::boot_source,
         config::machine_config,
         config::set_machine_config,

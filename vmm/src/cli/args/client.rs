@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{super::size, DEFAULT_SOCKET};
+use super::{super::size, DEFAULT_SOCKET, TuningArgs};
 use crate::vm::config::Mib;
 
 /// Whom a client command talks to, and how it answers.
@@ -71,6 +71,23 @@ pub(in crate::cli) enum MemoryCommand {
     Zone(Target),
     /// Show the slab caches, as /proc/slabinfo
     Slabs(Target),
+    /// Show how compaction is tuned and what it did; with a flag, tune it first
+    Compaction {
+        #[command(flatten)]
+        tuning: TuningArgs,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Make all the whole huge pages that can be made: for the guest, and for the host
+    Compact(Target),
+    /// Give memory that the guest does not use back to the host, in whole huge pages
+    Reclaim {
+        /// How much: a number of MiB, or 256M, 1G
+        #[arg(value_name = "SIZE", value_parser = size::reclaim, allow_negative_numbers = true)]
+        amount: Mib,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 impl MemoryArgs {
@@ -80,7 +97,10 @@ impl MemoryArgs {
             | MemoryCommand::Buddy(target)
             | MemoryCommand::Types(target)
             | MemoryCommand::Zone(target)
-            | MemoryCommand::Slabs(target) => target,
+            | MemoryCommand::Slabs(target)
+            | MemoryCommand::Compaction { target, .. }
+            | MemoryCommand::Compact(target)
+            | MemoryCommand::Reclaim { target, .. } => target,
         }
     }
 }

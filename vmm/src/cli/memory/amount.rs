@@ -1,4 +1,4 @@
-//! How much memory a count is.
+//! How much memory a count is, and how long a time.
 
 use super::super::table::grouped;
 
@@ -20,6 +20,11 @@ pub(super) fn frames(count: u64) -> String {
 /// Blocks.
 pub(super) fn blocks(count: u64) -> String {
     mib(count as f64 * MIB_PER_BLOCK)
+}
+
+/// A time of so many microseconds.
+pub(super) fn seconds(us: u64) -> String {
+    format!("{:.2} s", us as f64 / 1e6)
 }
 
 /// MiB, with a decimal only where it says something; KiB where that would say nothing.

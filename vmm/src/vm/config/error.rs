@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use memsvc::core::compact::TuningError;
+
 use super::{Kib, MAX_DRIVES, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, Mib};
 
 /// Why a configuration is refused.
@@ -90,6 +92,9 @@ pub enum ConfigError {
         /// Size of guest memory.
         memory: Mib,
     },
+    /// Compaction that cannot be.
+    #[error(transparent)]
+    Compaction(#[from] TuningError),
     /// Networks come later.
     #[error("Network interfaces are not there yet in this version: start the guest without.")]
     NoNetworkYet,

@@ -4,7 +4,7 @@ use memsvc::core::watermark::{WatermarkError, Watermarks};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ConfigError, Kib, Mib};
+use super::{CompactionConfig, ConfigError, Kib, Mib};
 
 /// How the memory service is to run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -13,6 +13,9 @@ pub struct MemoryConfig {
     /// How much stays free; by Linux's formula if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermarks: Option<WatermarksConfig>,
+    /// When memory is compacted, and by which policy.
+    #[serde(default, skip_serializing_if = "CompactionConfig::is_default")]
+    pub compaction: CompactionConfig,
 }
 
 /// Free memory of the frame allocator at which something happens, as `min`, `low` and `high` in
@@ -35,7 +38,8 @@ impl MemoryConfig {
     }
 
     pub(super) fn validate(&self, memory: Mib) -> Result<(), ConfigError> {
-        self.watermarks.as_ref().map_or(Ok(()), |watermarks| watermarks.validate(memory))
+        self.watermarks.as_ref().map_or(Ok(()), |watermarks| watermarks.validate(memory))?;
+        self.compaction.validate()
     }
 }
 

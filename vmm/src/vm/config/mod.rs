@@ -5,7 +5,7 @@
 //! ```text
 //! boot-source ──────▶ BootSource           machine-config ───▶ MachineConfig
 //! drives ───────────▶ [Drive]              balloon ──────────▶ BalloonConfig
-//! memory ───────────▶ MemoryConfig
+//! memory ───────────▶ MemoryConfig, CompactionConfig
 //! logger, metrics, serial ─▶ output.rs     network-interfaces ▶ refused until it is there
 //! ```
 //!
@@ -14,6 +14,7 @@
 
 mod balloon;
 mod boot;
+mod compaction;
 mod drive;
 mod error;
 mod machine;
@@ -23,6 +24,7 @@ mod units;
 
 pub use balloon::BalloonConfig;
 pub use boot::{BootSource, DEFAULT_BOOT_ARGS};
+pub use compaction::CompactionConfig;
 pub use drive::{CacheType, Drive, IoEngine, MAX_DRIVES, RateLimiter, TokenBucket};
 pub use error::ConfigError;
 pub use machine::{HugePages, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MachineConfig};

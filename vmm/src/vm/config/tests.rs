@@ -1,3 +1,4 @@
+use memsvc::core::compact::{PolicyKind, Tuning};
 use serde_json::json;
 
 use super::*;
@@ -23,7 +24,8 @@ fn a_full_configuration_survives_a_round_trip() {
             "io_engine": "Sync", "rate_limiter": {}}],
         "balloon": {"amount_mib": 6144, "deflate_on_oom": true, "stats_polling_interval_s": 1,
             "free_page_hinting": true, "free_page_reporting": true},
-        "memory": {"watermarks": {"min_kib": 0, "low_kib": 4096, "high_kib": 3145728}},
+        "memory": {"watermarks": {"min_kib": 0, "low_kib": 4096, "high_kib": 3145728},
+            "compaction": {"policy": "scanner", "extfrag_threshold": 1000, "proactiveness": 0}},
         "network-interfaces": [],
         "logger": {"log_path": "/l", "level": "Warning", "show_level": true,
             "show_log_origin": false, "module": "vmm"},
@@ -53,6 +55,7 @@ fn each_mistake_has_its_sentence() {
         json!({"drives": [drive]})
     };
     let watermarks = |min: u64, low: u64, high: u64| json!({"memory": {"watermarks": {"min_kib": min, "low_kib": low, "high_kib": high}}});
+    let compaction = |field: &str, value: u64| json!({"memory": {"compaction": {field: value}}});
     let cases = [
         (machine(0, 128), "vcpu_count is 0, but must be 1 to 32."),
         (machine(33, 128), "vcpu_count is 33, but must be 1 to 32."),
@@ -121,6 +124,9 @@ fn each_mistake_has_its_sentence() {
         ),
         (json!({"memory": {"watermarks": {"min_kib": 0, "low_kib": 0}}}), "missing field `high_kib`"),
         (json!({"memory": {"watermark": {}}}), "unknown field `watermark`"),
+        (compaction("extfrag_threshold", 1001), "extfrag_threshold is 0 to 1000, and not 1001."),
+        (compaction("proactiveness", 101), "proactiveness is 0 to 100, and not 101."),
+        (compaction("order", 9), "unknown field `order`"),
         (
             json!({"network-interfaces": [{}]}),
             "Network interfaces are not there yet in this version: start the guest without.",
@@ -138,6 +144,16 @@ fn watermarks_reach_the_allocator_in_frames() {
     let config = WatermarksConfig { min_kib: Kib(4), low_kib: Kib(4096), high_kib: Kib(65_536) };
     let marks = config.watermarks(Mib(128)).expect("fit");
     assert_eq!((marks.min, marks.low, marks.high), (1, 1024, 16_384));
+}
+
+#[test]
+fn compaction_is_tuned_as_far_as_it_is_said() {
+    let config: CompactionConfig = serde_json::from_value(json!({"proactiveness": 50})).expect("valid");
+    let default = Tuning::default();
+    assert_eq!(config.tuning(), Tuning { proactiveness: 50, ..default });
+    let off = CompactionConfig { policy: Some(PolicyKind::Off), ..CompactionConfig::default() };
+    let changed = config.changed_by(off);
+    assert_eq!(changed.tuning(), Tuning { policy: PolicyKind::Off, proactiveness: 50, ..default });
 }
 
 #[test]

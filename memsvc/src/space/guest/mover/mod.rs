@@ -67,7 +67,7 @@ impl State {
     }
 
     /// Where a page of a split block is.
-    fn page(&self, frame: GuestFrame) -> Page {
+    pub(super) fn page(&self, frame: GuestFrame) -> Page {
         match &self.blocks[frame.block().0 as usize] {
             BlockState::Split(split) => split.page(frame.index()),
             _ => Page::Absent,
@@ -142,7 +142,7 @@ impl GuestSpace {
 
     /// Moves busy pages of which the content is at `to` into guest space: without the lock, as nobody else
     /// touches them.
-    fn transfer_in(&self, moves: &[Move]) -> Done {
+    pub(super) fn transfer_in(&self, moves: &[Move]) -> Done {
         self.transfer(moves, |it| (self.address(it.page), self.arena.frame_address(it.to)))
     }
 

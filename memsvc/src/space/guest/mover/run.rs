@@ -94,35 +94,30 @@ impl GuestSpace {
         runs.into_iter().fold(Run::default(), Run::and)
     }
 
-    /// Promotes all that is filled, with several movers. Says how many, and how long each mover moved in the
-    /// mean: that whole blocks are made is not in it.
+    /// Promotes all that is filled and for which there are whole blocks, with several movers. These are made
+    /// before. Says how many, and how long it took to move what was in them.
     pub(crate) fn promote_with(&self, movers: usize) -> (u64, Duration) {
-        let mut filled = self.filled();
-        filled.reverse();
-        let (filled, promoted, busy) = (Mutex::new(filled), AtomicU64::new(0), AtomicU64::new(0));
-        let next = || filled.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let filled = self.filled().into_iter();
+        let pairs: Vec<_> = filled.map_while(|block| Some((block, self.make_whole()?))).collect();
+        let (pairs, promoted) = (Mutex::new(pairs), AtomicU64::new(0));
+        let next = || pairs.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let promote_all = || {
-            while let Some(guest_block) = next()
-                && let Some(whole) = self.make_whole()
-            {
-                let start = Instant::now();
-                let result = self.promote(guest_block, whole, true);
-                busy.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-                match result {
-                    Ok(()) => {
-                        promoted.fetch_add(1, Ordering::Relaxed);
-                        self.return_emptied(&mut self.lock_after_faults());
-                    }
+            while let Some((guest_block, whole)) = next() {
+                match self.promote(guest_block, whole, true) {
+                    Ok(()) => _ = promoted.fetch_add(1, Ordering::Relaxed),
                     Err(_) => self.free_block(&mut self.lock(), whole, Slots::PageTable),
                 }
             }
         };
+        let start = Instant::now();
         std::thread::scope(|scope| {
             for _ in 0..movers {
                 let _ = mover_thread().spawn_scoped(scope, promote_all);
             }
         });
-        (promoted.into_inner(), Duration::from_nanos(busy.into_inner() / movers as u64))
+        let took = start.elapsed();
+        self.return_emptied(&mut self.lock());
+        (promoted.into_inner(), took)
     }
 
     /// Gives split guest blocks that the guest has filled one whole block each, the fullest first, while
@@ -164,6 +159,11 @@ impl GuestSpace {
     /// Blocks promoted since the start.
     pub(crate) fn promoted_blocks(&self) -> u64 {
         self.mover.promoted_blocks.get()
+    }
+
+    /// True when there are such blocks.
+    pub(crate) fn has_filled(&self) -> bool {
+        !self.filled().is_empty()
     }
 
     /// Split blocks that are worth a whole one, the fullest first.

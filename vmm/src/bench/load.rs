@@ -15,7 +15,11 @@ use anyhow::anyhow;
 use fastrand::Rng;
 use memsvc::core::units::FrameId;
 
-use super::{guest::Part, memory::Memory, times::Times};
+use super::{
+    guest::Part,
+    memory::Memory,
+    times::{Summary, Times},
+};
 
 /// Pages written, and as many read, in a round.
 const TOUCHES: usize = 64;
@@ -83,9 +87,9 @@ impl Load {
         Ok(())
     }
 
-    /// How long touches of pages in use took, since this was asked for last.
-    pub(super) fn touches(&self) -> Times {
-        std::mem::take(&mut self.touches.lock().unwrap_or_else(PoisonError::into_inner))
+    /// How long touches of pages in use took.
+    pub(super) fn touches(&self) -> Summary {
+        self.touches.lock().unwrap_or_else(PoisonError::into_inner).summary()
     }
 }
 

@@ -299,10 +299,9 @@ fn under_load(policy: Policy, fill: &Fill, after_step: &mut dyn FnMut(&str)) -> 
         let (load, before) = (Load::default(), memory.work());
         let phase = load.during(memory, &mut guest.parts, || {
             thread::sleep(WARM_UP);
-            load.touches();
             ask(name, before)
         })?;
-        phases.push(Phase { touches: Some(load.touches().summary()), ..phase });
+        phases.push(Phase { touches: Some(load.touches()), ..phase });
         memory.put_all(&mut guest.given())?;
     }
     phases.push(ask("rested", memory.work())?);

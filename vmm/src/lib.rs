@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod arch;
+pub mod bench;
 pub mod cli;
 pub mod devices;
 pub mod vm;

@@ -11,9 +11,9 @@ use guest_tests::kvm_host;
 struct Arguments {
     /// What to measure.
     name: Name,
-    /// How often every subject is measured.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
+    /// How often every subject is measured [default: 5, hugepages: 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
     /// Print the report instead of a table.
     #[arg(long)]
     json: bool,
@@ -29,13 +29,20 @@ enum Name {
     Alloc,
     /// The mover: harvest and promotion beside memcpy of the same bytes, and who waits for it. Needs no KVM.
     Migrate,
+    /// Whole huge pages of memory that was given back in pieces, policy by policy. Needs no KVM.
+    Hugepages,
     /// A real guest fragments itself and is ballooned by half: whole pages won back, and what stays huge.
     HugepagesGuest,
 }
 
 impl Name {
     fn needs_kvm(self) -> bool {
-        !matches!(self, Name::Alloc | Name::Migrate)
+        !matches!(self, Name::Alloc | Name::Migrate | Name::Hugepages)
+    }
+
+    /// Rounds that take some minutes.
+    fn rounds(self) -> u32 {
+        if self == Name::Hugepages { 1 } else { 5 }
     }
 }
 
@@ -50,7 +57,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let run = Run { rounds: arguments.rounds, json: arguments.json };
+    let rounds = arguments.rounds.unwrap_or(arguments.name.rounds());
+    let run = Run { rounds, json: arguments.json };
     if arguments.name.needs_kvm() {
         kvm_host::enter()?;
     }
@@ -59,6 +67,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Name::Balloon => bench::balloon::run(run),
         Name::Alloc => bench::alloc::run(run),
         Name::Migrate => bench::migrate::run(run),
+        Name::Hugepages => bench::hugepages::run(run),
         Name::HugepagesGuest => bench::hugepages_guest::run(run),
     }
 }

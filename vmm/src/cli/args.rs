@@ -1,8 +1,10 @@
 //! Flags and their help. What they mean together is decided by the commands.
 
+mod bench;
 mod client;
 mod compaction;
 
+pub(super) use bench::{BenchArgs, BenchCommand, HugepagesArgs};
 pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, MemoryCommand, Target};
 pub(super) use compaction::{TuningArgs, When};
 
@@ -56,6 +58,7 @@ impl Cli {
             Some(Command::Balloon(args)) => args.target().json,
             Some(Command::Memory(args)) => args.target().json,
             Some(Command::Check(args)) => args.json,
+            Some(Command::Bench(args)) => args.json(),
             Some(Command::Openapi) => false,
         }
     }
@@ -71,6 +74,8 @@ pub(super) enum Command {
     Memory(MemoryArgs),
     /// Say whether this host can run guests, and what it lacks
     Check(CheckArgs),
+    /// Measure this host
+    Bench(BenchArgs),
     /// Print the OpenAPI description of the API
     #[command(hide = true)]
     Openapi,

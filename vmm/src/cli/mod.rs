@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! aerostat --api-sock PATH [--id ID] [--config-file F] [--no-api]   as Firecracker: serve.rs
-//! aerostat run | balloon | memory | check                           for people
+//! aerostat run | balloon | memory | check | bench                   for people
 //! ```
 //!
 //! Exit codes: 0 all is well (also: the guest powered off or reset, or a signal ended us), 1 an
@@ -10,6 +10,7 @@
 
 mod args;
 mod balloon;
+mod bench;
 pub mod check;
 mod memory;
 mod output;
@@ -53,6 +54,7 @@ fn main_with(
         Some(Command::Balloon(args)) => balloon::balloon(args),
         Some(Command::Memory(args)) => memory::memory(args),
         Some(Command::Check(args)) => check::check(&args, check()),
+        Some(Command::Bench(args)) => bench::bench(args),
         Some(Command::Openapi) => {
             openapi::generate().map_err(Into::into).and_then(|text| output::print(&text))
         }

@@ -69,6 +69,12 @@ pub(super) fn seconds(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| format!("write a number of seconds from 0 to {}", u16::MAX))
 }
 
+/// A part of memory that leaves half of it at least.
+pub(super) fn share(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (0..=50).contains(number));
+    number.ok_or_else(|| "a share is a whole percentage from 0 to 50".to_owned())
+}
+
 /// A value of `extfrag_index`.
 pub(super) fn extfrag_threshold(text: &str) -> Result<u16, String> {
     let number = text.parse().ok().filter(|number| *number <= 1000);

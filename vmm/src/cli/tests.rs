@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{args::BenchCommand, *};
 
 fn refused(line: &str) -> String {
     let args = std::iter::once("aerostat").chain(line.split_whitespace());
@@ -207,4 +207,23 @@ fn a_configuration_file_that_cannot_be_used_says_why() {
     assert!(read().contains("is not valid: unknown field `kernel`"), "{}", read());
     std::fs::write(&path, " ".repeat((1 << 20) + 1)).expect("written");
     assert!(read().ends_with("is longer than 1 MiB."), "{}", read());
+}
+
+#[test]
+fn a_benchmark_takes_lists_and_says_what_may_be_in_them() {
+    let args = |line: &str| {
+        let args = ["aerostat", "bench", "hugepages"].into_iter().chain(line.split_whitespace());
+        let Some(Command::Bench(args)) = Cli::try_parse_from(args).expect(line).command else {
+            panic!("not bench: {line}")
+        };
+        let BenchCommand::Hugepages(args) = args.command;
+        args
+    };
+    let default = args("");
+    assert_eq!((default.memory.0, default.unmovable, default.policy.len()), (1024, vec![0, 1, 5], 4));
+    let some = args("--policy kernel,off --unmovable 2 --pattern half,every --memory 256M");
+    assert_eq!(some.policy.iter().map(ToString::to_string).collect::<Vec<_>>(), ["kernel", "off"]);
+    assert_eq!(some.pattern.iter().map(ToString::to_string).collect::<Vec<_>>(), ["half", "every"]);
+    assert!(refused("bench hugepages --policy x").contains("write off, scanner, occupancy or kernel"));
+    assert!(refused("bench hugepages --unmovable 51").contains("a whole percentage from 0 to 50"));
 }

@@ -295,10 +295,9 @@ impl Session<'_> {
                 }
             }
             let before = frames.to.len();
-            if alloc.take_from(receiver, &RECEIVER, (wanted - before) as u32, &mut frames.to).is_err() {
-                break;
-            }
-            if frames.to.len() == before {
+            let taken = alloc.take_from(receiver, &RECEIVER, (wanted - before) as u32, &mut frames.to);
+            // Where what is free must stay so, room comes of the next huge page that is split.
+            if taken.is_err() || frames.to.len() == before {
                 self.failed(receiver);
             }
         }

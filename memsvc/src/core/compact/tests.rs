@@ -13,8 +13,9 @@ use crate::core::watermark::Watermarks;
 
 const CPU: CpuId = CpuId(0);
 const GUEST: OwnerId = OwnerId(1);
-const BLOCK: Request = Request::new(Order::BLOCK, PageType::Guest).charge_to(GUEST);
-const KMEM: Request = Request::new(Order::FRAME, PageType::Kmem);
+/// The last block, too, whatever is to stay free.
+const BLOCK: Request = Request::new(Order::BLOCK, PageType::Guest).charge_to(GUEST).flags(Flags::MEMALLOC);
+const KMEM: Request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::MEMALLOC);
 const CAPTURE: Request = Request::new(Order::BLOCK, PageType::Stash);
 
 /// What a block is filled with.
@@ -79,7 +80,11 @@ struct Books {
 
 impl Books {
     fn new(fills: &[Fill]) -> Self {
-        let config = Config { blocks: fills.len() as u32, cpus: 1, watermarks: Watermarks::NONE };
+        Self::with(fills, Watermarks::NONE)
+    }
+
+    fn with(fills: &[Fill], watermarks: Watermarks) -> Self {
+        let config = Config { blocks: fills.len() as u32, cpus: 1, watermarks };
         let mut books =
             Self { alloc: FrameAllocator::new(config), contents: BTreeMap::new(), pinned: Vec::new() };
         let mut unused = Vec::new();
@@ -255,6 +260,21 @@ fn agrees(
         prop_assert!(run.migrated >= fewest[run.emptied as usize]);
     }
     Ok(run)
+}
+
+/// What is free in pieces must stay so; the holes of huge pages are room all the same.
+#[test]
+fn room_below_the_min_watermark_does_not_keep_huge_pages_from_being_emptied() {
+    let holed = || Fill::Huge(Pattern::Groups(128));
+    let fills = [holed(), holed(), holed(), holed(), Fill::Pieces(Pattern::Groups(128), true)];
+    let kept = Watermarks { min: 256, low: 256, high: 256 };
+    for policy in [PolicyKind::Occupancy, PolicyKind::Scanner] {
+        let mut books = Books::with(&fills, kept);
+        books.alloc.drain_all();
+        let mut keeper = Keeper { contents: &mut books.contents, pinned: &[], captured: Vec::new() };
+        let run = Compactor::new(policy.make()).run(&books.alloc, CPU, &mut keeper, &CAPTURE, &Goal::ALL);
+        assert_eq!((run.emptied, run.migrated, run.sources), (2, 512, 2), "{policy}");
+    }
 }
 
 fn is_whole(books: &Books, frame: FrameId) -> bool {

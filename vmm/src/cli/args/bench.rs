@@ -1,0 +1,59 @@
+//! Flags of the benchmarks.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::super::size;
+use crate::{
+    bench::{Pattern, Policy},
+    vm::config::Mib,
+};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct BenchArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum BenchCommand {
+    /// Ask for whole 2 MiB pages of memory that was given back in pieces: how many can be had, how long
+    /// each takes, what is copied for it. Needs no guest and no KVM
+    Hugepages(HugepagesArgs),
+}
+
+impl BenchArgs {
+    pub(super) fn json(&self) -> bool {
+        let BenchCommand::Hugepages(args) = &self.command;
+        args.json
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct HugepagesArgs {
+    /// Memory to fill: 512M, 2G, or a number of MiB; 128 MiB at least. The host must have it free
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size::memory)]
+    pub(in crate::cli) memory: Mib,
+    /// Who makes whole pages, each in turn: off, scanner, occupancy, or kernel (plain memory, MADV_COLLAPSE)
+    #[arg(
+        long,
+        value_name = "POLICY,...",
+        value_delimiter = ',',
+        default_value = "off,scanner,occupancy,kernel"
+    )]
+    pub(in crate::cli) policy: Vec<Policy>,
+    /// Of the memory, what is filled with what cannot be moved: percentages, 0 to 50
+    #[arg(long, value_name = "PERCENT,...", value_delimiter = ',', default_value = "0,1,5", value_parser = size::share)]
+    pub(in crate::cli) unmovable: Vec<u32>,
+    /// What is given back of what was filled: every second group of 128 frames (group), every second frame
+    /// (every), or a random half (half)
+    #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_value = "group")]
+    pub(in crate::cli) pattern: Vec<Pattern>,
+    /// Draw success and latency, step by step, into this file
+    #[arg(long, value_name = "PATH")]
+    pub(in crate::cli) svg: Option<PathBuf>,
+    /// Answer in JSON; times are in microseconds
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}

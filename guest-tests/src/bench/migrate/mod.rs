@@ -117,7 +117,8 @@ fn harvest(case: &str, movers: usize, samples: &mut Samples) -> anyhow::Result<(
     let mut copies = Copies::new(BLOCKS / 2 * BLOCK_SIZE)?;
     give_up(&service, size, case != IN_PLACE);
     let moved = service.measure_harvest(movers);
-    ensure!(moved.blocks == BLOCKS as u64 / 2, "{} blocks were won", moved.blocks);
+    // The last may find no room while another mover has more than it needs.
+    ensure!(moved.blocks + movers as u64 > BLOCKS as u64 / 2, "{} blocks were won", moved.blocks);
     ensure!(live(size).all(|page| memory.is_right(page)), "a page was lost by harvest");
     add(&named(case, movers), moved, &mut copies, size.min(FRAMES_PER_BLOCK), movers, samples);
 

@@ -136,6 +136,16 @@ impl GuestSpace {
         done
     }
 
+    /// Where the home slots of the block are in which the frame behind a page is, for tests.
+    #[cfg(test)]
+    fn home_of(&self, page: u32) -> usize {
+        let frame = match self.lock().page(GuestFrame(page)) {
+            Page::Here(frame) | Page::AtHome(frame) => frame,
+            page => panic!("{page:?} has no frame"),
+        };
+        self.arena.block_address(frame.block())
+    }
+
     fn count_stopped(&self, stopped: Stopped) {
         if stopped.error == Errno::BUSY { &self.mover.pinned } else { &self.mover.failed }.add(1);
     }

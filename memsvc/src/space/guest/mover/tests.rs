@@ -1,14 +1,17 @@
 //! Guest threads check every byte while their pages are on the move, and every step fails once.
 
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use crate::core::compact::{Compactor, Goal, Occupancy, Policy, PolicyKind, Scanner, Tuning};
 use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
+use crate::core::watermark::Watermarks;
 use crate::stats::MemoryStats;
 use crate::{Config, Gfn, MemoryService, RegionSpec};
 
@@ -22,9 +25,13 @@ struct Guest {
 
 impl Guest {
     fn new(blocks: usize) -> Self {
+        Self::with(blocks, None)
+    }
+
+    fn with(blocks: usize, watermarks: Option<Watermarks>) -> Self {
         let regions = vec![RegionSpec { gpa: 0, len: (blocks * BLOCK_SIZE) as u64 }];
         let compaction = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
-        let config = Config { compaction, ..Config::new(regions) };
+        let config = Config { compaction, watermarks, ..Config::new(regions) };
         let service = MemoryService::new(&config, |why| panic!("{why}")).unwrap();
         Self { service, pages: blocks * FRAMES }
     }
@@ -330,4 +337,117 @@ fn whatever_call_fails_every_page_is_readable_and_the_next_attempt_succeeds() {
     let stats = guest.consistent();
     assert!(stats.mover.counts.given_up > 5 && stats.mover.counts.pinned > 0, "{:?}", stats.mover);
     assert!(stats.mover.counts.failed > 0, "{:?}", stats.mover);
+}
+
+/// A ring for which the kernel has pinned a page, as it does for a device that reads or writes it.
+struct Pin(#[allow(dead_code)] OwnedFd);
+
+impl Pin {
+    fn new(guest: &Guest, page: usize) -> Self {
+        /// `struct io_uring_params`.
+        const PARAMS: usize = 120;
+        const REGISTER_BUFFERS: libc::c_uint = 0;
+        let mut params = [0u64; PARAMS / 8];
+        let part = libc::iovec { iov_base: guest.word(page, 0).as_ptr().cast(), iov_len: FRAME_SIZE };
+        // SAFETY: a ring of one entry that is never used, and one buffer: a page of guest RAM.
+        unsafe {
+            let ring = libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr());
+            assert!(ring >= 0, "io_uring is needed: {}", std::io::Error::last_os_error());
+            let ring = OwnedFd::from_raw_fd(ring as i32);
+            let fd = ring.as_raw_fd();
+            let done = libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_BUFFERS, &raw const part, 1);
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+            Self(ring)
+        }
+    }
+}
+
+/// What a device holds stays where it is, all else goes on, and once it is let go it moves as well.
+#[test]
+fn a_pinned_page_is_skipped_and_counted_and_moves_when_it_is_let_go() {
+    let guest = Guest::new(4);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    guest.give_up(|page| page % 2 == 1);
+    // In each block, so that whichever is emptied has one.
+    let pins: Vec<Pin> = (0..4).map(|block| Pin::new(&guest, block * FRAMES + 100)).collect();
+    let run = guest.compact(Occupancy::default());
+    let stats = guest.consistent();
+    assert_eq!((run.emptied, stats.mover.counts.harvested_blocks), (0, 0), "{run:?}");
+    assert!(stats.mover.counts.pinned > 0, "{:?}", stats.mover);
+    (0..guest.pages).step_by(2).for_each(|page| guest.check(page));
+    drop(pins);
+    // The ring is taken apart by another thread of the kernel.
+    let start = Instant::now();
+    let mut emptied = 0;
+    while emptied < 2 && start.elapsed() < Duration::from_secs(60) {
+        emptied += guest.compact(Occupancy::default()).emptied;
+    }
+    assert_eq!(emptied, 2);
+    (0..guest.pages).step_by(2).for_each(|page| guest.check(page));
+}
+
+/// Physical page numbers behind an address range; none where they are not shown (no CAP_SYS_ADMIN).
+fn physical_pages(start: usize, pages: usize) -> Vec<u64> {
+    let mut file = std::fs::File::open("/proc/self/pagemap").unwrap();
+    file.seek(SeekFrom::Start((start / FRAME_SIZE * 8) as u64)).unwrap();
+    let mut bytes = vec![0; pages * 8];
+    file.read_exact(&mut bytes).unwrap();
+    let numbers = bytes.as_chunks().0.iter().map(|entry| u64::from_ne_bytes(*entry) & ((1 << 55) - 1));
+    numbers.filter(|&number| number > 0).collect()
+}
+
+/// Frames come home to the physical page that they were: a block whose frames are all home is 2 MiB in one
+/// piece of the host's memory again, though its huge page was split long ago.
+#[test]
+fn a_block_that_has_come_home_is_one_piece_of_physical_memory() {
+    let guest = Guest::new(2);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    let base = guest.service.regions()[0].host;
+    let before = physical_pages(base, FRAMES);
+    // Split in place, and then page by page, the last ones stay: nothing is given back yet.
+    let report = |first: usize, pages: usize| {
+        guest.service.report_free((first * FRAME_SIZE) as u64, (pages * FRAME_SIZE) as u64);
+    };
+    for page in [300, 7, 500, 8] {
+        report(page, 1);
+    }
+    (0..8).map(|turn| (turn * 61 % 8) * 63).for_each(|page| report(page, 63));
+    assert_eq!(guest.service.stats().guest.split_blocks, 1);
+    let arena = guest.service.space().home_of(504);
+    let home = physical_pages(arena, 504);
+    if before.is_empty() {
+        assert!(home.is_empty(), "the numbers are not shown");
+        return;
+    }
+    assert_eq!(home.len(), 504);
+    assert!(home.windows(2).all(|pair| pair[1] == pair[0] + 1), "{home:?}");
+    assert_eq!(home, before[..504]);
+}
+
+/// Splits every block of the guest, and fills it again.
+fn split_all(guest: &Guest) {
+    for first in (0..guest.pages).step_by(FRAMES) {
+        guest.service.report_free((first * FRAME_SIZE) as u64, FRAME_SIZE as u64);
+        guest.fill(first);
+    }
+    assert_eq!(guest.service.stats().guest.split_blocks as usize * FRAMES, guest.pages);
+}
+
+#[test]
+fn nothing_is_promoted_with_memory_that_is_low() {
+    let guest = Guest::with(4, Some(Watermarks { min: 32, low: 2048, high: 4096 }));
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    split_all(&guest);
+    let alloc = guest.service.allocator();
+    let is_low_after_one = || !alloc.has_block_to_spare();
+    let mut taken = Vec::new();
+    while !is_low_after_one() {
+        taken.push(guest.service.get_block().unwrap());
+    }
+    let above_min = guest.service.get_block();
+    taken.push(above_min.expect("a block, above the min watermark"));
+    assert_eq!(guest.service.space().promote_filled(|| true), 0);
+    taken.into_iter().for_each(|block| guest.service.put_block(block).unwrap());
+    assert_eq!(guest.service.space().promote_filled(|| true), 4);
+    (0..guest.pages).for_each(|page| guest.check(page));
 }

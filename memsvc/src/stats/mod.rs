@@ -12,6 +12,7 @@ pub use allocator::{
 };
 pub use compaction::{Compacted, CompactionInfo, Reclaimed, Trigger, TriggerInfo};
 pub use mover::{MoveCounts, MoverStats, StallBucket, StallStats};
+#[cfg(not(memsvc_loom))]
 pub(crate) use mover::{MoverCounters, StallCounters};
 
 use serde::{Deserialize, Serialize};

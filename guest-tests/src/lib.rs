@@ -29,7 +29,7 @@ pub mod testvm;
 pub mod threads;
 
 pub use agent_client::AgentClient;
-pub use guest_agent::{Answer, Pages, Request};
+pub use guest_agent::{Answer, Churn, Pages, Request};
 pub use kernels::Kernel;
 pub use subject::{Balloon, Disk, Image, Spec, Subject};
 pub use testvm::TestVm;

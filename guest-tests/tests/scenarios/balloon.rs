@@ -86,16 +86,21 @@ fn scattered() -> anyhow::Result<()> {
 
 fn under_churn() -> anyhow::Result<()> {
     let mut vm = guest()?.cpus(2).start()?;
+    let churn = up_and_down(&mut vm).map_err(|error| vm.explain(&error))?;
+    ensure!(churn.pages > 0, "the threads did nothing");
+    ensure!(churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
+    vm.shut_down()
+}
+
+/// The balloon goes up and down while two threads count in 128 MiB.
+fn up_and_down(vm: &mut TestVm) -> anyhow::Result<guest_tests::Churn> {
     vm.agent.churn_start(128, 2)?;
     for _ in 0..3 {
         vm.balloon(224)?;
         vm.balloon(32)?;
     }
     vm.balloon(0)?;
-    let churn = vm.agent.churn_stop()?;
-    ensure!(churn.pages > 0, "the threads did nothing");
-    ensure!(churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
-    vm.shut_down()
+    vm.agent.churn_stop()
 }
 
 fn set_before_start() -> anyhow::Result<()> {

@@ -30,6 +30,9 @@ const QUIET: Duration = Duration::from_millis(100);
 const BUSY_LIMIT: Duration = Duration::from_secs(2);
 /// Of one CPU, the part that work takes that nobody waits for: one in so many.
 const SHARE: u32 = 5;
+/// The same for what the balloon has left: the operator waits for it, but it is the guest that decides how
+/// much work it is.
+const BALLOON_SHARE: u32 = 2;
 /// What is made for a fault that found no whole block: a stash full.
 const DIRECT_BLOCKS: u64 = 8;
 
@@ -303,7 +306,8 @@ impl Compaction {
         if reasons & wanted::LOW != 0 {
             let missing = alloc.watermarks().high.saturating_sub(now.free);
             let blocks = missing.div_ceil(FRAMES_PER_BLOCK as u64);
-            self.try_for(Trigger::Low, Goal { blocks, urgency: Urgency::Wanted }, deferrals, || true);
+            let goal = Goal { blocks, urgency: Urgency::Wanted };
+            self.run(&mut lock(&self.work), Trigger::Low, &goal, || self.may_go_on());
         }
         if reasons & wanted::BLOCK != 0 && tuning.helps(&now) {
             let goal = Goal { blocks: DIRECT_BLOCKS, urgency: Urgency::Wanted };
@@ -311,13 +315,17 @@ impl Compaction {
         }
         let ahead = |urgency| Goal { blocks: u64::MAX, urgency };
         if reasons & wanted::BALLOONED != 0 && now.holes > 0 {
-            self.try_for(Trigger::Balloon, ahead(Urgency::Asked), deferrals, || true);
+            let mut pace = Pace::new(BALLOON_SHARE);
+            self.try_for(Trigger::Balloon, ahead(Urgency::Asked), deferrals, || {
+                pace.rest();
+                self.is_quiet()
+            });
         }
         if tuning.starts_at(alloc.fragmentation().score()) {
-            let mut pace = Pace::new();
+            let mut pace = Pace::new(SHARE);
             self.try_for(Trigger::Proactive, ahead(Urgency::Ahead), deferrals, || {
                 pace.rest();
-                alloc.fragmentation().score() > tuning.target_score()
+                self.is_quiet() && alloc.fragmentation().score() > tuning.target_score()
             });
         }
         if reasons & wanted::FILLED != 0 {
@@ -352,10 +360,10 @@ impl Compaction {
             return;
         }
         let mut work = lock(&self.work);
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(SHARE);
         let mut goes_on = || {
             pace.rest();
-            self.may_go_on()
+            self.may_go_on() && self.is_quiet()
         };
         let mut all = 0;
         loop {
@@ -378,6 +386,11 @@ impl Compaction {
         }
     }
 
+    /// True when the bell has not rung for what cannot wait.
+    fn is_quiet(&self) -> bool {
+        !self.space.compaction().has_rung(wanted::LOW | wanted::BLOCK | wanted::STOP)
+    }
+
     fn may_go_on(&self) -> bool {
         self.urgent.load(Ordering::Relaxed) == 0 && !self.stopping.load(Ordering::Relaxed)
     }
@@ -387,15 +400,16 @@ impl Compaction {
 #[derive(Debug)]
 struct Pace {
     since: Instant,
+    share: u32,
 }
 
 impl Pace {
-    fn new() -> Self {
-        Self { since: Instant::now() }
+    fn new(share: u32) -> Self {
+        Self { since: Instant::now(), share }
     }
 
     fn rest(&mut self) {
-        thread::sleep(self.since.elapsed() * (SHARE - 1));
+        thread::sleep(self.since.elapsed() * (self.share - 1));
         self.since = Instant::now();
     }
 }

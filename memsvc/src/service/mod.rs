@@ -14,7 +14,7 @@ mod measure;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -93,6 +93,7 @@ impl Outcome {
 pub struct MemoryService {
     space: Arc<GuestSpace>,
     compaction: Arc<Compaction>,
+    failed: Arc<LastWords>,
     regions: Vec<Region>,
     stop: OwnedFd,
     threads: Vec<JoinHandle<()>>,
@@ -152,6 +153,7 @@ impl MemoryService {
         let compaction = Arc::new(Compaction::new(Arc::clone(&space), config.compaction));
         let compact = spawn("compact", {
             let (space, compaction) = (Arc::clone(&space), Arc::clone(&compaction));
+            let failed = Arc::clone(&failed);
             move || {
                 failed.unless_well(&space, || {
                     compaction.attend();
@@ -171,7 +173,7 @@ impl MemoryService {
                 region
             })
             .collect();
-        Ok(Arc::new(Self { space, compaction, regions, stop, threads: vec![fault, stash, compact] }))
+        Ok(Arc::new(Self { space, compaction, failed, regions, stop, threads: vec![fault, stash, compact] }))
     }
 
     /// Guest RAM as this process sees it; absent until touched.
@@ -214,13 +216,13 @@ impl MemoryService {
     /// blocks are emptied and given back to the host. Takes the time that it takes, on this thread;
     /// `goes_on` is asked before each block.
     pub fn compact(&self, goes_on: impl FnMut() -> bool) -> Compacted {
-        self.compaction.compact(goes_on)
+        self.failed.unless_it_panics(&self.space, || self.compaction.compact(goes_on))
     }
 
     /// Gives so many bytes back to the host, if there are as many that nobody uses: on this thread, in whole
     /// blocks; `goes_on` is asked before each.
     pub fn reclaim(&self, bytes: u64, goes_on: impl FnMut() -> bool) -> Reclaimed {
-        self.compaction.reclaim(bytes, goes_on)
+        self.failed.unless_it_panics(&self.space, || self.compaction.reclaim(bytes, goes_on))
     }
 
     /// The frame allocator: for memory of the monitor's own.
@@ -235,7 +237,7 @@ impl MemoryService {
     /// # Errors
     /// Why there is none.
     pub fn get_block(&self) -> Result<BlockId, AllocError> {
-        self.compaction.get_block()
+        self.failed.unless_it_panics(&self.space, || self.compaction.get_block())
     }
 
     /// Gives such a block back.
@@ -327,6 +329,14 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
 /// Who is told, once, that a thread without which guest memory cannot be served has ended.
 struct LastWords(Mutex<Option<Failed>>);
 
+impl std::fmt::Debug for LastWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LastWords")
+    }
+}
+
+const BUG: &str = "guest memory cannot be provided any more (a bug; see the message before)";
+
 /// Is told why.
 type Failed = Box<dyn FnOnce(String) + Send>;
 
@@ -336,8 +346,21 @@ impl LastWords {
         let why = match catch_unwind(AssertUnwindSafe(serve)) {
             Ok(Ok(())) => return,
             Ok(Err(error)) => format!("guest memory cannot be provided any more: {error}"),
-            Err(_) => "guest memory cannot be provided any more (a bug; see the message before)".to_owned(),
+            Err(_) => BUG.to_owned(),
         };
+        self.say(space, why);
+    }
+
+    /// Runs what moves pages on another thread, and says so if it panics: pages may be left that nobody
+    /// brings in.
+    fn unless_it_panics<T>(&self, space: &GuestSpace, moves: impl FnOnce() -> T) -> T {
+        catch_unwind(AssertUnwindSafe(moves)).unwrap_or_else(|panic| {
+            self.say(space, BUG.to_owned());
+            resume_unwind(panic)
+        })
+    }
+
+    fn say(&self, space: &GuestSpace, why: String) {
         if let Some(failed) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             failed(why);
         }

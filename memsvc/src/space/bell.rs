@@ -34,6 +34,11 @@ impl Bell {
         }
     }
 
+    /// True when it has rung for one of these, and nobody has heard it.
+    pub(crate) fn has_rung(&self, reasons: Reasons) -> bool {
+        self.reasons.load(Ordering::Relaxed) & reasons != 0
+    }
+
     /// Why it has rung since it was last asked.
     pub(crate) fn take(&self) -> Reasons {
         self.reasons.swap(0, Ordering::Acquire)

@@ -77,7 +77,8 @@ fn every_second_page() -> anyhow::Result<()> {
     let memory = vm.control.api("GET", "/memory", Value::Null)?;
     let (bytes, huge) =
         (number(&memory, "/host/guest_resident_bytes")?, number(&memory, "/host/guest_huge_bytes")?);
-    ensure!(huge * 100 >= bytes * 99, "{huge} of {bytes} bytes are huge after {compacted}: {memory}");
+    // In a guest so small two blocks are 1.6 %, and what the guest has not filled is not made whole.
+    ensure!(huge * 100 >= bytes * 98, "{huge} of {bytes} bytes are huge after {compacted}: {memory}");
     ensure_huge(&vm, "with all RAM touched again and compacted")?;
 
     vm.agent.verify("between", BETWEEN)?;

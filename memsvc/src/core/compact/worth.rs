@@ -28,11 +28,11 @@ impl Urgency {
 }
 
 /// True when a split guest block with so many frames behind it, of which the guest has given up `ballooned`,
-/// is worth a whole block. The guest gets no memory by it that it has given up; and it gets an eighth of a
+/// is worth a whole block. The guest gets no memory by it that it has given up; and it gets a quarter of a
 /// block that it has not touched at most (khugepaged would fill all but one page, `max_ptes_none` 511, which
 /// is how ballooned memory comes back there).
 pub const fn is_worth_promoting(present: usize, ballooned: usize) -> bool {
-    ballooned == 0 && present >= FRAMES_PER_BLOCK - FRAMES_PER_BLOCK / 8
+    ballooned == 0 && present >= FRAMES_PER_BLOCK - FRAMES_PER_BLOCK / 4
 }
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_block_that_the_guest_has_filled_becomes_whole_and_no_other() {
-        assert!(is_worth_promoting(512, 0) && is_worth_promoting(448, 0));
-        assert!(!is_worth_promoting(447, 0) && !is_worth_promoting(511, 1));
+        assert!(is_worth_promoting(512, 0) && is_worth_promoting(384, 0));
+        assert!(!is_worth_promoting(383, 0) && !is_worth_promoting(511, 1));
     }
 }

@@ -136,8 +136,18 @@ impl GuestSpace {
         let mut taken = 0;
         for frame in frames() {
             state = self.still(state, frame);
+            if !matches!(state.blocks[guest_block.0 as usize], BlockState::Split(_)) {
+                // It was promoted meanwhile: what is left of the report comes too late.
+                self.refusals.reported_kept.add((count - taken) as u64);
+                break;
+            }
             match self.take_frame_home(&mut state, frame) {
-                Ok(()) => taken += 1,
+                Ok(()) => {
+                    taken += 1;
+                    if let Some(split) = state.split_mut(guest_block) {
+                        split.report(frame.index());
+                    }
+                }
                 Err(error) => tracing::error!(?frame, %error, "reported memory could not be taken"),
             }
         }

@@ -8,7 +8,6 @@ use super::mover::Move;
 use super::split::{Page, SplitBlock, Target};
 use super::stash::{Made, reason};
 use super::{BlockState, CPU, GUEST, GuestSpace, State, wanted};
-use crate::core::compact::is_worth_promoting;
 use crate::core::page_type::PageType;
 use crate::core::request::{AllocError, Flags, Request};
 use crate::core::units::{
@@ -216,7 +215,7 @@ impl GuestSpace {
         let first = self.zeroed_frame(state).map_err(io::Error::other)?;
         let mut moves = vec![Move { page: frame, from: first, to: first }];
         for page in around(frame).filter(|&page| page != frame) {
-            if state.page(page) != Page::Absent || state.ledger.contains(page) {
+            if state.page(page) != Page::Absent || state.is_given_up(page) {
                 continue;
             }
             let Ok(home) = self.zeroed_frame(state) else { break };
@@ -235,9 +234,7 @@ impl GuestSpace {
             self.alloc.set_rmap(it.to, it.page.0);
             self.moves.frames_in.add(1);
         }
-        if let BlockState::Split(split) = &state.blocks[frame.block().0 as usize]
-            && is_worth_promoting(split.len(), state.ledger.block(frame.block()).len())
-        {
+        if state.is_filled(frame.block()) {
             self.compaction.ring(wanted::FILLED);
         }
         self.faults.single.add(1);

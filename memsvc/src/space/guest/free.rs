@@ -24,6 +24,9 @@ impl GuestSpace {
         let BlockState::Huge(block) = state.blocks[guest_block.0 as usize] else {
             return Ok(());
         };
+        if !self.is_watched(state, guest_block) {
+            return Ok(());
+        }
         self.mapping.discard(guest_block.offset(), BLOCK_SIZE)?;
         state.blocks[guest_block.0 as usize] = BlockState::Absent;
         state.absent += 1;

@@ -113,6 +113,8 @@ struct State {
     waiters: Vec<Waiter>,
     /// Guest blocks that may be mappings of their own.
     mapped: HashSet<GuestBlock>,
+    /// Of these, blocks that the kernel would not let us watch: nothing may be taken from them.
+    unwatched: HashSet<GuestBlock>,
     huge: Deferral,
     /// Nobody serves guest space any more.
     is_abandoned: bool,
@@ -181,6 +183,7 @@ impl GuestSpace {
             last_fault: Instant::now(),
             waiters: Vec::new(),
             mapped: HashSet::new(),
+            unwatched: HashSet::new(),
             huge: Deferral::default(),
             is_abandoned: false,
         };
@@ -220,11 +223,12 @@ impl GuestSpace {
         &self.uffd
     }
 
-    /// Lets whoever waits for a page go on, for the guest's end: an absent page is zeroed memory to them, as
-    /// ever, but it is not ours from now on.
+    /// Lets whoever waits for a page go on, for the guest's end: what is at home is brought in first, and an
+    /// absent page is zeroed memory to them, as ever, but it is not ours from now on.
     pub(crate) fn let_go(&self) -> std::io::Result<()> {
         self.lock().is_abandoned = true;
         self.settled.notify_all();
+        self.bring_all_in();
         self.uffd.unregister(self.mapping.base(), self.mapping.len())
     }
 

@@ -52,6 +52,8 @@ pub(super) struct SplitBlock {
     len: usize,
     at_home: BlockBitmap,
     busy: BlockBitmap,
+    /// Absent ones that the guest has reported free, and not touched since.
+    reported: BlockBitmap,
     /// Empty, or one for each page: said by a mover, until it takes it back.
     targets: Vec<Target>,
 }
@@ -60,7 +62,8 @@ impl SplitBlock {
     /// All of them here.
     pub(super) fn new(frames: [Option<FrameId>; FRAMES_PER_BLOCK]) -> Self {
         let len = frames.iter().flatten().count();
-        Self { frames, len, at_home: BlockBitmap::EMPTY, busy: BlockBitmap::EMPTY, targets: Vec::new() }
+        let none = BlockBitmap::EMPTY;
+        Self { frames, len, at_home: none, busy: none, reported: none, targets: Vec::new() }
     }
 
     /// Nothing behind any page.
@@ -84,7 +87,10 @@ impl SplitBlock {
         self.len -= usize::from(self.frames[index].is_some());
         self.frames[index] = match page {
             Page::Absent => None,
-            Page::Here(frame) => Some(frame),
+            Page::Here(frame) => {
+                self.reported.remove(index);
+                Some(frame)
+            }
             Page::AtHome(frame) => {
                 self.at_home.insert(index);
                 Some(frame)
@@ -92,6 +98,16 @@ impl SplitBlock {
             Page::Busy => unreachable!("a page becomes busy by take()"),
         };
         self.len += usize::from(self.frames[index].is_some());
+    }
+
+    /// The guest does not use this page, which is absent.
+    pub(super) fn report(&mut self, index: usize) {
+        self.reported.insert(index);
+    }
+
+    /// Absent pages that the guest has reported free.
+    pub(super) fn reported(&self) -> &BlockBitmap {
+        &self.reported
     }
 
     /// A mover has this page from now on, until it sets where it is.
@@ -106,7 +122,13 @@ impl SplitBlock {
 
     /// True when nothing is behind any page, and no mover at it.
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0 && !self.is_moving()
+        self.len == 0 && self.is_left_alone()
+    }
+
+    /// True when no mover has any of it, nor has still to hear where a page has gone. Only then may this be
+    /// forgotten.
+    pub(super) fn is_left_alone(&self) -> bool {
+        !self.is_moving() && self.targets.iter().all(|target| *target == Target::Same)
     }
 
     /// Frames behind it.

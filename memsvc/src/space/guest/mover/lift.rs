@@ -16,6 +16,11 @@ use crate::core::units::{
     BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, FrameId, GuestBlock, GuestFrame, Order,
 };
 use crate::space::uffd::Stopped;
+use std::time::Duration;
+
+/// How long a mover may take for one batch, or a block that it promotes, in milliseconds, before it is taken
+/// for one that has failed.
+const MOVER_PATIENCE: u32 = 1000;
 
 impl GuestSpace {
     /// Takes a block that is to be emptied off the lists. A huge page with holes is in pieces then, at home.
@@ -67,6 +72,9 @@ impl GuestSpace {
             Some(BlockState::Huge(behind)) if *behind == block => {}
             _ => return None,
         }
+        if !self.is_watched(state, guest_block) {
+            return None;
+        }
         let there = self.mapping.base() + guest_block.offset();
         let done = match self.uffd.move_pages(self.arena.block_address(block), there, BLOCK_SIZE) {
             Ok(()) => BLOCK_SIZE,
@@ -116,6 +124,19 @@ impl GuestSpace {
             }
         }
         free(self, state, freed);
+    }
+
+    /// Brings all pages in that are at home, once no mover has any, which is in milliseconds.
+    pub(in super::super) fn bring_all_in(&self) {
+        let is_moving = |block: &BlockState| matches!(block, BlockState::Split(split) if split.is_moving());
+        let blocks = self.lock().blocks.len() as u32;
+        for _ in 0..MOVER_PATIENCE {
+            if !self.lock().blocks.iter().any(is_moving) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        (0..blocks).for_each(|block| self.settle(GuestBlock(block)));
     }
 
     /// Brings the pages of a block in that are at home and go nowhere else.

@@ -33,6 +33,7 @@ use rustix::io::Errno;
 
 use super::split::{Page, SplitBlock};
 use super::{BlockState, GuestSpace, State};
+use crate::core::compact::is_worth_promoting;
 use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FrameId, GuestBlock, GuestFrame};
 use crate::space::uffd::Stopped;
 
@@ -60,16 +61,35 @@ const _: () = assert!(BATCH == Done::BITS as usize);
 impl State {
     /// The split block in which a page lies. None if it is in another state.
     pub(super) fn split_mut(&mut self, block: GuestBlock) -> Option<&mut SplitBlock> {
-        match &mut self.blocks[block.0 as usize] {
+        match self.blocks.get_mut(block.0 as usize)? {
             BlockState::Split(split) => Some(split),
             _ => None,
         }
     }
 
+    /// True when the guest has given the page up, by balloon or report, and not touched it since.
+    pub(super) fn is_given_up(&self, frame: GuestFrame) -> bool {
+        let is_reported = match self.blocks.get(frame.block().0 as usize) {
+            Some(BlockState::Split(split)) => split.reported().contains(frame.index()),
+            _ => false,
+        };
+        is_reported || self.ledger.contains(frame)
+    }
+
+    /// True when a block is split, and worth a whole one.
+    pub(super) fn is_filled(&self, block: GuestBlock) -> bool {
+        match self.blocks.get(block.0 as usize) {
+            Some(BlockState::Split(split)) => {
+                is_worth_promoting(split.len(), self.ledger.block(block).len() + split.reported().len())
+            }
+            _ => false,
+        }
+    }
+
     /// Where a page of a split block is.
     pub(super) fn page(&self, frame: GuestFrame) -> Page {
-        match &self.blocks[frame.block().0 as usize] {
-            BlockState::Split(split) => split.page(frame.index()),
+        match self.blocks.get(frame.block().0 as usize) {
+            Some(BlockState::Split(split)) => split.page(frame.index()),
             _ => Page::Absent,
         }
     }

@@ -98,7 +98,7 @@ impl GuestSpace {
         if !state.ledger.block(guest_block).is_empty() {
             return Err(NotPromoted::NotNow);
         }
-        let split = state.split_mut(guest_block).filter(|split| !split.is_moving());
+        let split = state.split_mut(guest_block).filter(|split| split.is_left_alone());
         let Some(split) = split else { return Err(NotPromoted::NotNow) };
         let before = Box::new(std::array::from_fn(|index| split.page(index)));
         (0..FRAMES_PER_BLOCK).for_each(|index| split.take(index));
@@ -148,12 +148,17 @@ impl GuestSpace {
         if let Some(error) = self.uffd.faults.strikes() {
             return Err(error.into());
         }
-        self.mapping.take_over(guest_block.offset(), self.arena.block_address(whole))?;
+        if let Err(error) = self.mapping.take_over(guest_block.offset(), self.arena.block_address(whole)) {
+            // It may have failed after what was there was unmapped; nothing was behind it.
+            self.mapping.renew(guest_block.offset())?;
+            self.watch(guest_block)?;
+            return Err(error);
+        }
         state.mapped.insert(guest_block);
-        let address = self.mapping.base() + guest_block.offset();
-        if let Err(error) = self.uffd.register(address, BLOCK_SIZE, Watch::Missing) {
-            // All of it is there; only a page that is taken from it later would be missed.
+        if let Err(error) = self.watch(guest_block) {
+            // All of it is there; nothing may be taken from it before it is watched again.
             tracing::error!(?guest_block, %error, "a block of guest RAM is not watched any more");
+            state.unwatched.insert(guest_block);
         }
         self.tag_guest(state, guest_block, whole);
         state.blocks[guest_block.0 as usize] = BlockState::Huge(whole);
@@ -165,6 +170,20 @@ impl GuestSpace {
     /// True when this block may become a mapping of its own.
     pub(in super::super) fn has_room_for_mapping(&self, state: &State, guest_block: GuestBlock) -> bool {
         state.mapped.contains(&guest_block) || (state.mapped.len() + 1) * MAPPINGS <= self.max_mappings / 2
+    }
+
+    /// Has touches of absent pages of a block wait for us, as everywhere in guest space.
+    fn watch(&self, guest_block: GuestBlock) -> io::Result<()> {
+        let address = self.mapping.base() + guest_block.offset();
+        self.uffd.register(address, BLOCK_SIZE, Watch::Missing)
+    }
+
+    /// True when the block is watched, at the second attempt at the latest.
+    pub(in super::super) fn is_watched(&self, state: &mut State, guest_block: GuestBlock) -> bool {
+        if state.unwatched.contains(&guest_block) && self.watch(guest_block).is_ok() {
+            state.unwatched.remove(&guest_block);
+        }
+        !state.unwatched.contains(&guest_block)
     }
 
     /// A promotion has ended: nobody waits for it any more.

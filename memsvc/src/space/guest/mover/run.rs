@@ -65,7 +65,14 @@ impl GuestSpace {
     ) -> Run {
         let won = |block| self.put_whole(&mut self.lock_after_faults(), block);
         let mut mover = SpaceMover { space: self, won, goes_on };
-        compactor.run(&self.alloc, OUTSIDE, &mut mover, &WON, goal)
+        let run = compactor.run(&self.alloc, OUTSIDE, &mut mover, &WON, goal);
+        if run.sources > run.emptied {
+            // A list that was in use may have kept a block from being whole at that moment.
+            let mut state = self.lock_after_faults();
+            state.came_home = true;
+            self.return_emptied(&mut state);
+        }
+        run
     }
 
     /// A block made for the monitor itself, if one can be. It is handed out as [`KMEM_BLOCK`] says, and
@@ -171,11 +178,7 @@ impl GuestSpace {
         let state = self.lock();
         let blocks = (0..).map(GuestBlock).zip(&state.blocks);
         let filled = blocks.filter_map(|(block, entry)| match entry {
-            BlockState::Split(split) => {
-                let ballooned = state.ledger.block(block).len();
-                let worth = crate::core::compact::is_worth_promoting(split.len(), ballooned);
-                worth.then_some((split.len(), block))
-            }
+            BlockState::Split(split) if state.is_filled(block) => Some((split.len(), block)),
             _ => None,
         });
         let mut filled: Vec<_> = filled.collect();

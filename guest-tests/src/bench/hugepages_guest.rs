@@ -53,10 +53,7 @@ pub fn run(run: Run) -> anyhow::Result<()> {
     for round in 1..=run.rounds {
         for subject in SUBJECTS {
             let progress = Progress::start(&format!("round {round} of {}, {}", run.rounds, subject.name()));
-            let mut spec = Spec::new(subject, kernel).memory_mib(RAM_MIB).cpus(2);
-            if subject == Subject::Aerostat {
-                spec = spec.argument("--compaction").argument("occupancy");
-            }
+            let spec = Spec::new(subject, kernel).memory_mib(RAM_MIB).cpus(2);
             samples.take(subject, |samples| measure(&spec, samples))?;
             progress.done("");
         }

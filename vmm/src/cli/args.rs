@@ -126,7 +126,7 @@ pub(super) struct RunArgs {
     /// multiples of 4 [default: by Linux's formula]
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = size::watermarks, allow_hyphen_values = true)]
     pub(super) watermarks: Option<WatermarksConfig>,
-    /// Policy by which memory is compacted: occupancy, scanner, or off [default: off]
+    /// Policy by which memory is compacted: occupancy, scanner, or off [default: occupancy]
     #[arg(long, value_name = "POLICY")]
     pub(super) compaction: Option<PolicyKind>,
     #[command(flatten)]

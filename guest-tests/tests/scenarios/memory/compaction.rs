@@ -101,8 +101,7 @@ fn all_at_once() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let disk = directory.path().join("disk");
     std::fs::File::create(&disk)?.set_len(32 << 20)?;
-    let spec = guest()?.memory_mib(RAM_MIB).cpus(2).disk(&disk);
-    let mut vm = spec.argument("--compaction").argument("occupancy").start()?;
+    let mut vm = guest()?.memory_mib(RAM_MIB).cpus(2).disk(&disk).start()?;
     let size = vm.agent.fill("comb", 3 * SPARE_MIB, Pages::Base)?;
     vm.agent.write("comb", KEPT)?;
     vm.agent.punch("comb", 2, 0)?;

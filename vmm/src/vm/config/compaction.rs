@@ -10,7 +10,7 @@ use super::ConfigError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CompactionConfig {
-    /// Which blocks are emptied and which filled: `off`, nothing, if left out.
+    /// Which blocks are emptied and which filled: `occupancy` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyKind>,
     /// A request for a whole block that fails is helped by compaction only where `extfrag_index` is above
@@ -42,8 +42,7 @@ impl CompactionConfig {
     pub fn tuning(&self) -> Tuning {
         let default = Tuning::default();
         Tuning {
-            // Not before it is known why guests hang in the emulated host while pages move (ARCHITECTURE.md).
-            policy: self.policy.unwrap_or(PolicyKind::Off),
+            policy: self.policy.unwrap_or(default.policy),
             extfrag_threshold: self.extfrag_threshold.unwrap_or(default.extfrag_threshold),
             proactiveness: self.proactiveness.unwrap_or(default.proactiveness),
         }

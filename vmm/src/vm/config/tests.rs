@@ -149,11 +149,11 @@ fn watermarks_reach_the_allocator_in_frames() {
 #[test]
 fn compaction_is_tuned_as_far_as_it_is_said() {
     let config: CompactionConfig = serde_json::from_value(json!({"proactiveness": 50})).expect("valid");
-    let default = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
+    let default = Tuning::default();
     assert_eq!(config.tuning(), Tuning { proactiveness: 50, ..default });
-    let scanner = CompactionConfig { policy: Some(PolicyKind::Scanner), ..CompactionConfig::default() };
-    let changed = config.changed_by(scanner);
-    assert_eq!(changed.tuning(), Tuning { policy: PolicyKind::Scanner, proactiveness: 50, ..default });
+    let off = CompactionConfig { policy: Some(PolicyKind::Off), ..CompactionConfig::default() };
+    let changed = config.changed_by(off);
+    assert_eq!(changed.tuning(), Tuning { policy: PolicyKind::Off, proactiveness: 50, ..default });
 }
 
 #[test]

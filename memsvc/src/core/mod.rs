@@ -25,7 +25,7 @@ mod put;
 mod refill;
 mod report;
 mod retag;
-mod sync;
+pub(crate) mod sync;
 mod table;
 mod tag;
 mod throttle;

@@ -17,11 +17,11 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::core::compact::{Compactor, Goal, PolicyKind, Run, Tuning, Urgency};
 use crate::core::deferral::Deferral;
 use crate::core::request::AllocError;
+use crate::core::sync::{Mutex, MutexGuard, lock};
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAMES_PER_BLOCK};
 use crate::space::bell::Reasons;
 use crate::space::guest::{GuestSpace, wanted};
 use crate::stats::{Compacted, CompactionInfo, Counter, Reclaimed, Trigger, TriggerInfo};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Nothing may have changed for so long before what has is looked at: a balloon that is being inflated
 /// empties many blocks by itself.
@@ -82,10 +82,6 @@ struct TriggerCounters {
 struct Deferrals {
     compact: Deferral,
     promote: Deferral,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Compaction {

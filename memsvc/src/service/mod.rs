@@ -15,7 +15,7 @@ mod measure;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use crate::core::alloc::FrameAllocator;
 use crate::core::compact::{Tuning, TuningError};
 use crate::core::request::{AllocError, FreeError};
+use crate::core::sync::{Mutex, lock};
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
 use crate::core::watermark::Watermarks;
 use crate::space::arena::Arena;
@@ -361,7 +362,7 @@ impl LastWords {
     }
 
     fn say(&self, space: &GuestSpace, why: String) {
-        if let Some(failed) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(failed) = lock(&self.0).take() {
             failed(why);
         }
         // CPUs and devices that wait for memory could not be ended.

@@ -102,15 +102,6 @@ impl Arena {
         copy::finish();
     }
 
-    /// Zeroes frames at home, streaming. The caller holds all of them.
-    pub(crate) fn zero_frames(&self, frames: impl Iterator<Item = FrameId>) {
-        for frame in frames {
-            // SAFETY: the home slot of a frame, ours; the caller holds the frame.
-            unsafe { copy::stream_zeroes(self.frame_address(frame)) };
-        }
-        copy::finish();
-    }
-
     /// Gives what is behind a whole block back to the kernel.
     pub(crate) fn discard(&self, block: BlockId) {
         // The range is ours and nothing in it is locked: the kernel has no reason to refuse.

@@ -6,8 +6,7 @@
 #![allow(unsafe_code)] // copies between home slots
 
 use std::arch::x86_64::{
-    __m128i, __m512i, _mm_load_si128, _mm_setzero_si128, _mm_sfence, _mm_stream_si128, _mm512_load_si512,
-    _mm512_stream_si512,
+    __m128i, __m512i, _mm_load_si128, _mm_sfence, _mm_stream_si128, _mm512_load_si512, _mm512_stream_si512,
 };
 
 use crate::core::units::FRAME_SIZE;
@@ -48,18 +47,6 @@ unsafe fn stream_sse2(to: usize, from: usize) {
     }
 }
 
-/// Zeroes one frame; [`finish`] before anybody else reads it.
-///
-/// # Safety
-/// `to` is the address of a whole frame, aligned, that nobody reads or writes meanwhile.
-pub(crate) unsafe fn stream_zeroes(to: usize) {
-    let to = to as *mut __m128i;
-    for lane in 0..FRAME_SIZE / size_of::<__m128i>() {
-        // SAFETY: inside the frame, and aligned, as that is.
-        unsafe { _mm_stream_si128(to.add(lane), _mm_setzero_si128()) };
-    }
-}
-
 /// What was streamed by this thread is there for all others.
 pub(crate) fn finish() {
     // SAFETY: orders stores; every x86-64 has it.
@@ -83,10 +70,6 @@ mod tests {
             unsafe { stream(&raw mut to[1] as usize, &raw const from as usize) };
             finish();
             assert!(to[1].0 == from.0 && to[0].0 == [7; FRAME_SIZE] && to[2].0 == [7; FRAME_SIZE]);
-            // SAFETY: a frame of this test.
-            unsafe { stream_zeroes(&raw mut to[1] as usize) };
-            finish();
-            assert!(to[1].0 == [0; FRAME_SIZE] && to[0].0 == [7; FRAME_SIZE] && to[2].0 == [7; FRAME_SIZE]);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! System calls that fail when a test says so.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use rustix::io::Errno;
+
+use crate::core::sync::{Mutex, MutexGuard, lock};
 
 /// Which of the calls fail: `count` of them, after `spared`.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ struct Plan {
 
 impl Faults {
     fn lock(&self) -> MutexGuard<'_, Plan> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// The calls after the next `spared` fail, `count` of them.

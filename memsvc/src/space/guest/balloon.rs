@@ -125,7 +125,7 @@ impl GuestSpace {
                 };
             }
             BlockState::Huge(block) => {
-                lifted = self.lift_all(&mut state, block);
+                lifted = self.lift_all(&mut state, block).is_some();
                 if !lifted {
                     self.refusals.reported_kept.add(count as u64);
                     return 0;

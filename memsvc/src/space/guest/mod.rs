@@ -36,7 +36,7 @@ mod split;
 mod stash;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::arena::Arena;
@@ -49,6 +49,7 @@ use crate::core::bitmap::BlockBitmap;
 use crate::core::deferral::Deferral;
 use crate::core::ledger::Ledger;
 use crate::core::slab::Slabs;
+use crate::core::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::core::units::{BLOCK_SIZE, BlockId, CpuId, FRAMES_PER_BLOCK, GuestBlock, GuestFrame, OwnerId};
 use crate::core::watermark::Watermarks;
 use crate::space::bell::Bell;
@@ -235,7 +236,7 @@ impl GuestSpace {
     /// A panic under the lock is a bug of ours; the state is kept consistent step by step, so others
     /// go on with it rather than hang the guest.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(crate) fn allocator(&self) -> &FrameAllocator {

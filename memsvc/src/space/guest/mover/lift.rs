@@ -7,6 +7,8 @@
 //! The holes carry the poison word before the first page goes: the kernel splits the huge page then, and
 //! takes zero-filled pages away as it does (6.12, `try_to_map_unused_to_zeropage`, mm/migrate.c).
 
+use std::time::Duration;
+
 use super::super::split::{Page, SplitBlock};
 use super::super::{BlockState, GuestSpace, State};
 use super::{BATCH, Move};
@@ -16,7 +18,6 @@ use crate::core::units::{
     BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, FrameId, GuestBlock, GuestFrame, Order,
 };
 use crate::space::uffd::Stopped;
-use std::time::Duration;
 
 /// How long a mover may take for one batch, or a block that it promotes, in milliseconds, before it is taken
 /// for one that has failed.
@@ -47,21 +48,19 @@ impl GuestSpace {
     /// Makes single frames of a huge page with holes, where it is; the holes are free then.
     pub(crate) fn split_in_place(&self, block: BlockId) -> bool {
         let mut state = self.lock_after_faults();
-        let Some(guest_block) = self.lift(&mut state, block) else { return false };
-        self.free_holes(&mut state, guest_block, Self::free_home);
+        let Some(guest_block) = self.lift_all(&mut state, block) else { return false };
         self.alloc.drain_all();
         drop(state);
         self.settle(guest_block);
         true
     }
 
-    /// Brings a huge page home, in pieces, of which the holes are free. [`Self::settle`] it.
-    pub(in super::super) fn lift_all(&self, state: &mut State, block: BlockId) -> bool {
-        let lifted = self.lift(state, block);
-        if let Some(guest_block) = lifted {
-            self.free_holes(state, guest_block, Self::free_home);
-        }
-        lifted.is_some()
+    /// Brings a huge page home, in pieces, of which the holes are free. [`Self::settle`] it. None as for
+    /// [`Self::lift`].
+    pub(in super::super) fn lift_all(&self, state: &mut State, block: BlockId) -> Option<GuestBlock> {
+        let guest_block = self.lift(state, block)?;
+        self.free_holes(state, guest_block, Self::free_home);
+        Some(guest_block)
     }
 
     /// Brings the huge page behind a guest block home. None, and nothing has changed, when it is no such

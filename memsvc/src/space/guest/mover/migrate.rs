@@ -92,7 +92,7 @@ impl GuestSpace {
         }
         drop(state);
         if !here.is_empty() {
-            let left = self.transfer(&here, |it| (self.arena.frame_address(it.from), self.address(it.page)));
+            let left = self.transfer_home(&here);
             let stayed = here.iter().enumerate().filter(|(at, _)| left >> at & 1 == 0).map(|(_, it)| *it);
             let stayed: Vec<Move> = stayed.collect();
             if !stayed.is_empty() {
@@ -111,7 +111,6 @@ impl GuestSpace {
             state.set_page(it.page, Page::Here(it.from));
             let _ = self.uffd.wake(self.address(it.page), FRAME_SIZE);
         }
-        self.stalls.over(&mut state, |page| stayed.iter().any(|it| it.page == page));
-        self.settled.notify_all();
+        self.moved(&mut state, |page| stayed.iter().any(|it| it.page == page));
     }
 }

@@ -170,8 +170,13 @@ impl GuestSpace {
         if stopped.error == Errno::BUSY { &self.mover.pinned } else { &self.mover.failed }.add(1);
     }
 
-    /// Moves busy pages of which the content is at `to` into guest space: without the lock, as nobody else
-    /// touches them.
+    /// Moves busy pages home, each into the slot of the frame that it is in. Needs no lock: a busy page is
+    /// nobody else's.
+    fn transfer_home(&self, moves: &[Move]) -> Done {
+        self.transfer(moves, |it| (self.arena.frame_address(it.from), self.address(it.page)))
+    }
+
+    /// Moves busy pages of which the content is at `to` into guest space. Needs no lock either.
     pub(super) fn transfer_in(&self, moves: &[Move]) -> Done {
         self.transfer(moves, |it| (self.address(it.page), self.arena.frame_address(it.to)))
     }
@@ -192,7 +197,12 @@ impl GuestSpace {
                 let _ = self.uffd.wake(self.address(it.page), FRAME_SIZE);
             }
         }
-        self.stalls.over(state, |page| moves.iter().any(|it| it.page == page));
+        self.moved(state, |page| moves.iter().any(|it| it.page == page));
+    }
+
+    /// No mover has these pages any more: whoever waits for one looks again.
+    fn moved(&self, state: &mut State, is_moved: impl Fn(GuestFrame) -> bool) {
+        self.stalls.over(state, is_moved);
         self.settled.notify_all();
     }
 

@@ -44,17 +44,13 @@ struct Promotion {
 
 impl GuestSpace {
     /// Puts `whole` behind a split guest block, with all that is in it. `whole` is handed out, as
-    /// [`PageType::Stash`](crate::core::page_type::PageType::Stash), and at home, one huge page; it is the
-    /// caller's still if this fails, and all else is as before. Blocks that are empty now are not given back yet.
-    pub(crate) fn promote(
-        &self,
-        guest_block: GuestBlock,
-        whole: BlockId,
-        is_zeroed: bool,
-    ) -> Result<(), NotPromoted> {
+    /// [`PageType::Stash`](crate::core::page_type::PageType::Stash), and at home, one huge page of zeroes; it
+    /// is the caller's still if this fails, and all else is as before. Blocks that are empty now are not given
+    /// back yet.
+    pub(crate) fn promote(&self, guest_block: GuestBlock, whole: BlockId) -> Result<(), NotPromoted> {
         let mut promotion = self.begin_promotion(guest_block)?;
         for first in (0..FRAMES_PER_BLOCK).step_by(BATCH) {
-            if !self.promote_batch(&mut promotion, first, whole, is_zeroed) {
+            if !self.promote_batch(&mut promotion, first, whole) {
                 self.undo_promotion(&promotion);
                 return Err(NotPromoted::Failed);
             }
@@ -105,35 +101,24 @@ impl GuestSpace {
         Ok(Promotion { guest_block, before, came_home: BlockBitmap::EMPTY })
     }
 
-    fn promote_batch(
-        &self,
-        promotion: &mut Promotion,
-        first: usize,
-        whole: BlockId,
-        is_zeroed: bool,
-    ) -> bool {
+    /// Copies a batch. False when a page of it cannot come home.
+    fn promote_batch(&self, promotion: &mut Promotion, first: usize, whole: BlockId) -> bool {
         let pages = first..first + BATCH;
         let here = |index: usize| match promotion.before[index] {
             Page::Here(from) => Some(Move { page: promotion.guest_block.frame(index), from, to: from }),
             _ => None,
         };
         let here: Vec<Move> = pages.clone().filter_map(here).collect();
-        let state = self.lock_after_faults();
-        let left = self.transfer(&here, |it| (self.arena.frame_address(it.from), self.address(it.page)));
-        drop(state);
+        let left = self.transfer_home(&here);
         let left = here.iter().enumerate().filter(|(at, _)| left >> at & 1 == 1);
         left.clone().for_each(|(_, it)| _ = promotion.came_home.insert(it.page.index()));
         if left.count() < here.len() {
             return false;
         }
         let of = |index: usize| Some((frame_of(&promotion.before[index])?, whole.frame(index)));
-        let copies = pages.clone().filter_map(of);
+        let copies = pages.filter_map(of);
         self.mover.copied_bytes.add((copies.clone().count() * FRAME_SIZE) as u64);
         self.arena.copy_frames(copies);
-        if !is_zeroed {
-            let absent = pages.filter(|&index| promotion.before[index] == Page::Absent);
-            self.arena.zero_frames(absent.map(|index| whole.frame(index)));
-        }
         true
     }
 
@@ -188,9 +173,8 @@ impl GuestSpace {
 
     /// A promotion has ended: nobody waits for it any more.
     fn promotion_over(&self, state: &mut State, guest_block: GuestBlock) {
-        self.stalls.over(state, |page| page.block() == guest_block);
         let _ = self.uffd.wake(self.mapping.base() + guest_block.offset(), BLOCK_SIZE);
-        self.settled.notify_all();
+        self.moved(state, |page| page.block() == guest_block);
     }
 }
 

@@ -1,7 +1,6 @@
 //! What compaction asks of guest space, and what becomes of the blocks that it wins.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::free::Slots;
@@ -12,6 +11,7 @@ use crate::core::compact::{Compactor, Goal, Migrated, Mover, Run, Urgency};
 use crate::core::isolate::Isolated;
 use crate::core::page_type::PageType;
 use crate::core::request::{AllocError, Flags, FreeError, Request};
+use crate::core::sync::{Mutex, lock};
 use crate::core::units::{BlockId, FrameId, GuestBlock, Order};
 
 /// A block that is won goes back to the kernel.
@@ -107,10 +107,10 @@ impl GuestSpace {
         let filled = self.filled().into_iter();
         let pairs: Vec<_> = filled.map_while(|block| Some((block, self.make_whole()?))).collect();
         let (pairs, promoted) = (Mutex::new(pairs), AtomicU64::new(0));
-        let next = || pairs.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let next = || lock(&pairs).pop();
         let promote_all = || {
             while let Some((guest_block, whole)) = next() {
-                match self.promote(guest_block, whole, true) {
+                match self.promote(guest_block, whole) {
                     Ok(()) => _ = promoted.fetch_add(1, Ordering::Relaxed),
                     Err(_) => self.free_block(&mut self.lock(), whole, Slots::PageTable),
                 }
@@ -136,7 +136,7 @@ impl GuestSpace {
                 break;
             }
             let Some(whole) = self.make_whole() else { break };
-            match self.promote(guest_block, whole, true) {
+            match self.promote(guest_block, whole) {
                 Ok(()) => {
                     promoted += 1;
                     self.return_emptied(&mut self.lock_after_faults());

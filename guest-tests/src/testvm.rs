@@ -20,6 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Time between two looks at something that is waited for.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// The same for a balloon. QEMU answers in the thread that serves the queue, so looks are to be few.
+const BALLOON_PATIENCE: Duration = Duration::from_secs(240);
+const BALLOON_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a monitor that fails may take to end, so that its reason is among its last words.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// A guest whose agent is up.
 #[derive(Debug)]
 pub struct TestVm {
@@ -73,6 +80,18 @@ impl Spec {
         let control = Control::connect(self.subject, &socket, self.memory_mib)?;
         Ok(TestVm { agent, control, ready, boot, transcript, child, _directory: directory })
     }
+
+    /// Starts the guest, does something with it, and shuts it down.
+    ///
+    /// # Errors
+    /// As [`Self::start`] and `what`, with the last words of guest and monitor.
+    pub fn run(&self, what: impl FnOnce(&mut TestVm) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut vm = self.start()?;
+        match what(&mut vm) {
+            Ok(()) => vm.shut_down(),
+            Err(error) => Err(vm.explain(&error)),
+        }
+    }
 }
 
 impl TestVm {
@@ -89,13 +108,15 @@ impl TestVm {
     }
 
     /// An error together with how the monitor stands and what was said last.
-    #[must_use]
-    pub fn explain(&mut self, error: &anyhow::Error) -> anyhow::Error {
-        // A monitor that has just broken off its connections is given the time to end.
-        std::thread::sleep(INTERVAL * 10);
-        let standing = match self.child.0.try_wait() {
-            Ok(Some(status)) => format!("the monitor ended with {status}"),
-            _ => "the monitor runs still".to_owned(),
+    fn explain(&mut self, error: &anyhow::Error) -> anyhow::Error {
+        // A monitor that has just broken off its connections is given the time to end and say why.
+        let deadline = Instant::now() + LAST_WORDS;
+        let standing = loop {
+            match self.child.0.try_wait() {
+                Ok(Some(status)) => break format!("the monitor ended with {status}"),
+                _ if Instant::now() > deadline => break "the monitor runs still".to_owned(),
+                _ => std::thread::sleep(INTERVAL),
+            }
         };
         anyhow::anyhow!("{error:#}; {standing}; last words:\n{}", self.transcript.tail(20))
     }
@@ -125,7 +146,7 @@ impl TestVm {
     /// It does not come to that in time.
     pub fn wait_balloon(&mut self, mib: u64) -> anyhow::Result<()> {
         let mut actual = 0;
-        let arrived = wait_until(|| {
+        let arrived = look(BALLOON_PATIENCE, BALLOON_INTERVAL, || {
             actual = self.control.balloon_actual()?;
             Ok(actual == mib)
         })?;
@@ -181,8 +202,16 @@ impl TestVm {
 ///
 /// # Errors
 /// As `done`.
-pub fn wait_until(mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
-    let end = Instant::now() + PATIENCE;
+pub fn wait_until(done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+    look(PATIENCE, INTERVAL, done)
+}
+
+fn look(
+    patience: Duration,
+    interval: Duration,
+    mut done: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<bool> {
+    let end = Instant::now() + patience;
     loop {
         if done()? {
             return Ok(true);
@@ -190,7 +219,7 @@ pub fn wait_until(mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Res
         if Instant::now() > end {
             return Ok(false);
         }
-        std::thread::sleep(INTERVAL);
+        std::thread::sleep(interval);
     }
 }
 

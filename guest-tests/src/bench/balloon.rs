@@ -5,9 +5,8 @@
 //! three ways, as they differ: resident memory of the monitor, MemFree, and free 2 MiB blocks.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::bail;
 use guest_agent::Pages;
 
 use super::{Run, SUBJECTS, Samples};
@@ -22,11 +21,6 @@ const RAM_MIB: u64 = 512;
 const SPARE_MIB: u64 = 12;
 /// Pattern of the pages that the guest keeps.
 const SEED: u64 = 11;
-/// Time between two looks at the balloon's size. QEMU answers them in the thread that serves the queue, so
-/// they are to be few; an inflate takes seconds.
-const INTERVAL: Duration = Duration::from_millis(50);
-/// Longest inflate or deflate.
-const PATIENCE: Duration = Duration::from_secs(180);
 /// Before the host's free memory is read: what is freed late has this long.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -50,7 +44,7 @@ pub fn run(run: Run) -> anyhow::Result<()> {
                 let progress =
                     Progress::start(&format!("round {round} of {rounds}, {case}, {}", subject.name()));
                 let spec = Spec::new(subject, kernel).memory_mib(RAM_MIB);
-                samples.take(subject, |samples| measure(&spec, case, samples))?;
+                samples.take(subject, |samples| spec.run(|vm| measure(vm, &spec, case, samples)))?;
                 progress.done("");
             }
         }
@@ -77,16 +71,8 @@ impl Standing {
     }
 }
 
-fn measure(spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Result<()> {
-    let mut vm = spec.start()?;
-    match measure_in(&mut vm, spec, case, samples) {
-        Ok(()) => vm.shut_down(),
-        Err(error) => Err(vm.explain(&error)),
-    }
-}
-
 #[allow(clippy::cast_precision_loss, reason = "numbers of blocks in one host")]
-fn measure_in(vm: &mut TestVm, spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Result<()> {
+fn measure(vm: &mut TestVm, spec: &Spec, case: &'static str, samples: &mut Samples) -> anyhow::Result<()> {
     let free = vm.agent.fill("all", SPARE_MIB, Pages::Base)?;
     vm.agent.write("all", SEED)?;
     let asked = if case == FRESH {
@@ -137,14 +123,6 @@ struct Taken {
 
 fn timed(vm: &mut TestVm, target: u64) -> anyhow::Result<Taken> {
     let before = host::cpu_times(vm.pid())?;
-    let start = Instant::now();
-    vm.control.set_balloon(target)?;
-    while vm.control.balloon_actual()? != target {
-        if start.elapsed() > PATIENCE {
-            bail!("the balloon does not get to {target} MiB in {PATIENCE:?}");
-        }
-        sleep(INTERVAL);
-    }
-    let time = start.elapsed();
+    let time = vm.balloon(target)?;
     Ok(Taken { time, cpu: host::cpu_times(vm.pid())? - before })
 }

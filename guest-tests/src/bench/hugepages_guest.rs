@@ -12,7 +12,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use guest_agent::Pages;
 
 use super::{Run, SUBJECTS, Samples};
@@ -34,7 +34,7 @@ const TAKEN: (u64, u64) = (9, 10);
 const SEED: u64 = 23;
 /// Nothing has changed for so long: the monitor and the host have done what they do.
 const QUIET: Duration = Duration::from_secs(3);
-/// Longest wait for that, and for a balloon.
+/// Longest wait for that.
 const PATIENCE: Duration = Duration::from_secs(240);
 const INTERVAL: Duration = Duration::from_millis(250);
 
@@ -54,7 +54,7 @@ pub fn run(run: Run) -> anyhow::Result<()> {
         for subject in SUBJECTS {
             let progress = Progress::start(&format!("round {round} of {}, {}", run.rounds, subject.name()));
             let spec = Spec::new(subject, kernel).memory_mib(RAM_MIB).cpus(2);
-            samples.take(subject, |samples| measure(&spec, samples))?;
+            samples.take(subject, |samples| spec.run(|vm| measure(vm, subject, samples)))?;
             progress.done("");
         }
     }
@@ -109,16 +109,8 @@ impl Standing {
     }
 }
 
-fn measure(spec: &Spec, samples: &mut Samples) -> anyhow::Result<()> {
-    let mut vm = spec.start()?;
-    match measure_in(&mut vm, spec.subject, samples) {
-        Ok(()) => vm.shut_down(),
-        Err(error) => Err(vm.explain(&error)),
-    }
-}
-
 #[allow(clippy::cast_precision_loss, reason = "numbers of blocks in one host")]
-fn measure_in(vm: &mut TestVm, subject: Subject, samples: &mut Samples) -> anyhow::Result<()> {
+fn measure(vm: &mut TestVm, subject: Subject, samples: &mut Samples) -> anyhow::Result<()> {
     let filled = vm.agent.fill("all", SPARE_MIB, Pages::Base)?;
     vm.agent.write("all", SEED)?;
     vm.agent.punch("all", 2, 0)?;
@@ -129,7 +121,7 @@ fn measure_in(vm: &mut TestVm, subject: Subject, samples: &mut Samples) -> anyho
     let before = Standing::settled(vm)?;
     add("RAM in huge pages, filled", "%", huge(&before));
     let start = Instant::now();
-    balloon(vm, given)?;
+    vm.balloon(given)?;
     let ballooned = Standing::settled(vm)?;
     add("given to the balloon", "MiB", given as f64);
     add("until nothing changes", "s", (start.elapsed() - QUIET).as_secs_f64());
@@ -139,7 +131,7 @@ fn measure_in(vm: &mut TestVm, subject: Subject, samples: &mut Samples) -> anyho
     add("RAM in huge pages, ballooned", "%", huge(&ballooned));
     vm.agent.verify("all", SEED)?;
 
-    balloon(vm, 0)?;
+    vm.balloon(0)?;
     vm.agent.fill("again", SPARE_MIB, Pages::Base)?;
     vm.agent.write("again", SEED)?;
     let again = Standing::settled(vm)?;
@@ -151,16 +143,4 @@ fn measure_in(vm: &mut TestVm, subject: Subject, samples: &mut Samples) -> anyho
 
 fn huge(standing: &Standing) -> f64 {
     100.0 * standing.ram.ram.huge_mib / standing.ram.ram.mib.max(1.0)
-}
-
-fn balloon(vm: &mut TestVm, target: u64) -> anyhow::Result<()> {
-    let start = Instant::now();
-    vm.control.set_balloon(target)?;
-    while vm.control.balloon_actual()? != target {
-        if start.elapsed() > PATIENCE {
-            bail!("the balloon does not get to {target} MiB in {PATIENCE:?}");
-        }
-        sleep(INTERVAL);
-    }
-    Ok(())
 }

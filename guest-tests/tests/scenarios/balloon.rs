@@ -85,11 +85,12 @@ fn scattered() -> anyhow::Result<()> {
 }
 
 fn under_churn() -> anyhow::Result<()> {
-    let mut vm = guest()?.cpus(2).start()?;
-    let churn = up_and_down(&mut vm).map_err(|error| vm.explain(&error))?;
-    ensure!(churn.pages > 0, "the threads did nothing");
-    ensure!(churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
-    vm.shut_down()
+    guest()?.cpus(2).run(|vm| {
+        let churn = up_and_down(vm)?;
+        ensure!(churn.pages > 0, "the threads did nothing");
+        ensure!(churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
+        Ok(())
+    })
 }
 
 /// The balloon goes up and down while two threads count in 128 MiB.

@@ -40,13 +40,26 @@ fn main() -> ExitCode {
 }
 
 /// A scenario that holds for every monitor.
-fn scenario(name: &str, run: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+fn scenario(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    let shown = name.to_owned();
     // The chain of causes, without the backtrace that RUST_BACKTRACE adds to Debug.
-    Trial::test(name, move || run().map_err(|error| format!("{error:#}").into()))
+    Trial::test(name, move || at_most_twice(&shown, &run).map_err(|error| format!("{error:#}").into()))
+}
+
+/// In the nested host a scenario that fails is tried once more: the CPU that QEMU emulates there mixes up
+/// guest and host now and then (ARCHITECTURE.md, Tests). It is said, and `ci/test` counts it.
+fn at_most_twice(name: &str, run: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    run().or_else(|error| {
+        if kvm_host::kind() != "nested" {
+            return Err(error);
+        }
+        eprintln!("{name}: tried once more, because it failed in an emulated host: {error:#}");
+        run()
+    })
 }
 
 /// A scenario about what only Aerostat has.
-fn ours(name: &str, run: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
+fn ours(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
     (Subject::from_environment() == Subject::Aerostat).then(|| scenario(name, run))
 }
 

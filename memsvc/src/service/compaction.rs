@@ -273,21 +273,24 @@ impl Compaction {
         let mut deferrals = Deferrals::default();
         loop {
             let mut reasons = bell.wait();
+            let mut wakeups = 1;
             let since = Instant::now();
             while since.elapsed() < BUSY_LIMIT {
                 if reasons & (wanted::STOP | wanted::LOW | wanted::BLOCK) != 0 {
                     break;
                 }
-                match bell.wait_for(QUIET) {
-                    0 => break,
-                    more => reasons |= more,
+                let more = bell.wait_for(QUIET);
+                wakeups += 1;
+                if more == 0 {
+                    break;
                 }
+                reasons |= more;
             }
             if reasons & wanted::STOP != 0 || self.stopping.load(Ordering::Relaxed) {
                 return;
             }
-            self.wakeups.add(1);
             self.look(reasons, &mut deferrals);
+            self.wakeups.add(wakeups);
             self.cpu_us.raise(thread_cpu_us());
         }
     }

@@ -31,7 +31,7 @@ pub struct CompactionInfo {
     pub triggers: Vec<TriggerInfo>,
     /// Split guest blocks that were given a whole one, in the background or by request.
     pub promoted_blocks: u64,
-    /// Times that the compactor woke up because something had changed.
+    /// Times that the compactor's thread woke up, because something had changed or to see whether more does.
     pub wakeups: u64,
     /// Times that it let a chance pass because attempts before had won nothing.
     pub deferred: u64,

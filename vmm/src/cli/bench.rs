@@ -1,6 +1,6 @@
 //! `aerostat bench`: runs a benchmark and says what came of it.
 
-use std::{fmt::Write, fs::File, io::Write as _};
+use std::{fmt::Write, fs::File, io::Write as _, os::unix::process::CommandExt, process::Command};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,8 +16,28 @@ use crate::bench::{self, Phase, Plan, Report, Run, Summary};
 /// Does it.
 pub(super) fn bench(args: BenchArgs) -> Outcome {
     match args.command {
+        BenchCommand::Hugepages(args) if args.guest => on_real_guests(&args),
         BenchCommand::Hugepages(args) => hugepages(&args),
     }
+}
+
+/// Real guests need kernels, a guest agent and QEMU, and perhaps a nested host to run in: `aerostat-bench` has
+/// all that, and takes our place.
+fn on_real_guests(args: &HugepagesArgs) -> Outcome {
+    let program = std::env::current_exe().context("This program's own path is not known")?;
+    let program = program.with_file_name("aerostat-bench");
+    let mut command = Command::new(&program);
+    command.args(["hugepages-guest", "--rounds", "1"]);
+    if args.json {
+        command.arg("--json");
+    }
+    let error = command.exec();
+    Err(error).with_context(|| {
+        format!(
+            "--guest needs {}: build it with ci/build, in Aerostat's repository, and run it there",
+            program.display()
+        )
+    })
 }
 
 fn hugepages(args: &HugepagesArgs) -> Outcome {

@@ -19,7 +19,7 @@ pub(in crate::cli) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum BenchCommand {
     /// Ask for whole 2 MiB pages of memory that was given back in pieces: how many can be had, how long
-    /// each takes, what is copied for it. Needs no guest and no KVM
+    /// each takes, what is copied for it. Needs no guest and no KVM, but with --guest
     Hugepages(HugepagesArgs),
 }
 
@@ -50,6 +50,11 @@ pub(in crate::cli) struct HugepagesArgs {
     /// (every), or a random half (half)
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_value = "group")]
     pub(in crate::cli) pattern: Vec<Pattern>,
+    /// A real guest of 1 GiB fragments itself, is ballooned by half, takes it back and uses it, beside QEMU: what
+    /// the host has back in whole pages, and what the guest is backed with. In a repository where ci/build has
+    /// run, which `aerostat-bench` beside this program comes from; some minutes
+    #[arg(long, conflicts_with_all = ["memory", "policy", "unmovable", "pattern", "svg"])]
+    pub(in crate::cli) guest: bool,
     /// Draw success and latency, step by step, into this file
     #[arg(long, value_name = "PATH")]
     pub(in crate::cli) svg: Option<PathBuf>,

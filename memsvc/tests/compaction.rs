@@ -12,7 +12,7 @@ use memsvc::stats::{CompactionInfo, Trigger};
 use memsvc::{Config, Gfn, MemoryService, RegionSpec};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Guest {
     service: Arc<MemoryService>,
@@ -51,17 +51,6 @@ impl Guest {
 
     fn gfns(&self, wanted: impl Fn(usize) -> bool) -> Vec<Gfn> {
         (0..self.pages).filter(|&page| wanted(page)).map(|page| Gfn(page as u64)).collect()
-    }
-
-    /// Compaction is possible from now on, and the background does nothing about what was before.
-    fn tune_unseen(&self) {
-        self.wait_for("the compactor has looked", |info| info.wakeups > 0);
-        self.service.tune_compaction(Tuning { proactiveness: 0, ..Tuning::default() }).expect("tuned");
-    }
-
-    fn inflate_unseen(&self, wanted: impl Fn(usize) -> bool) {
-        self.service.inflate(&self.gfns(wanted));
-        self.tune_unseen();
     }
 
     fn resident(&self) -> u64 {
@@ -117,6 +106,27 @@ fn what_the_balloon_takes_in_pieces_comes_back_whole_by_itself_and_the_guest_sta
 }
 
 #[test]
+fn what_the_background_left_to_make_way_is_done_afterwards() {
+    let guest = Guest::new(128, Tuning::default());
+    let given = guest.gfns(odd);
+    guest.service.inflate(&given);
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(110));
+        guest.service.compact(|| false);
+    }
+    guest.wait_for("half of the blocks won", |info| blocks_for(info, Trigger::Balloon) == 64);
+
+    guest.service.deflate(&given);
+    guest.write(odd);
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(110));
+        guest.service.compact(|| false);
+    }
+    guest.wait_for("all blocks promoted", |info| info.promoted_blocks == 128);
+    guest.check(|_| true);
+}
+
+#[test]
 fn a_compactor_with_nothing_to_do_does_not_wake_up() {
     let guest = Guest::new(8, Tuning::default());
     guest.service.inflate(&guest.gfns(odd));
@@ -133,7 +143,9 @@ fn a_compactor_with_nothing_to_do_does_not_wake_up() {
 #[test]
 fn proactive_compaction_keeps_to_its_share_of_one_cpu() {
     let guest = Guest::new(128, off());
-    guest.inflate_unseen(odd);
+    for page in (0..guest.pages).filter(|&page| odd(page)) {
+        guest.service.report_free((page * FRAME_SIZE) as u64, FRAME_SIZE as u64);
+    }
     let (start, before) = (Instant::now(), guest.service.compaction_info());
     let eager = Tuning { proactiveness: 100, ..Tuning::default() };
     guest.service.tune_compaction(eager).expect("tuned");
@@ -150,7 +162,7 @@ fn proactive_compaction_keeps_to_its_share_of_one_cpu() {
 #[test]
 fn memory_that_is_asked_for_comes_back_and_no_more_than_that() {
     let guest = Guest::new(16, off());
-    guest.inflate_unseen(odd);
+    guest.service.inflate(&guest.gfns(odd));
     guest.wait_for("an idle stash", |_| guest.service.stats().arena.frames_by_type.stash == 0);
     let before = guest.resident();
     let got = guest.service.reclaim(5 * (1 << 20), || true);
@@ -191,7 +203,7 @@ fn reported_pieces_of_any_size_become_whole_blocks_when_asked() {
 #[test]
 fn a_compaction_that_is_told_to_stop_ends_after_the_block_it_is_at() {
     let guest = Guest::new(16, off());
-    guest.inflate_unseen(odd);
+    guest.service.inflate(&guest.gfns(odd));
     let mut left = 3;
     let done = guest.service.compact(|| {
         left -= 1;
@@ -221,9 +233,15 @@ fn take_all(guest: &Guest) -> Vec<BlockId> {
 fn a_request_for_a_whole_block_is_compacted_for_and_gets_what_is_made() {
     let guest = Guest::new(16, off());
     guest.service.inflate(&guest.gfns(odd));
-    let free = take_all(&guest);
+    let mut free = take_all(&guest);
     assert_eq!(guest.service.compaction_info().triggers, []);
-    guest.tune_unseen();
+    // No policy but off, and nothing that the background would do by itself.
+    guest.service.deflate(&guest.gfns(odd));
+    for page in (0..guest.pages).filter(|&page| odd(page)) {
+        guest.service.report_free((page * FRAME_SIZE) as u64, FRAME_SIZE as u64);
+    }
+    free.extend(take_all(&guest));
+    guest.service.tune_compaction(Tuning { proactiveness: 0, ..Tuning::default() }).expect("tuned");
     let made = take_all(&guest);
     // The free frames that are left, down to the min watermark, take some of what is moved.
     let info = guest.service.compaction_info();
@@ -249,7 +267,6 @@ fn blocks_to_promote_with_are_made_if_there_are_none() {
         guest.write(|page| page % 8 == turn);
     }
     assert_eq!(guest.service.stats().guest.split_blocks, 96);
-    guest.service.tune_compaction(Tuning { proactiveness: 0, ..Tuning::default() }).expect("tuned");
     let done = guest.service.compact(|| true);
     assert_eq!((done.promoted_blocks, guest.service.stats().guest.huge_blocks), (96, 96), "{done:?}");
     guest.check(|_| true);

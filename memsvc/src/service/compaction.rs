@@ -7,6 +7,7 @@
 //! ```
 //! The compactor's thread sleeps until something has changed: nothing is polled.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -28,11 +29,15 @@ use crate::stats::{Compacted, CompactionInfo, Counter, Reclaimed, Trigger, Trigg
 const QUIET: Duration = Duration::from_millis(100);
 /// But it is looked at after so long in any case.
 const BUSY_LIMIT: Duration = Duration::from_secs(2);
+/// What cannot wait.
+const AT_ONCE: Reasons = wanted::LOW | wanted::BLOCK | wanted::STOP;
 /// Of one CPU, the part that work takes that nobody waits for: one in so many.
 const SHARE: u32 = 5;
 /// The same for what the balloon has left: the operator waits for it, but it is the guest that decides how
 /// much work it is.
 const BALLOON_SHARE: u32 = 2;
+/// What was put off, to make way or because it was worth nothing of late, is tried again after so long.
+const AGAIN: Duration = Duration::from_millis(500);
 /// What is made for a fault that found no whole block: a stash full.
 const DIRECT_BLOCKS: u64 = 8;
 
@@ -80,8 +85,41 @@ struct TriggerCounters {
 /// Attempts of the background that were worth nothing make it try less often.
 #[derive(Debug, Default)]
 struct Deferrals {
-    compact: Deferral,
+    direct: Deferral,
+    balloon: Deferral,
+    proactive: Deferral,
     promote: Deferral,
+}
+
+/// Something that the background is at.
+#[derive(Debug)]
+struct Turn<'a> {
+    compaction: &'a Compaction,
+    /// What cannot wait is what it is at.
+    is_urgent: bool,
+    put_off: Cell<bool>,
+}
+
+impl Turn<'_> {
+    /// False when it is put off: somebody waits for it to make way, the policy is off, or the bell has rung for
+    /// what cannot wait.
+    fn goes_on(&self) -> bool {
+        let goes_on = self.compaction.may_go_on() && (self.is_urgent || self.compaction.is_quiet());
+        if !goes_on {
+            self.put_off.set(true);
+        }
+        goes_on
+    }
+
+    /// Attempts that won nothing make for fewer, unless they were put off. Returns whether it was.
+    fn end(self, deferral: &mut Deferral, won: u64) -> bool {
+        match (won, self.put_off.get()) {
+            (0, false) => deferral.failed(),
+            (0, true) => {}
+            _ => deferral.succeeded(),
+        }
+        self.put_off.get()
+    }
 }
 
 impl Compaction {
@@ -104,10 +142,10 @@ impl Compaction {
         *lock(&self.tuning)
     }
 
-    /// Takes effect with the next block.
+    /// What runs goes on as it was, unless the policy is off now; what is there to do is looked for anew.
     pub(super) fn tune(&self, tuning: Tuning) {
         *lock(&self.tuning) = tuning;
-        self.space.compaction().ring(wanted::REPORTED);
+        self.space.compaction().ring(wanted::BALLOONED | wanted::REPORTED | wanted::FILLED);
     }
 
     /// Ends the thread, and whatever runs, after the block at which it is.
@@ -117,7 +155,7 @@ impl Compaction {
     }
 
     /// Compacts all that can be, on this thread: blocks of the guest are made whole, and memory is won, in
-    /// turn.
+    /// turn. Whoever asks for it gets it, with the background off, too (as `vm.compact_memory`).
     pub(super) fn compact(&self, mut goes_on: impl FnMut() -> bool) -> Compacted {
         let start = Instant::now();
         let mut work = self.make_way();
@@ -125,7 +163,7 @@ impl Compaction {
         let (mut promoted_blocks, mut run) = (0, Run::default());
         // What is won is what the next are promoted with.
         loop {
-            let promoted = if self.is_off() { 0 } else { self.space.promote_filled(&mut goes_on) };
+            let promoted = self.while_running(|| self.space.promote_filled(&mut goes_on));
             promoted_blocks += promoted;
             let more = self.run(&mut work, Trigger::Explicit, &Goal::ALL, &mut goes_on);
             run = Run { complete: more.complete, ..run.and(more) };
@@ -226,10 +264,6 @@ impl Compaction {
         }
     }
 
-    fn is_off(&self) -> bool {
-        self.tuning().policy == PolicyKind::Off
-    }
-
     /// Waits until the background has stopped, at its next block.
     fn make_way(&self) -> MutexGuard<'_, Work> {
         self.urgent.fetch_add(1, Ordering::Relaxed);
@@ -253,9 +287,7 @@ impl Compaction {
         if policy != work.policy {
             *work = Work::new(policy);
         }
-        self.running.store(true, Ordering::Relaxed);
-        let (run, result) = run(&mut work.compactor);
-        self.running.store(false, Ordering::Relaxed);
+        let (run, result) = self.while_running(|| run(&mut work.compactor));
         let counters = &self.counters[trigger as usize];
         counters.runs.add(1);
         counters.sources.add(run.sources);
@@ -266,20 +298,28 @@ impl Compaction {
         (run, result)
     }
 
+    fn while_running<T>(&self, moves: impl FnOnce() -> T) -> T {
+        self.running.store(true, Ordering::Relaxed);
+        let result = moves();
+        self.running.store(false, Ordering::Relaxed);
+        result
+    }
+
     /// The compactor's thread. Ends at [`Self::stop`].
     pub(super) fn attend(&self) {
         let bell = self.space.compaction();
         bell.hear_here();
         let mut deferrals = Deferrals::default();
+        let mut put_off = 0;
         loop {
-            let mut reasons = bell.wait();
+            let mut reasons = put_off | if put_off == 0 { bell.wait() } else { bell.sleep(AGAIN, AT_ONCE) };
             let mut wakeups = 1;
             let since = Instant::now();
             while since.elapsed() < BUSY_LIMIT {
-                if reasons & (wanted::STOP | wanted::LOW | wanted::BLOCK) != 0 {
+                if reasons & AT_ONCE != 0 {
                     break;
                 }
-                let more = bell.wait_for(QUIET);
+                let more = bell.sleep(QUIET, AT_ONCE);
                 wakeups += 1;
                 if more == 0 {
                     break;
@@ -289,84 +329,98 @@ impl Compaction {
             if reasons & wanted::STOP != 0 || self.stopping.load(Ordering::Relaxed) {
                 return;
             }
-            self.look(reasons, &mut deferrals);
+            put_off = self.look(reasons, &mut deferrals);
             self.wakeups.add(wakeups);
             self.cpu_us.raise(thread_cpu_us());
         }
     }
 
-    /// Does what there is to do, for these reasons.
-    fn look(&self, reasons: Reasons, deferrals: &mut Deferrals) {
+    /// Does what there is to do, for these reasons. Returns those for which something was put off.
+    fn look(&self, reasons: Reasons, deferrals: &mut Deferrals) -> Reasons {
         let alloc = self.space.allocator();
         let (tuning, now) = (self.tuning(), alloc.fragmentation());
         if tuning.policy == PolicyKind::Off {
-            return;
+            return 0;
         }
+        let mut put_off = 0;
+        let mut note = |reason, is_put_off| put_off |= if is_put_off { reason } else { 0 };
         if reasons & wanted::LOW != 0 {
             let missing = alloc.watermarks().high.saturating_sub(now.free);
             let blocks = missing.div_ceil(FRAMES_PER_BLOCK as u64);
             let goal = Goal { blocks, urgency: Urgency::Wanted };
-            self.run(&mut lock(&self.work), Trigger::Low, &goal, || self.may_go_on());
+            let turn = self.turn(true);
+            self.run(&mut lock(&self.work), Trigger::Low, &goal, || turn.goes_on());
+            note(wanted::LOW, turn.put_off.get());
         }
         if reasons & wanted::BLOCK != 0 && tuning.helps(&now) {
             let goal = Goal { blocks: DIRECT_BLOCKS, urgency: Urgency::Wanted };
-            self.try_for(Trigger::Direct, goal, deferrals, || true);
+            note(wanted::BLOCK, self.try_for(Trigger::Direct, goal, &mut deferrals.direct, None, || true));
         }
         let ahead = |urgency| Goal { blocks: u64::MAX, urgency };
         if reasons & wanted::BALLOONED != 0 && now.holes > 0 {
-            let mut pace = Pace::new(BALLOON_SHARE);
-            self.try_for(Trigger::Balloon, ahead(Urgency::Asked), deferrals, || {
-                pace.rest();
-                self.is_quiet()
-            });
+            let (goal, share) = (ahead(Urgency::Asked), Some(BALLOON_SHARE));
+            note(
+                wanted::BALLOONED,
+                self.try_for(Trigger::Balloon, goal, &mut deferrals.balloon, share, || true),
+            );
         }
         if tuning.starts_at(alloc.fragmentation().score()) {
-            let mut pace = Pace::new(SHARE);
-            self.try_for(Trigger::Proactive, ahead(Urgency::Ahead), deferrals, || {
-                pace.rest();
-                self.is_quiet() && alloc.fragmentation().score() > tuning.target_score()
-            });
+            let (goal, share) = (ahead(Urgency::Ahead), Some(SHARE));
+            let is_above = || alloc.fragmentation().score() > tuning.target_score();
+            note(
+                wanted::REPORTED,
+                self.try_for(Trigger::Proactive, goal, &mut deferrals.proactive, share, is_above),
+            );
         }
-        if reasons & wanted::FILLED != 0 {
-            self.promote(deferrals);
+        if self.space.has_filled() {
+            note(wanted::FILLED, self.promote(&mut deferrals.promote));
         }
+        put_off
     }
 
+    fn turn(&self, is_urgent: bool) -> Turn<'_> {
+        Turn { compaction: self, is_urgent, put_off: Cell::new(false) }
+    }
+
+    /// Compacts for one reason, at so much of one CPU; without a share, at once. Returns whether it was put off.
     fn try_for(
         &self,
         trigger: Trigger,
         goal: Goal,
-        deferrals: &mut Deferrals,
-        mut goes_on: impl FnMut() -> bool,
-    ) {
-        let deferral = &mut deferrals.compact;
+        deferral: &mut Deferral,
+        share: Option<u32>,
+        goes_on: impl Fn() -> bool,
+    ) -> bool {
         if deferral.skip() {
             self.deferred.add(1);
-            return;
+            return true;
         }
-        let run = self.run(&mut lock(&self.work), trigger, &goal, || self.may_go_on() && goes_on());
-        if run.emptied > 0 {
-            deferral.succeeded();
-        } else {
-            deferral.failed();
-        }
+        let turn = self.turn(share.is_none());
+        let mut pace = share.map(Pace::new);
+        let run = self.run(&mut lock(&self.work), trigger, &goal, || {
+            if let Some(pace) = &mut pace {
+                pace.rest();
+            }
+            turn.goes_on() && goes_on()
+        });
+        turn.end(deferral, run.emptied)
     }
 
-    fn promote(&self, deferrals: &mut Deferrals) {
-        let deferral = &mut deferrals.promote;
+    /// Gives blocks that the guest has filled whole ones. Returns whether it was put off.
+    fn promote(&self, deferral: &mut Deferral) -> bool {
         if deferral.skip() {
             self.deferred.add(1);
-            return;
+            return true;
         }
         let mut work = lock(&self.work);
-        let mut pace = Pace::new(SHARE);
+        let (turn, mut pace) = (self.turn(false), Pace::new(SHARE));
         let mut goes_on = || {
             pace.rest();
-            self.may_go_on() && self.is_quiet()
+            turn.goes_on()
         };
         let mut all = 0;
         loop {
-            let promoted = self.space.promote_filled(&mut goes_on);
+            let promoted = self.while_running(|| self.space.promote_filled(&mut goes_on));
             all += promoted;
             // Blocks to promote with may be what is missing.
             let is_stuck = self.space.has_filled() && !self.space.allocator().has_block_to_spare();
@@ -378,38 +432,38 @@ impl Compaction {
                 break;
             }
         }
-        if all > 0 {
-            deferral.succeeded();
-        } else {
-            deferral.failed();
-        }
+        turn.end(deferral, all)
     }
 
     /// True when the bell has not rung for what cannot wait.
     fn is_quiet(&self) -> bool {
-        !self.space.compaction().has_rung(wanted::LOW | wanted::BLOCK | wanted::STOP)
+        !self.space.compaction().has_rung(AT_ONCE)
     }
 
     fn may_go_on(&self) -> bool {
-        self.urgent.load(Ordering::Relaxed) == 0 && !self.stopping.load(Ordering::Relaxed)
+        let is_stopping = self.stopping.load(Ordering::Relaxed);
+        self.urgent.load(Ordering::Relaxed) == 0 && !is_stopping && self.tuning().policy != PolicyKind::Off
     }
 }
 
 /// Keeps work to its share of one CPU: after each piece it rests so many times as long as that took.
 #[derive(Debug)]
 struct Pace {
-    since: Instant,
+    /// None before the first piece.
+    since: Option<Instant>,
     share: u32,
 }
 
 impl Pace {
     fn new(share: u32) -> Self {
-        Self { since: Instant::now(), share }
+        Self { since: None, share }
     }
 
     fn rest(&mut self) {
-        thread::sleep(self.since.elapsed() * (self.share - 1));
-        self.since = Instant::now();
+        if let Some(since) = self.since {
+            thread::sleep(since.elapsed() * (self.share - 1));
+        }
+        self.since = Some(Instant::now());
     }
 }
 

@@ -259,7 +259,7 @@ impl MemoryService {
         self.compaction.tuning()
     }
 
-    /// Tunes it, from the next block on.
+    /// Tunes it. What runs in the background goes on as it was, but ends if the policy is off now.
     ///
     /// # Errors
     /// [`TuningError`] names what cannot be; nothing has changed then.

@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Reasons, as bits.
 pub(crate) type Reasons = u32;
@@ -52,6 +52,19 @@ impl Bell {
                 reasons => return reasons,
             }
         }
+    }
+
+    /// Sleeps for so long, but not through a ring for one of the reasons `at_once`; other rings cost who rings
+    /// one system call at most meanwhile. Returns why it has rung.
+    pub(crate) fn sleep(&self, time: Duration, at_once: Reasons) -> Reasons {
+        let start = Instant::now();
+        while !self.has_rung(at_once) {
+            match time.checked_sub(start.elapsed()) {
+                Some(left) if !left.is_zero() => thread::park_timeout(left),
+                _ => break,
+            }
+        }
+        self.take()
     }
 
     /// Sleeps until it rings, or the time is over.

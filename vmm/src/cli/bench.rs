@@ -47,10 +47,12 @@ fn hugepages(args: &HugepagesArgs) -> Outcome {
         unmovable_percents: args.unmovable.clone(),
         patterns: args.pattern.clone(),
     };
-    // It takes minutes: a file that cannot be written is better known now.
+    // It takes minutes: a file that cannot be written is better known now. What is in it stays until then.
     let chart = args.svg.as_ref().map(|path| {
         let no_file = || format!("The chart cannot be written to {}", path.display());
-        Ok::<_, anyhow::Error>((File::create(path).with_context(no_file)?, no_file))
+        let file =
+            File::options().write(true).create(true).truncate(false).open(path).with_context(no_file)?;
+        Ok::<_, anyhow::Error>((file, no_file))
     });
     let chart = chart.transpose()?;
     let bar = ProgressBar::new(1);
@@ -65,7 +67,8 @@ fn hugepages(args: &HugepagesArgs) -> Outcome {
     bar.finish_and_clear();
     let report = report?;
     if let Some((mut file, no_file)) = chart {
-        file.write_all(bench::svg(&report)?.as_bytes()).with_context(no_file)?;
+        let drawn = bench::svg(&report)?;
+        file.set_len(0).and_then(|()| file.write_all(drawn.as_bytes())).with_context(no_file)?;
     }
     output::answer(args.json, &report, human)
 }

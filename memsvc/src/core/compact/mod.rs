@@ -301,7 +301,8 @@ impl Session<'_> {
                 self.failed(receiver);
             }
         }
-        let no_room = frames.to.is_empty() && wanted > 0;
+        // A huge page is given up only for a block that is won.
+        let no_room = frames.to.len() < wanted && (used.whole || frames.to.is_empty());
         let isolated = if no_room { None } else { mover.isolate(alloc, source) };
         let Some(isolated) = isolated else {
             frames.give_back(alloc, cpu, 0);

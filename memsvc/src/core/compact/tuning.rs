@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Blocks, Occupancy, Policy, Scanner};
-use crate::core::units::{BlockId, FRAMES_PER_BLOCK};
+use super::{Occupancy, Policy, Scanner};
+use crate::core::units::FRAMES_PER_BLOCK;
 
 /// Which policy decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -18,7 +18,7 @@ pub enum PolicyKind {
     Occupancy,
     /// Two scanners that come towards each other, as in Linux.
     Scanner,
-    /// None: nothing is compacted.
+    /// Nothing is compacted but on request, by `occupancy`.
     Off,
 }
 
@@ -38,9 +38,8 @@ impl PolicyKind {
     /// One that has decided nothing yet.
     pub fn make(self) -> Box<dyn Policy> {
         match self {
-            PolicyKind::Occupancy => Box::new(Occupancy::default()),
+            PolicyKind::Occupancy | PolicyKind::Off => Box::new(Occupancy::default()),
             PolicyKind::Scanner => Box::new(Scanner::default()),
-            PolicyKind::Off => Box::new(Off),
         }
     }
 }
@@ -58,24 +57,6 @@ impl FromStr for PolicyKind {
         let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
         found.ok_or_else(|| format!("{text:?} is no policy: write occupancy, scanner or off"))
     }
-}
-
-/// Finds nothing to do.
-#[derive(Debug)]
-struct Off;
-
-impl Policy for Off {
-    fn begin(&mut self, _: &dyn Blocks) {}
-
-    fn source(&mut self, _: &dyn Blocks) -> Option<BlockId> {
-        None
-    }
-
-    fn receiver(&mut self, _: &dyn Blocks) -> Option<BlockId> {
-        None
-    }
-
-    fn failed(&mut self, _: BlockId) {}
 }
 
 /// What can be set, at the start and while the guest runs.

@@ -10,10 +10,10 @@ use crate::vm::config::CompactionConfig;
 #[derive(Clone, Copy, Debug, Args)]
 pub(in crate::cli) struct When {
     /// Compact for a huge page that cannot be had only where fragmentation is the reason: extfrag_index
-    /// above this, 0 to 1000 [default: 500]
+    /// above this, 0 to 1000; 500 at first
     #[arg(long, value_name = "N", value_parser = size::extfrag_threshold, allow_hyphen_values = true)]
     extfrag_threshold: Option<u16>,
-    /// How eagerly memory is compacted that nobody has asked for, 0 (never) to 100 [default: 20]
+    /// How eagerly memory is compacted that nobody has asked for, 0 (never) to 100; 20 at first
     #[arg(long, value_name = "N", value_parser = size::proactiveness, allow_hyphen_values = true)]
     proactiveness: Option<u8>,
 }

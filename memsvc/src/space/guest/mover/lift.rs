@@ -71,7 +71,7 @@ impl GuestSpace {
             Some(BlockState::Huge(behind)) if *behind == block => {}
             _ => return None,
         }
-        if !self.is_watched(state, guest_block) {
+        if state.is_abandoned || !self.is_watched(state, guest_block) {
             return None;
         }
         let there = self.mapping.base() + guest_block.offset();

@@ -69,6 +69,9 @@ impl GuestSpace {
         let (mut wanted, mut here) = (Vec::with_capacity(moves.len()), Vec::new());
         let (mut reached, mut poisoned) = (0, 0);
         let mut state = self.lock_after_faults();
+        if state.is_abandoned {
+            return (wanted, reached, poisoned);
+        }
         for (position, &it) in moves.iter().enumerate() {
             let Some(split) = state.split_mut(it.page.block()) else { continue };
             let index = it.page.index();

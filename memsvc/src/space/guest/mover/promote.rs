@@ -24,7 +24,7 @@ const MAPPINGS: usize = 2;
 /// Why a block was not promoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotPromoted {
-    /// It is not split, or part of it is given up, or another mover is at it.
+    /// It is not split, not filled any more, part of it is given up, or another mover is at it.
     NotNow,
     /// The process has as many mappings as it may.
     TooManyMappings,
@@ -91,7 +91,8 @@ impl GuestSpace {
         if !self.has_room_for_mapping(&state, guest_block) {
             return Err(NotPromoted::TooManyMappings);
         }
-        if !state.ledger.block(guest_block).is_empty() {
+        // It may have been given up, in part, since it was chosen.
+        if state.is_abandoned || !state.is_filled(guest_block) {
             return Err(NotPromoted::NotNow);
         }
         let split = state.split_mut(guest_block).filter(|split| split.is_left_alone());

@@ -120,6 +120,18 @@ fn half_of_the_pages_given_up_comes_back_as_whole_blocks_and_no_byte_changes() {
 }
 
 #[test]
+fn nothing_moves_any_more_when_the_guest_has_been_let_go() {
+    let guest = Guest::new(8);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    let given = guest.give_up(|page| page % 2 == 1);
+    guest.service.space().let_go().unwrap();
+    assert_eq!(guest.compact(Occupancy::default()).migrated, 0);
+    assert_eq!(guest.service.deflate(&given).refused, 0);
+    assert_eq!(guest.service.space().promote_filled(|| true), 0);
+    (0..guest.pages).filter(|page| page % 2 == 0).for_each(|page| guest.check(page));
+}
+
+#[test]
 fn the_two_scanners_do_it_too() {
     let guest = Guest::new(8);
     (0..guest.pages).for_each(|page| guest.fill(page));

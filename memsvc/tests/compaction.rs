@@ -256,8 +256,7 @@ fn a_request_for_a_whole_block_is_compacted_for_and_gets_what_is_made() {
 }
 
 /// A guest all of whose blocks are split has more to promote than there are whole blocks.
-#[test]
-fn blocks_to_promote_with_are_made_if_there_are_none() {
+fn all_split() -> Guest {
     let guest = Guest::new(96, off());
     // From each block frames of many others, so that no block is emptied by one promotion.
     for turn in 0..8 {
@@ -267,8 +266,22 @@ fn blocks_to_promote_with_are_made_if_there_are_none() {
         guest.write(|page| page % 8 == turn);
     }
     assert_eq!(guest.service.stats().guest.split_blocks, 96);
+    guest
+}
+
+#[test]
+fn blocks_to_promote_with_are_made_if_there_are_none() {
+    let guest = all_split();
     let done = guest.service.compact(|| true);
     assert_eq!((done.promoted_blocks, guest.service.stats().guest.huge_blocks), (96, 96), "{done:?}");
     guest.check(|_| true);
     assert_eq!(guest.service.allocator().check(), Ok(()));
+}
+
+#[test]
+fn the_background_makes_them_too() {
+    let guest = all_split();
+    guest.service.tune_compaction(Tuning { proactiveness: 0, ..Tuning::default() }).expect("tuned");
+    guest.wait_for("all blocks promoted", |info| info.promoted_blocks == 96);
+    guest.check(|_| true);
 }

@@ -418,17 +418,22 @@ impl Compaction {
             pace.rest();
             turn.goes_on()
         };
-        let mut all = 0;
+        let (mut all, mut made) = (0, 0);
         loop {
             let promoted = self.while_running(|| self.space.promote_filled(&mut goes_on));
             all += promoted;
-            // Blocks to promote with may be what is missing.
+            if made > 0 && promoted == 0 {
+                break;
+            }
+            // Blocks to promote with may be what is missing. A few are made whatever is live in them: each
+            // promotion frees all of a block elsewhere.
             let is_stuck = self.space.has_filled() && !self.space.allocator().has_block_to_spare();
             if !is_stuck || !goes_on() {
                 break;
             }
-            let goal = Goal { blocks: DIRECT_BLOCKS, urgency: Urgency::Ahead };
-            if self.run(&mut work, Trigger::Direct, &goal, &mut goes_on).emptied == 0 {
+            let goal = Goal { blocks: DIRECT_BLOCKS, urgency: Urgency::Wanted };
+            made = self.run(&mut work, Trigger::Direct, &goal, &mut goes_on).emptied;
+            if made == 0 {
                 break;
             }
         }

@@ -301,9 +301,10 @@ impl Session<'_> {
                 self.failed(receiver);
             }
         }
-        // A huge page is given up only for a block that is won.
-        let no_room = frames.to.len() < wanted && (used.whole || frames.to.is_empty());
-        let isolated = if no_room { None } else { mover.isolate(alloc, source) };
+        let is_short = frames.to.len() < wanted;
+        let no_room = is_short && frames.to.is_empty();
+        // A huge page is given up only for a block that is won; others may need less room.
+        let isolated = if no_room || is_short && used.whole { None } else { mover.isolate(alloc, source) };
         let Some(isolated) = isolated else {
             frames.give_back(alloc, cpu, 0);
             return if no_room { Emptied::NoRoom } else { Emptied::Partly };

@@ -5,7 +5,8 @@
 //!         no whole block, memory low ─────────────────────────┴▶ what is worth it, at its pace
 //!   PUT /memory/compact, /memory/reclaim ─▶ on the caller's thread; the background makes way
 //! ```
-//! The compactor's thread sleeps until something has changed: nothing is polled.
+//! The compactor's thread sleeps until something has changed, or for half a second while something is put off:
+//! nothing is polled.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -25,6 +25,7 @@ use super::{
     pages::Pages,
     report::Stalls,
 };
+use crate::devices::virtio::lock;
 
 /// A frame of the monitor's own.
 const KMEM: Request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
@@ -47,10 +48,6 @@ pub(super) struct Served {
     aside: Vec<BlockId>,
     won: Mutex<Vec<BlockId>>,
     failed: Arc<Mutex<Option<String>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Nothing is compacted but what is asked for, and what the balloon's pages bring by themselves.

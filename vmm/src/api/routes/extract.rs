@@ -52,8 +52,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    // Without names of fields serde would take an array for a structure, and of others it would name a type of ours.
-    if body.trim_ascii_start().first().is_some_and(|first| b"[\"-0123456789tfn".contains(first)) {
+    // Serde would take an array for a structure, without names of fields, and names a type of ours for all else.
+    if body.trim_ascii_start().first().is_some_and(|&first| first != b'{') {
         return Err(Fault::bad_request("The body of the request is not valid: it must be a JSON object."));
     }
     serde_json::from_slice(body)

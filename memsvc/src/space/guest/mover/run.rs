@@ -170,7 +170,8 @@ impl GuestSpace {
 
     /// True when there are such blocks.
     pub(crate) fn has_filled(&self) -> bool {
-        !self.filled().is_empty()
+        let state = self.lock();
+        (0..state.blocks.len() as u32).any(|block| state.is_filled(GuestBlock(block)))
     }
 
     /// Split blocks that are worth a whole one, the fullest first.

@@ -277,6 +277,21 @@ fn room_below_the_min_watermark_does_not_keep_huge_pages_from_being_emptied() {
     }
 }
 
+/// A huge page that needs more room than the watermark leaves stays one.
+#[test]
+fn a_huge_page_is_not_split_for_a_block_that_cannot_be_won() {
+    let fills = [Fill::Huge(Pattern::Most(262)), Fill::Pieces(Pattern::Groups(128), true)];
+    let kept = Watermarks { min: 156, low: 156, high: 156 };
+    for policy in [PolicyKind::Occupancy, PolicyKind::Scanner] {
+        let mut books = Books::with(&fills, kept);
+        books.alloc.drain_all();
+        let mut keeper = Keeper { contents: &mut books.contents, pinned: &[], captured: Vec::new() };
+        let run = Compactor::new(policy.make()).run(&books.alloc, CPU, &mut keeper, &CAPTURE, &Goal::ALL);
+        assert_eq!((run.emptied, run.migrated), (0, 0), "{policy}: {run:?}");
+        assert!(is_whole(&books, BlockId(0).frame(0)), "{policy}");
+    }
+}
+
 fn is_whole(books: &Books, frame: FrameId) -> bool {
     books.alloc.block_use(frame.block()).is_some_and(|used| used.whole)
 }

@@ -12,6 +12,8 @@ mod service;
 #[cfg(not(memsvc_loom))]
 pub mod space;
 pub mod stats;
+#[cfg(not(memsvc_loom))]
+pub mod swap;
 
 pub use core::units::Gfn;
 #[cfg(not(memsvc_loom))]

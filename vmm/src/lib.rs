@@ -5,4 +5,6 @@ pub mod arch;
 pub mod bench;
 pub mod cli;
 pub mod devices;
+pub mod socket;
+pub mod swap;
 pub mod vm;

@@ -160,6 +160,7 @@ impl Compaction {
     pub(super) fn compact(&self, mut goes_on: impl FnMut() -> bool) -> Compacted {
         let start = Instant::now();
         let mut work = self.make_way();
+        self.space.shrink_slabs(true);
         let mut goes_on = || goes_on() && !self.stopping.load(Ordering::Relaxed);
         let (mut promoted_blocks, mut run) = (0, Run::default());
         // What is won is what the next are promoted with.
@@ -189,7 +190,7 @@ impl Compaction {
         let mut work = self.make_way();
         let block = BLOCK_SIZE as u64;
         let stash_bytes = self.space.give_stash_back() * block;
-        let slab_frames = self.space.shrink_slabs();
+        let slab_frames = self.space.shrink_slabs(true);
         let blocks = bytes.saturating_sub(stash_bytes).div_ceil(block);
         let goal = Goal { blocks, urgency: Urgency::Wanted };
         let goes_on = || goes_on() && !self.stopping.load(Ordering::Relaxed);
@@ -339,6 +340,9 @@ impl Compaction {
     /// Does what there is to do, for these reasons. Returns those for which something was put off.
     fn look(&self, reasons: Reasons, deferrals: &mut Deferrals) -> Reasons {
         let alloc = self.space.allocator();
+        if reasons & (wanted::RELEASED | wanted::LOW) != 0 {
+            self.space.shrink_slabs(reasons & wanted::LOW != 0);
+        }
         let (tuning, now) = (self.tuning(), alloc.fragmentation());
         if tuning.policy == PolicyKind::Off {
             return 0;

@@ -28,7 +28,7 @@ use crate::core::sync::{Mutex, lock};
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
 use crate::core::watermark::Watermarks;
 use crate::space::arena::Arena;
-use crate::space::guest::{GuestSpace, READY_MAX, STASH_MAX};
+use crate::space::guest::{GuestSpace, READY_MAX, STASH_MAX, wanted};
 use crate::space::host::{self, StartError};
 use crate::space::mapping::Mapping;
 use crate::space::pagemap::Pagemap;
@@ -37,6 +37,7 @@ use crate::space::uffd::Watch;
 use crate::stats::{
     BuddyInfo, Compacted, CompactionInfo, MemoryStats, Reclaimed, SlabInfo, TypeInfo, ZoneInfo,
 };
+use crate::swap::{Swap, SwapConfig};
 use compaction::Compaction;
 #[doc(hidden)]
 pub use measure::Moved;
@@ -53,12 +54,14 @@ pub struct Config {
     pub watermarks: Option<Watermarks>,
     /// When memory is compacted.
     pub compaction: Tuning,
+    /// The guest's swap device, if it is to have one.
+    pub swap: Option<SwapConfig>,
 }
 
 impl Config {
     /// Guest RAM in these regions, all else by formula.
     pub fn new(regions: Vec<RegionSpec>) -> Self {
-        Self { regions, watermarks: None, compaction: Tuning::default() }
+        Self { regions, watermarks: None, compaction: Tuning::default(), swap: None }
     }
 }
 
@@ -94,6 +97,7 @@ impl Outcome {
 pub struct MemoryService {
     space: Arc<GuestSpace>,
     compaction: Arc<Compaction>,
+    swap: Option<Swap>,
     failed: Arc<LastWords>,
     regions: Vec<Region>,
     stop: OwnedFd,
@@ -127,7 +131,8 @@ impl MemoryService {
 
         let no_space = |source| StartError::NoAddressSpace { mib: bytes >> 20, source };
         let guest_blocks = u32::try_from(bytes / BLOCK_SIZE as u64).map_err(|_| StartError::BadRegions)?;
-        let (arena_blocks, watermarks) = arena_size(guest_blocks, config.watermarks);
+        let swap_blocks = config.swap.as_ref().map_or(0, SwapConfig::arena_blocks);
+        let (arena_blocks, watermarks) = arena_size(guest_blocks, swap_blocks, config.watermarks);
         let arena = Arena::new(arena_blocks, &uffd).map_err(no_space)?;
         let mapping = Mapping::new(bytes as usize).map_err(no_space)?;
         uffd.register(mapping.base(), mapping.len(), Watch::Missing)
@@ -135,8 +140,16 @@ impl MemoryService {
         let pagemap = Pagemap::open()
             .map_err(|source| StartError::Resource { what: "opening /proc/self/pagemap", source })?;
 
-        let space =
-            Arc::new(GuestSpace::new(regions, mapping, arena, arena_blocks, uffd, pagemap, watermarks));
+        let swap_frames = u64::from(swap_blocks) * FRAMES_PER_BLOCK as u64;
+        let space = GuestSpace::new(regions, mapping, arena, uffd, pagemap, watermarks, swap_frames);
+        let space = Arc::new(space);
+        let swap = config.swap.as_ref().zip(space.objects()).map(|(config, objects)| {
+            let released = {
+                let space = Arc::clone(&space);
+                Box::new(move || space.compaction().ring(wanted::RELEASED))
+            };
+            Swap::in_arena(config, Arc::clone(objects), released)
+        });
         let thread = |source| StartError::Resource { what: "starting a thread", source };
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| thread(error.into()))?;
         let failed = Arc::new(LastWords(Mutex::new(Some(Box::new(failed)))));
@@ -174,7 +187,8 @@ impl MemoryService {
                 region
             })
             .collect();
-        Ok(Arc::new(Self { space, compaction, failed, regions, stop, threads: vec![fault, stash, compact] }))
+        let threads = vec![fault, stash, compact];
+        Ok(Arc::new(Self { space, compaction, swap, failed, regions, stop, threads }))
     }
 
     /// Guest RAM as this process sees it; absent until touched.
@@ -224,6 +238,11 @@ impl MemoryService {
     /// blocks; `goes_on` is asked before each.
     pub fn reclaim(&self, bytes: u64, goes_on: impl FnMut() -> bool) -> Reclaimed {
         self.failed.unless_it_panics(&self.space, || self.compaction.reclaim(bytes, goes_on))
+    }
+
+    /// The guest's swap device, if it has one.
+    pub fn swap(&self) -> Option<&Swap> {
+        self.swap.as_ref()
     }
 
     /// The frame allocator: for memory of the monitor's own.
@@ -290,7 +309,10 @@ impl MemoryService {
 
     /// The slab caches.
     pub fn slab_info(&self) -> SlabInfo {
-        self.space.slabs().info()
+        let mut info = self.space.slabs().info();
+        let objects = self.space.objects().map(|objects| objects.info());
+        info.caches.extend(objects.into_iter().flat_map(|objects| objects.caches));
+        info
     }
 
     /// All states and counters, at one moment, but for what is resident: that is read just before,
@@ -314,8 +336,8 @@ impl Drop for MemoryService {
 /// Blocks of an arena from which a guest of so many can have all its memory, with the stash full, and
 /// free memory still is not low: guest RAM is not all that is taken from it. What is beyond guest RAM is
 /// address space; there is memory behind it only while it is used.
-fn arena_size(guest_blocks: u32, watermarks: Option<Watermarks>) -> (u32, Watermarks) {
-    let used = guest_blocks + (STASH_MAX + READY_MAX) as u32;
+fn arena_size(guest_blocks: u32, swap_blocks: u32, watermarks: Option<Watermarks>) -> (u32, Watermarks) {
+    let used = guest_blocks + swap_blocks + (STASH_MAX + READY_MAX) as u32;
     let frames = |blocks: u32| u64::from(blocks) * FRAMES_PER_BLOCK as u64;
     // The formula looks at the arena of which it decides the size: a fiftieth more is more than it adds.
     let watermarks = watermarks.unwrap_or(Watermarks::for_arena(frames(used + used / 50)));

@@ -10,9 +10,11 @@
 //! | `Buddy`, block broken, never used | nothing |
 //! | `Stash` | the frame, zeroed, part of a huge page |
 //! | `Guest`, `Balloon` | nothing: the frame is in guest space |
+//! | `Kmem`, `Slab`, `MovableSlab` | the frame, as who has it left it |
 #![allow(unsafe_code)] // writes to home slots
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::copy;
@@ -29,7 +31,7 @@ const POISON: u64 = 0x0A05_7A7F_4EE0_F4EE;
 /// Home slots of all frames.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
 }
 
 impl Arena {
@@ -37,7 +39,17 @@ impl Arena {
     pub(crate) fn new(blocks: u32, uffd: &Uffd) -> io::Result<Self> {
         let mapping = Mapping::new(blocks as usize * BLOCK_SIZE)?;
         uffd.register(mapping.base(), mapping.len(), Watch::MoveTarget)?;
-        Ok(Self { mapping })
+        Ok(Self { mapping: Arc::new(mapping) })
+    }
+
+    /// The home slots, for objects that lie in them.
+    pub(crate) fn memory(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
+    }
+
+    /// Blocks in it.
+    pub(crate) fn blocks(&self) -> u32 {
+        (self.mapping.len() / BLOCK_SIZE) as u32
     }
 
     /// Address of a block's first home slot.

@@ -18,6 +18,7 @@ mod faults;
 pub(crate) mod guest;
 pub mod host;
 pub(crate) mod mapping;
+pub(crate) mod objects;
 pub(crate) mod pagemap;
 pub mod regions;
 pub(crate) mod uffd;

@@ -23,7 +23,6 @@ pub mod openapi;
 pub mod prometheus;
 mod routes;
 pub mod server;
-pub mod socket;
 pub mod types;
 
 #[cfg(test)]

@@ -12,13 +12,8 @@ use std::{
 
 use tokio::{net::UnixListener, runtime::Runtime, sync::oneshot};
 
-use super::{
-    connections::Bounded,
-    controller::Controller,
-    errands::Errands,
-    routes,
-    socket::{ApiSocket, SocketFile},
-};
+use super::{connections::Bounded, controller::Controller, errands::Errands, routes};
+use crate::socket::{ListeningSocket, SocketFile};
 
 /// Stack of each thread, in bytes; only what is touched is resident.
 const STACK: usize = 1 << 20;
@@ -37,7 +32,7 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Serves `controller` on `socket`, in a thread named "api".
-    pub fn spawn(socket: ApiSocket, controller: Arc<Mutex<Controller>>) -> io::Result<Self> {
+    pub fn spawn(socket: ListeningSocket, controller: Arc<Mutex<Controller>>) -> io::Result<Self> {
         let (listener, file) = socket.into_parts();
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread()

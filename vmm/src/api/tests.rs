@@ -15,9 +15,9 @@ use super::{
     client::{Client, ClientError},
     fake,
     server::ApiServer,
-    socket::ApiSocket,
     types::{InstanceInfo, InstanceState},
 };
+use crate::socket::ListeningSocket;
 
 /// Longest wait for something that is about to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ fn serve() -> Served {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("api.sock");
     let (controller, told) = fake::controller();
-    let socket = ApiSocket::bind(&path).expect("binds");
+    let socket = ListeningSocket::bind(&path).expect("binds");
     let server = ApiServer::spawn(socket, Arc::new(Mutex::new(controller))).expect("serves");
     Served { dir, path, told, _server: server }
 }

@@ -3,10 +3,12 @@
 mod bench;
 mod client;
 mod compaction;
+mod swap;
 
 pub(super) use bench::{BenchArgs, BenchCommand, HugepagesArgs};
 pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, MemoryCommand, Target};
 pub(super) use compaction::{TuningArgs, When};
+pub(super) use swap::{SwapArgs, SwapCommand, SwapServeArgs};
 
 use std::path::PathBuf;
 
@@ -59,6 +61,7 @@ impl Cli {
             Some(Command::Memory(args)) => args.target().json,
             Some(Command::Check(args)) => args.json,
             Some(Command::Bench(args)) => args.json(),
+            Some(Command::Swap(args)) => args.json(),
             Some(Command::Openapi) => false,
         }
     }
@@ -72,6 +75,8 @@ pub(super) enum Command {
     Balloon(BalloonArgs),
     /// Show what the memory service of a running guest has and did, compact it, have memory back
     Memory(MemoryArgs),
+    /// Serve swap devices
+    Swap(SwapArgs),
     /// Say whether this host can run guests, and what it lacks
     Check(CheckArgs),
     /// Measure this host

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! aerostat --api-sock PATH [--id ID] [--config-file F] [--no-api]   as Firecracker: serve.rs
-//! aerostat run | balloon | memory | check | bench                   for people
+//! aerostat run | balloon | memory | swap | check | bench            for people
 //! ```
 //!
 //! Exit codes: 0 all is well (also: the guest powered off or reset, or a signal ended us), 1 an
@@ -19,6 +19,7 @@ mod serve;
 mod session;
 mod signals;
 mod size;
+mod swap;
 mod table;
 
 use std::{ffi::OsString, process::ExitCode, sync::Arc};
@@ -53,6 +54,7 @@ fn main_with(
         Some(Command::Run(args)) => run::run(args, launcher),
         Some(Command::Balloon(args)) => balloon::balloon(args),
         Some(Command::Memory(args)) => memory::memory(args),
+        Some(Command::Swap(args)) => swap::swap(args),
         Some(Command::Check(args)) => check::check(&args, check()),
         Some(Command::Bench(args)) => bench::bench(args),
         Some(Command::Openapi) => {

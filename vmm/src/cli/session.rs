@@ -22,8 +22,8 @@ use crate::{
         logger::Logger,
         sentence,
         server::ApiServer,
-        socket::ApiSocket,
     },
+    socket::ListeningSocket,
     vm::{
         config::VmConfig,
         exit::{Exit, ExitSlot},
@@ -52,7 +52,7 @@ impl Session<'_> {
         signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
         let logger = Logger::new(&self.id);
         logger.install();
-        let socket = self.api_sock.map(ApiSocket::bind).transpose()?;
+        let socket = self.api_sock.map(ListeningSocket::bind).transpose()?;
         let mut controller = Controller::new(self.id, launcher, logger, Arc::clone(&exit));
         if let Some(config) = self.config {
             controller.load(config)?;

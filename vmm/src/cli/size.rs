@@ -50,6 +50,20 @@ pub(super) fn reclaim(text: &str) -> Result<Mib, String> {
     }
 }
 
+/// Largest swap device.
+const MAX_DEVICE: Mib = Mib(1 << 20);
+
+/// Size of a swap device, or of the memory for it.
+pub(super) fn device(text: &str) -> Result<Mib, String> {
+    match size(text)? {
+        Mib(0) => Err("a device of no size stores nothing: write 512M, 2G, or a number of MiB".to_owned()),
+        size if size > MAX_DEVICE => {
+            Err(format!("\"{text}\" is more than a swap device can have, which is 1T"))
+        }
+        size => Ok(size),
+    }
+}
+
 /// A size that is not zero.
 pub(super) fn memory(text: &str) -> Result<Mib, String> {
     match size(text)? {

@@ -89,7 +89,7 @@ impl Machine {
             config.memory.watermarks.map(|marks| marks.watermarks(config.machine_config.mem_size_mib));
         let watermarks = watermarks.transpose().map_err(LaunchError::new)?;
         let compaction = config.memory.compaction.tuning();
-        let service = Config { regions: regions.clone(), watermarks, compaction };
+        let service = Config { regions: regions.clone(), watermarks, compaction, swap: None };
         let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 

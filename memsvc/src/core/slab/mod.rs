@@ -46,6 +46,7 @@ mod movable;
 mod object;
 mod pool;
 mod relocate;
+mod squeeze;
 
 #[cfg(test)]
 #[cfg(not(memsvc_loom))]
@@ -62,3 +63,4 @@ pub use movable::MovableSlabs;
 pub use object::Object;
 pub use pool::{SlabRequest, Slabs};
 pub use relocate::Relocated;
+pub use squeeze::is_worth_squeezing;

@@ -81,6 +81,11 @@ impl<M: Mode> MovableSlabs<M> {
         self.slabs.info()
     }
 
+    /// The frame allocator below.
+    pub fn frames(&self) -> &Arc<FrameAllocator<M>> {
+        self.slabs.frames()
+    }
+
     /// Notes in the slab whose handle the place of an object is.
     pub(super) fn set_owner(&self, object: Object, handle: Handle) {
         if let Some((class, slab)) = self.slab_of(object.frame()) {

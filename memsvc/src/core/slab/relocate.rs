@@ -60,7 +60,9 @@ impl<M: Mode> MovableSlabs<M> {
                 while bits != 0 {
                     let place = (group * GROUP) as u32 + bits.trailing_zeros();
                     bits &= bits - 1;
-                    self.move_one(cpu, class, Place { slab, place: place as u8 }, &mut done, &mut copy);
+                    let place = Place { slab, place: place as u8 };
+                    let elsewhere = |object: Object| self.place_elsewhere(cpu, object);
+                    self.move_one(cpu, class, place, &mut done, &mut copy, elsewhere);
                 }
             }
         });
@@ -89,13 +91,15 @@ impl<M: Mode> MovableSlabs<M> {
         }
     }
 
-    fn move_one(
+    /// Moves what is in a place to one that `elsewhere` finds.
+    pub(super) fn move_one(
         &self,
         cpu: CpuId,
         class: ClassId,
         place: Place,
         done: &mut Relocated,
         copy: &mut impl FnMut(Object, Object),
+        elsewhere: impl Fn(Object) -> Option<Object>,
     ) {
         let cache = self.slabs.cache(class);
         let (handle, word) = (Handle(cache.owner(place)), cache.word(place));
@@ -104,7 +108,7 @@ impl<M: Mode> MovableSlabs<M> {
             done.in_use += 1;
             return;
         };
-        let Some(to) = self.place_elsewhere(cpu, from) else {
+        let Some(to) = elsewhere(from) else {
             done.no_memory += 1;
             return;
         };

@@ -250,7 +250,8 @@ impl GuestSpace {
         };
         let home = got?;
         let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());
-        if !self.arena.zero_frame(home) && was_poisoned {
+        // What lay there in a slab meanwhile has taken its place.
+        if !self.arena.zero_frame(home) && was_poisoned && self.objects.is_none() {
             self.moves.poison_lost.add(1);
         }
         Ok(home)

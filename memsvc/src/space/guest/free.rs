@@ -130,9 +130,17 @@ impl GuestSpace {
         self.release_stash(&mut state) as u64
     }
 
-    /// Frees slabs that are empty; says how many frames that were.
-    pub(crate) fn shrink_slabs(&self) -> u64 {
-        self.slabs.shrink(OUTSIDE, 0)
+    /// Frees slabs that are empty, moves objects together where that is worth it or `in_any_case`, and gives
+    /// the blocks back to the kernel that are whole then; says how many frames were freed.
+    pub(crate) fn shrink_slabs(&self, in_any_case: bool) -> u64 {
+        let objects = self.objects.as_ref().map_or(0, |objects| objects.shrink(OUTSIDE, in_any_case));
+        let frames = self.slabs.shrink(OUTSIDE, 0) + objects;
+        if frames > 0 {
+            let mut state = self.lock_after_faults();
+            state.came_home = true;
+            self.return_emptied(&mut state);
+        }
+        frames
     }
 
     /// Empties the stash; says how many blocks there were.

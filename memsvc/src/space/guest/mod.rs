@@ -41,6 +41,7 @@ use std::time::Instant;
 
 use super::arena::Arena;
 use super::mapping::Mapping;
+use super::objects::Objects;
 use super::pagemap::Pagemap;
 use super::regions::Regions;
 use super::uffd::Uffd;
@@ -65,7 +66,7 @@ pub(crate) const GUEST: OwnerId = OwnerId(1);
 /// The per-CPU lists of guest space: one set, since all that uses them holds the lock.
 const CPU: CpuId = CpuId(0);
 /// Those of what is outside the lock.
-const OUTSIDE: CpuId = CpuId(1);
+pub(crate) const OUTSIDE: CpuId = CpuId(1);
 /// Blocks that the per-CPU lists of guest space may hold: a refill of each sort, and as many freed.
 pub(crate) const READY_MAX: usize = 32;
 /// Sets of per-CPU lists: that of guest space, and one for what is outside its lock.
@@ -87,6 +88,8 @@ pub(crate) mod wanted {
     pub(crate) const LOW: Reasons = 16;
     /// The compactor is to end.
     pub(crate) const STOP: Reasons = 32;
+    /// Pages of swap have been released.
+    pub(crate) const RELEASED: Reasons = 64;
 }
 
 /// What is behind a guest block.
@@ -132,6 +135,8 @@ pub(crate) struct GuestSpace {
     alloc: Arc<FrameAllocator>,
     /// Objects of the monitor's own, smaller than a frame.
     slabs: Slabs,
+    /// Where the guest's swap is kept, if it has some.
+    objects: Option<Arc<Objects>>,
     state: Mutex<State>,
     /// Pages are not busy any more.
     settled: Condvar,
@@ -155,12 +160,13 @@ impl GuestSpace {
         regions: Regions,
         mapping: Mapping,
         arena: Arena,
-        arena_blocks: u32,
         uffd: Uffd,
         pagemap: Pagemap,
         watermarks: Watermarks,
+        swap_frames: u64,
     ) -> Self {
         let guest_blocks = (mapping.len() / BLOCK_SIZE) as u32;
+        let arena_blocks = arena.blocks();
         let (refill, compaction) = (Arc::<Bell>::default(), Arc::<Bell>::default());
         let reclaimer = {
             let (refill, compaction) = (Arc::clone(&refill), Arc::clone(&compaction));
@@ -172,7 +178,9 @@ impl GuestSpace {
         let config = Config { blocks: arena_blocks, cpus: CPUS, watermarks };
         let alloc = Arc::new(FrameAllocator::new(config).with_reclaimer(reclaimer));
         let slabs = Slabs::new(Arc::clone(&alloc), OwnerId::HOST, CPUS);
-        alloc.set_limit(GUEST, Some(u64::from(guest_blocks) * FRAMES_PER_BLOCK as u64));
+        alloc.set_limit(GUEST, Some(u64::from(guest_blocks) * FRAMES_PER_BLOCK as u64 + swap_frames));
+        let objects = (swap_frames > 0)
+            .then(|| Arc::new(Objects::new(Arc::clone(&alloc), arena.memory(), GUEST, CPUS)));
         let state = State {
             poisoned: vec![BlockBitmap::EMPTY; arena_blocks as usize],
             came_home: false,
@@ -196,6 +204,7 @@ impl GuestSpace {
             pagemap,
             alloc,
             slabs,
+            objects,
             state: Mutex::new(state),
             settled: Condvar::new(),
             stalls: Stalls::default(),
@@ -245,6 +254,11 @@ impl GuestSpace {
 
     pub(crate) fn slabs(&self) -> &Slabs {
         &self.slabs
+    }
+
+    /// Where the guest's swap is kept, if it has some.
+    pub(crate) fn objects(&self) -> Option<&Arc<Objects>> {
+        self.objects.as_ref()
     }
 
     fn address(&self, frame: GuestFrame) -> usize {

@@ -21,7 +21,7 @@ mod lists;
 use super::class::{ClassId, GROUP};
 use super::front::{GroupId, Ready};
 use super::object::place_word;
-use crate::core::units::{CpuId, FrameId};
+use crate::core::units::{CpuId, FRAME_SIZE, FrameId};
 use lists::{Ends, List, NIL, ends};
 
 /// Groups that a [`GroupId`] has numbers for in a slab.
@@ -304,6 +304,37 @@ impl Cache {
             *bits = if group.holder == 0 { low_bits(here) & !group.free } else { 0 };
         }
         bits
+    }
+
+    /// Slabs with few objects, as many as all of theirs fit into what is free in the others.
+    pub(super) fn sparsest(&self) -> Vec<SlabId> {
+        let partial = (0..)
+            .map(SlabId)
+            .zip(&self.slabs)
+            .filter(|(_, slab)| slab.list == List::Partial && !slab.reserve);
+        let mut slabs: Vec<(u32, u32, SlabId)> = partial
+            .map(|(id, slab)| {
+                let places = u32::from(self.class.class().places(slab.span.frames));
+                let free = self.groups(id).iter().map(|group| group.free.count_ones()).sum::<u32>();
+                (places.saturating_sub(free), free, id)
+            })
+            .collect();
+        slabs.sort_unstable_by_key(|(used, ..)| *used);
+        let mut room: u64 = slabs.iter().map(|(_, free, _)| u64::from(*free)).sum();
+        let mut objects = 0;
+        let sources = slabs.into_iter().take_while(|(used, free, _)| {
+            room -= u64::from(*free);
+            objects += u64::from(*used);
+            objects <= room
+        });
+        sources.map(|(.., slab)| slab).collect()
+    }
+
+    /// Frames of its slabs, and frames that the places that are free in them come to.
+    pub(super) fn usage(&self) -> (u64, u64) {
+        let frames = self.slabs.iter().map(|slab| u64::from(slab.span.frames)).sum();
+        let free: u64 = self.groups.iter().map(|group| u64::from(group.free.count_ones())).sum();
+        (frames, free * u64::from(self.class.class().size) / FRAME_SIZE as u64)
     }
 
     /// From now on nothing is handed out of it.

@@ -119,7 +119,7 @@ impl GuestSpace {
     }
 
     /// The lock, for a mover: whoever resolves a fault goes first.
-    fn lock_after_faults(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock_after_faults(&self) -> MutexGuard<'_, State> {
         while self.stalls.is_anybody_here() {
             std::thread::yield_now();
         }

@@ -38,6 +38,12 @@ impl<W: FnMut(BlockId), G: FnMut() -> bool> Mover<Full> for SpaceMover<'_, W, G>
         self.space.split_in_place(block)
     }
 
+    fn relocate(&mut self, block: &Isolated<'_, Full>) {
+        if let Some(objects) = self.space.objects() {
+            objects.relocate(OUTSIDE, block);
+        }
+    }
+
     fn migrate(&mut self, _alloc: &FrameAllocator, from: &[FrameId], to: &[FrameId]) -> Migrated {
         Migrated(self.space.migrate(from, to))
     }

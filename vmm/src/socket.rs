@@ -24,21 +24,21 @@ const MAX_PATH: usize = 107;
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// An empty path would mean an unnamed socket.
-    #[error("The path of the API socket is empty: name a file.")]
+    #[error("The path of the socket is empty: name a file.")]
     Empty,
     /// Too long for the system.
     #[error(
-        "The path of the API socket is {0} bytes long, but a socket's path has at most {MAX_PATH}: choose a shorter one."
+        "The path of the socket is {0} bytes long, but a socket's path has at most {MAX_PATH}: choose a shorter one."
     )]
     TooLong(usize),
     /// A file that is not ours to remove.
     #[error("{} exists and is not a socket: remove it or choose another path.", .0.display())]
     NotASocket(PathBuf),
     /// Somebody listens.
-    #[error("The API socket {} is in use by another process: choose another path.", .0.display())]
+    #[error("The socket {} is in use by another process: choose another path.", .0.display())]
     InUse(PathBuf),
     /// The system refuses.
-    #[error("The API socket {} cannot be made", path.display())]
+    #[error("The socket {} cannot be made", path.display())]
     Io {
         /// Where it was to be.
         path: PathBuf,
@@ -49,12 +49,12 @@ pub enum SocketError {
 
 /// A listening socket; its file goes when it is dropped.
 #[derive(Debug)]
-pub struct ApiSocket {
+pub struct ListeningSocket {
     listener: UnixListener,
     file: SocketFile,
 }
 
-impl ApiSocket {
+impl ListeningSocket {
     /// Listens at `path`.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         match path.as_os_str().as_bytes().len() {
@@ -134,11 +134,11 @@ mod tests {
         let path = dir.path().join("api.sock");
         drop(UnixListener::bind(&path).expect("a socket that nobody removes"));
         assert!(path.exists());
-        let socket = ApiSocket::bind(&path).expect("stale: replaced");
-        let again = ApiSocket::bind(&path).expect_err("live");
+        let socket = ListeningSocket::bind(&path).expect("stale: replaced");
+        let again = ListeningSocket::bind(&path).expect_err("live");
         assert_eq!(
             again.to_string(),
-            format!("The API socket {} is in use by another process: choose another path.", path.display())
+            format!("The socket {} is in use by another process: choose another path.", path.display())
         );
         assert!(UnixStream::connect(&path).is_ok(), "the live one still listens");
         drop(socket);
@@ -150,13 +150,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("api.sock");
         fs::write(&path, "precious").expect("write");
-        assert!(matches!(ApiSocket::bind(&path), Err(SocketError::NotASocket(_))));
-        assert!(matches!(ApiSocket::bind(dir.path()), Err(SocketError::NotASocket(_))));
+        assert!(matches!(ListeningSocket::bind(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(ListeningSocket::bind(dir.path()), Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
 
         // Ours was replaced behind our back: the other's file stays.
         fs::remove_file(&path).expect("remove");
-        let socket = ApiSocket::bind(&path).expect("bind");
+        let socket = ListeningSocket::bind(&path).expect("bind");
         fs::rename(&path, dir.path().join("moved")).expect("rename");
         fs::write(&path, "another's").expect("write");
         drop(socket);
@@ -169,13 +169,13 @@ mod tests {
         let long = dir.path().join("x".repeat(120));
         let length = long.as_os_str().len();
         assert_eq!(
-            ApiSocket::bind(&long).expect_err("too long").to_string(),
+            ListeningSocket::bind(&long).expect_err("too long").to_string(),
             format!(
-                "The path of the API socket is {length} bytes long, but a socket's path has at most 107: choose a shorter one."
+                "The path of the socket is {length} bytes long, but a socket's path has at most 107: choose a shorter one."
             )
         );
-        assert!(matches!(ApiSocket::bind(Path::new("")), Err(SocketError::Empty)));
+        assert!(matches!(ListeningSocket::bind(Path::new("")), Err(SocketError::Empty)));
         let nowhere = dir.path().join("no/such/directory");
-        assert!(matches!(ApiSocket::bind(&nowhere), Err(SocketError::Io { .. })));
+        assert!(matches!(ListeningSocket::bind(&nowhere), Err(SocketError::Io { .. })));
     }
 }

@@ -1,0 +1,166 @@
+//! Swap for guests: an NBD server whose pages lie in memory, as small as they can be kept.
+//!
+//! ```text
+//!   bytes of a connection ─▶ session (NBD, no I/O) ─▶ export ─▶ store ─▶ objects in movable slabs
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `nbd` | the protocol's bytes |
+//! | `session` | one connection, a state machine |
+//! | `export` | a store under a name |
+//! | `store` | where each page is |
+//! | `codec` | pages made smaller |
+//!
+//! Nothing in here waits or does I/O: whoever has a socket, or a TCP stack, moves bytes from and to a
+//! [`Connection`].
+
+mod codec;
+mod export;
+pub mod nbd;
+mod session;
+mod stats;
+mod store;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+
+pub use codec::Codec;
+pub use stats::{NbdStats, StoreStats, SwapStats};
+
+use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE};
+use crate::space::guest::OUTSIDE;
+use crate::space::objects::Objects;
+use export::Export;
+use session::Session;
+use stats::NbdCounters;
+use store::{Limits, Released, Store};
+
+/// A swap device.
+#[derive(Clone, Debug)]
+pub struct SwapConfig {
+    /// Its name as an NBD export; the default export is the same.
+    pub name: String,
+    /// Its size, a multiple of 4 KiB.
+    pub bytes: u64,
+    /// Most memory for what is stored, packed.
+    pub memory: u64,
+    /// How pages are packed.
+    pub codec: Codec,
+}
+
+impl SwapConfig {
+    /// Blocks that an arena needs for it: slabs are never quite full, and each size class has some of its
+    /// own. What is not used is address space only.
+    pub(crate) fn arena_blocks(&self) -> u32 {
+        let bytes = self.memory.saturating_add(self.memory / 4).saturating_add(SLACK);
+        u32::try_from(bytes.div_ceil(BLOCK_SIZE as u64)).unwrap_or(u32::MAX)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { pages: self.bytes / FRAME_SIZE as u64, bytes: self.memory }
+    }
+}
+
+/// For slabs of size classes that are hardly used: 119 of them, of at most eight frames, for a few CPUs.
+const SLACK: u64 = 64 << 20;
+
+/// A swap device.
+#[derive(Clone, Debug)]
+pub struct Swap {
+    export: Arc<Export>,
+}
+
+/// Threads whose slabs do not get in each other's way.
+const CPUS: u8 = 8;
+
+impl Swap {
+    /// A device with memory of its own, in no guest's arena: for tools.
+    ///
+    /// # Errors
+    /// The kernel has no address space for it.
+    pub fn standalone(config: &SwapConfig) -> std::io::Result<Self> {
+        // Slabs are never quite full, and each CPU and size class has some: address space costs nothing.
+        let room = u64::from(config.arena_blocks()) * BLOCK_SIZE as u64;
+        let objects = Arc::new(Objects::standalone(room, CPUS)?);
+        let export = Export {
+            name: config.name.clone(),
+            store: Store::new(config.limits(), objects, Box::new(|| {})),
+            codec: config.codec,
+            counters: NbdCounters::default(),
+            cpus: CPUS,
+            first_cpu: 0,
+            next_cpu: AtomicU8::new(0),
+        };
+        Ok(Self { export: Arc::new(export) })
+    }
+
+    /// A device in a guest's arena. All tables are made at once, so that storing a page takes no memory but
+    /// frames of the arena. `released` is called when pages have been released, so that what is free may be
+    /// given back; it must not wait.
+    pub(crate) fn in_arena(config: &SwapConfig, objects: Arc<Objects>, released: Released) -> Self {
+        let export = Export {
+            name: config.name.clone(),
+            store: Store::new(config.limits(), objects, released),
+            codec: config.codec,
+            counters: NbdCounters::default(),
+            // One thread serves all connections of a guest.
+            cpus: 1,
+            first_cpu: OUTSIDE.0,
+            next_cpu: AtomicU8::new(0),
+        };
+        export.store.prepare();
+        Self { export: Arc::new(export) }
+    }
+
+    /// A new connection.
+    pub fn connect(&self) -> Connection {
+        Connection(Session::new(Arc::clone(&self.export)))
+    }
+
+    /// Gives memory that nothing is stored in back to the host, where the device has memory of its own.
+    ///
+    /// # Errors
+    /// The kernel did not take it.
+    pub fn shrink(&self) -> std::io::Result<()> {
+        let objects = self.export.store.objects();
+        objects.shrink(CpuId(0), false);
+        objects.return_emptied(CpuId(0))
+    }
+
+    /// What is stored, and what connections asked for.
+    pub fn stats(&self) -> SwapStats {
+        SwapStats { store: self.export.store.stats(), nbd: self.export.counters.snapshot() }
+    }
+}
+
+/// One NBD connection to a [`Swap`]: bytes go in, bytes come out.
+#[derive(Debug)]
+pub struct Connection(Session<Arc<Export>>);
+
+impl Connection {
+    /// Takes bytes that have come, as many as it can now; says how many. Those that are not taken are to be
+    /// offered again after [`Self::send`].
+    pub fn receive(&mut self, bytes: &[u8]) -> usize {
+        self.0.receive(bytes)
+    }
+
+    /// Fills `out` with what is to be sent; says how many bytes.
+    pub fn send(&mut self, out: &mut [u8]) -> usize {
+        self.0.send(out)
+    }
+
+    /// True when [`Self::send`] is to be called again soon even if nothing comes: it is at something long.
+    pub fn goes_on(&self) -> bool {
+        self.0.goes_on()
+    }
+
+    /// All has been said: close the connection once what was handed out has gone.
+    pub fn is_over(&self) -> bool {
+        self.0.is_over()
+    }
+}

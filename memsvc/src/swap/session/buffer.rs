@@ -1,0 +1,71 @@
+//! Bytes on the way: gathered until there are enough, or waiting to be sent.
+
+/// Gathers a piece of up to `N` bytes out of what comes.
+#[derive(Debug)]
+pub(super) struct Gather<const N: usize> {
+    bytes: Box<[u8; N]>,
+    len: usize,
+}
+
+impl<const N: usize> Gather<N> {
+    pub(super) fn new() -> Self {
+        Self { bytes: Box::new([0; N]), len: 0 }
+    }
+
+    /// The next `wanted` bytes, at most `N`, taken off the front of `input`; `None`, and all of `input` is
+    /// taken, when they have not all come. Copied only where they come in pieces.
+    pub(super) fn take<'a, 'b: 'a>(&'a mut self, input: &mut &'b [u8], wanted: usize) -> Option<&'a [u8]> {
+        debug_assert!(wanted <= N);
+        if self.len == 0
+            && let Some((piece, rest)) = input.split_at_checked(wanted)
+        {
+            *input = rest;
+            return Some(piece);
+        }
+        let (piece, rest) = input.split_at(input.len().min(wanted - self.len));
+        self.bytes[self.len..self.len + piece.len()].copy_from_slice(piece);
+        self.len += piece.len();
+        *input = rest;
+        if self.len < wanted {
+            return None;
+        }
+        self.len = 0;
+        Some(&self.bytes[..wanted])
+    }
+}
+
+/// Bytes that wait to be sent.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    /// With room for so many without another allocation.
+    pub(super) fn new(room: usize) -> Self {
+        Self { bytes: Vec::with_capacity(room), sent: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Moves what fits to the front of `out`.
+    pub(super) fn send(&mut self, out: &mut &mut [u8]) {
+        let waiting = &self.bytes[self.sent..];
+        let now = waiting.len().min(out.len());
+        let (room, rest) = std::mem::take(out).split_at_mut(now);
+        room.copy_from_slice(&waiting[..now]);
+        *out = rest;
+        self.sent += now;
+        if self.sent == self.bytes.len() {
+            self.bytes.clear();
+            self.sent = 0;
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What swap says of itself.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::stats::{Counter, counters};
+
+counters! {
+    /// What NBD connections asked for.
+    NbdCounters => NbdStats {
+        /// Connections made.
+        connections,
+        /// Reads.
+        reads,
+        /// Pages that were sent.
+        pages_read,
+        /// Writes.
+        writes,
+        /// Pages that were stored.
+        pages_written,
+        /// Trims, and writes of zeroes.
+        erasures,
+        /// Flushes.
+        flushes,
+        /// Requests that were answered by an error.
+        errors,
+        /// Requests and options that made no sense, or that are not served.
+        refused,
+        /// Connections that were closed because what came was no NBD.
+        malformed,
+    }
+}
+
+/// What a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoreStats {
+    /// Pages of the device.
+    pub pages: u64,
+    /// Pages of which something is stored: those that are not all zeroes.
+    pub stored_pages: u64,
+    /// Of these, pages of one word repeated, which take no memory.
+    pub same_filled_pages: u64,
+    /// Of these, pages that packing does not make smaller.
+    pub incompressible_pages: u64,
+    /// Bytes of the pages, packed.
+    pub stored_bytes: u64,
+    /// Most of these.
+    pub limit_bytes: u64,
+    /// Writes refused for want of room.
+    pub no_room: u64,
+    /// Pages that could not be read back: a bug.
+    pub lost: u64,
+}
+
+/// Swap of one guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SwapStats {
+    /// What is stored.
+    pub store: StoreStats,
+    /// What was asked for.
+    pub nbd: NbdStats,
+}

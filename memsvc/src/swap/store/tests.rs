@@ -1,0 +1,152 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::units::FRAME_SIZE;
+
+const PAGES: u64 = 600;
+const CPU: CpuId = CpuId(0);
+
+fn store(bytes: u64) -> Store {
+    Store::new(
+        Limits { pages: PAGES, bytes },
+        Arc::new(Objects::standalone(bytes * 2, 2).unwrap()),
+        Box::new(|| {}),
+    )
+}
+
+/// A page of a kind: zeroes, one word, one that packs well, one that does not.
+fn page_of(kind: u8, seed: u64) -> Page {
+    let mut page = [0; FRAME_SIZE];
+    match kind % 4 {
+        0 => {}
+        1 => fill(&mut page, seed | 1),
+        kind => {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let random_bytes = if kind == 2 { 700 } else { FRAME_SIZE };
+            random.fill(&mut page[..random_bytes]);
+        }
+    }
+    page
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(u64, u8, u64),
+    Erase(u64, u64),
+    Read(u64),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let page = 0..PAGES + 2;
+    let op = prop_oneof![
+        4 => (page.clone(), any::<u8>(), 0..50u64).prop_map(|(page, kind, seed)| Op::Write(page, kind, seed)),
+        1 => (page.clone(), 0..20u64).prop_map(|(page, len)| Op::Erase(page, page + len)),
+        2 => page.prop_map(Op::Read),
+    ];
+    prop::collection::vec(op, 1..200)
+}
+
+proptest! {
+    /// A store is a map from pages to contents, of which a part fits; and it counts right.
+    #[test]
+    fn is_a_map(ops in ops(), codec in 0..3usize, tight: bool) {
+        let store = store(if tight { 64 << 10 } else { 16 << 20 });
+        let mut packer = Packer::new(Codec::ALL[codec]);
+        let mut model: HashMap<u64, Page> = HashMap::new();
+        let mut read = [0; FRAME_SIZE];
+        for op in ops {
+            match op {
+                Op::Write(page, kind, seed) => {
+                    let data = page_of(kind, seed);
+                    match store.write(CPU, &mut packer, page, &data) {
+                        Ok(()) => {
+                            prop_assert!(page < PAGES);
+                            model.insert(page, data);
+                        }
+                        Err(error) => {
+                            prop_assert_eq!(error, NbdError::NoSpace);
+                            prop_assert!(tight || page >= PAGES);
+                        }
+                    }
+                }
+                Op::Erase(from, to) => {
+                    store.erase(CPU, from..to);
+                    (from..to).for_each(|page| _ = model.remove(&page));
+                    prop_assert!(store.is_hole(from..to));
+                }
+                Op::Read(page) => {
+                    let result = store.read(&mut packer, page, &mut read);
+                    prop_assert_eq!(result.is_ok(), page < PAGES);
+                }
+            }
+        }
+        for page in 0..PAGES {
+            prop_assert_eq!(store.read(&mut packer, page, &mut read), Ok(()));
+            prop_assert!(read == model.get(&page).copied().unwrap_or([0; FRAME_SIZE]), "page {}", page);
+        }
+        let stats = store.stats();
+        let is_zero = |page: &Page| page.iter().all(|byte| *byte == 0);
+        let stored = model.values().filter(|page| !is_zero(page)).count() as u64;
+        let same = model.values().filter(|page| !is_zero(page) && same_filled(page).is_some()).count() as u64;
+        prop_assert_eq!((stats.stored_pages, stats.same_filled_pages, stats.lost), (stored, same, 0));
+        prop_assert!(stats.stored_bytes <= stats.limit_bytes);
+        store.erase(CPU, 0..PAGES);
+        let StoreStats { stored_pages, same_filled_pages, incompressible_pages, stored_bytes, .. } = store.stats();
+        prop_assert_eq!((stored_pages, same_filled_pages, incompressible_pages, stored_bytes), (0, 0, 0, 0));
+        store.objects().shrink(CPU, true);
+        prop_assert_eq!(store.objects().info().caches.iter().map(|cache| cache.slabs).sum::<u64>(), 0);
+    }
+}
+
+/// Nothing of a page is left in memory once it is erased.
+#[test]
+fn pages_are_wiped() {
+    let store = store(1 << 20);
+    let mut packer = Packer::new(Codec::None);
+    let secret = page_of(3, 1);
+    store.write(CPU, &mut packer, 0, &secret).unwrap();
+    let Slot::Object(handle, _) = store.slots.see(0, |slot| slot).unwrap() else { panic!("is stored whole") };
+    let address = store.objects.read(handle, |bytes| bytes.as_ptr() as usize).unwrap();
+    assert!(store.objects.peek_for_test(address) == secret);
+    store.erase(CPU, 0..1);
+    assert!(store.objects.peek_for_test(address) == [0; FRAME_SIZE], "what was stored is still there");
+}
+
+#[test]
+fn threads_that_write_and_read_the_same_pages_see_whole_pages_only() {
+    let store = store(16 << 20);
+    std::thread::scope(|scope| {
+        for thread in 0..2u64 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut packer = Packer::new(Codec::Lz4);
+                let cpu = CpuId(thread as u8);
+                let mut random = fastrand::Rng::with_seed(thread);
+                let mut read = [0; FRAME_SIZE];
+                for _ in 0..20_000 {
+                    let page = random.u64(0..8);
+                    if random.bool() {
+                        // All words of it say the same but for a counter, so that it is packed.
+                        let word = random.u64(1..1000);
+                        let mut data = [0; FRAME_SIZE];
+                        let words = data.as_chunks_mut::<8>().0;
+                        for (at, to) in words.iter_mut().enumerate() {
+                            *to = (word << 32 | at as u64).to_ne_bytes();
+                        }
+                        store.write(cpu, &mut packer, page, &data).unwrap();
+                    } else {
+                        store.read(&mut packer, page, &mut read).unwrap();
+                        let words = read.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
+                        let first =
+                            read.as_chunks::<8>().0.first().map_or(0, |word| u64::from_ne_bytes(*word));
+                        let is_whole =
+                            words.enumerate().all(|(at, word)| first == 0 || word == first + at as u64);
+                        assert!(is_whole, "page {page} is torn");
+                    }
+                }
+            });
+        }
+    });
+}

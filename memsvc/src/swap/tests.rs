@@ -1,0 +1,83 @@
+//! Swap in a guest's arena: what is stored there is compacted as guest memory is, and gone when it is
+//! released.
+
+use super::codec::Packer;
+use super::*;
+use crate::core::compact::{PolicyKind, Tuning};
+use crate::{Config, MemoryService, RegionSpec};
+
+const PAGES: u64 = 16 << 8;
+
+/// A guest of 16 MiB with swap of the same size.
+fn service() -> Arc<MemoryService> {
+    let regions = vec![RegionSpec { gpa: 0, len: 16 << 20 }];
+    let swap = SwapConfig { name: "swap".into(), bytes: PAGES << 12, memory: PAGES << 12, codec: Codec::Lz4 };
+    let compaction = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
+    let config = Config { swap: Some(swap), compaction, ..Config::new(regions) };
+    MemoryService::new(&config, |why| panic!("{why}")).unwrap()
+}
+
+/// A page that packs to less than half.
+fn page_of(number: u64) -> session::Page {
+    let mut page = [0; FRAME_SIZE];
+    let mut random = fastrand::Rng::with_seed(number);
+    let len = random.usize(100..1800);
+    random.fill(&mut page[..len]);
+    page
+}
+
+fn frames(service: &MemoryService) -> u64 {
+    service.stats().arena.frames_by_type.movable_slab
+}
+
+#[test]
+fn pages_stay_as_they_are_while_their_blocks_are_emptied_and_go_when_they_are_erased() {
+    let service = service();
+    let store = &service.swap().unwrap().export.store;
+    let mut packer = Packer::new(Codec::Lz4);
+    for page in 0..PAGES {
+        store.write(OUTSIDE, &mut packer, page, &page_of(page)).unwrap();
+    }
+    let before = frames(&service);
+    assert!(before > 0 && before < PAGES / 2, "{before} frames for {PAGES} pages");
+    let charged: Vec<u64> =
+        service.type_info().charges.iter().map(|charge| charge.frames.movable_slab).collect();
+    assert_eq!(charged.iter().sum::<u64>(), before, "{charged:?}");
+
+    // Every fourth page stays, so that all slabs do.
+    (0..PAGES).filter(|page| page % 4 != 0).for_each(|page| store.erase(OUTSIDE, page..page + 1));
+    let compacted = service.compact(|| true);
+    assert!(compacted.blocks > 0, "{compacted:?}");
+    assert!(frames(&service) < before / 2, "{} of {before} frames", frames(&service));
+    let mut read = [0; FRAME_SIZE];
+    for page in 0..PAGES {
+        store.read(&mut packer, page, &mut read).unwrap();
+        let expected = if page % 4 == 0 { page_of(page) } else { [0; FRAME_SIZE] };
+        assert!(read == expected, "page {page}");
+    }
+
+    store.erase(OUTSIDE, 0..PAGES);
+    service.reclaim(1, || true);
+    let stats = service.stats();
+    assert_eq!(stats.arena.frames_by_type.movable_slab, 0);
+    assert_eq!(stats.arena.broken_blocks, 0, "a block is still in pieces");
+    assert_eq!(stats.host.arena_resident_bytes, 0);
+}
+
+/// What is erased goes back by itself, with nobody who asks for it.
+#[test]
+fn memory_of_erased_pages_goes_back_to_the_host() {
+    let service = service();
+    let store = &service.swap().unwrap().export.store;
+    let mut packer = Packer::new(Codec::None);
+    for page in 0..PAGES {
+        store.write(OUTSIDE, &mut packer, page, &page_of(page)).unwrap();
+    }
+    assert!(service.stats().host.arena_resident_bytes >= PAGES << 12);
+    store.erase(OUTSIDE, 0..PAGES);
+    let start = std::time::Instant::now();
+    while service.stats().host.arena_resident_bytes > 0 {
+        assert!(start.elapsed().as_secs() < 60, "{:?}", service.stats().arena);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,55 @@
+//! Flags of the commands for swap.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use memsvc::swap::Codec;
+
+use super::super::size;
+use crate::vm::config::Mib;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SwapArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) command: SwapCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum SwapCommand {
+    /// Serve a swap device by NBD to any client, without a guest, until the process is ended
+    Serve(SwapServeArgs),
+}
+
+impl SwapArgs {
+    pub(super) fn json(&self) -> bool {
+        let SwapCommand::Serve(args) = &self.command;
+        args.json
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SwapServeArgs {
+    /// Unix socket to listen on
+    #[arg(long, value_name = "PATH", required_unless_present = "listen", conflicts_with = "listen")]
+    pub(in crate::cli) socket: Option<PathBuf>,
+    /// Address and port to listen on: 127.0.0.1:10809; port 0 is any that is free. Who can connect can read and
+    /// write all of it
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(in crate::cli) listen: Option<SocketAddr>,
+    /// Size of the device: 512M, 2G, or a number of MiB
+    #[arg(long, value_name = "SIZE", value_parser = size::device)]
+    pub(in crate::cli) size: Mib,
+    /// Most memory for what is stored, packed; what does not fit is refused [default: the size]
+    #[arg(long, value_name = "SIZE", value_parser = size::device)]
+    pub(in crate::cli) memory: Option<Mib>,
+    /// How pages are packed: lz4, zstd, or none
+    #[arg(long, value_name = "HOW", default_value = "lz4")]
+    pub(in crate::cli) compression: Codec,
+    /// Name of the export; clients that name none get it, too
+    #[arg(long, value_name = "NAME", default_value = "swap", value_parser = size::instance_id)]
+    pub(in crate::cli) name: String,
+    /// Say where it listens, and errors, as JSON
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}

@@ -1,0 +1,5 @@
+//! Swap devices, served.
+
+mod server;
+
+pub use server::{Address, ServeError, Server};

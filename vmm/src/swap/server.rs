@@ -1,0 +1,251 @@
+//! An NBD server on a socket: for tools, and to see what a swap device does without a guest.
+//!
+//! ```text
+//!   nbd ───── accept ──▶ nbd-N: one thread a connection
+//!                        read ─▶ Connection::receive ─▶ Connection::send ─▶ write
+//! ```
+//! Guests do not come this way: theirs is the swap link, which needs no socket.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use memsvc::swap::{Connection, Swap};
+
+use crate::socket::{ListeningSocket, SocketError, SocketFile};
+
+/// Connections at a time. A client of many connections has some eight.
+const MAX_CONNECTIONS: usize = 64;
+/// Bytes that are read or written at once: the data of a large request, and headers.
+const BUFFER: usize = (256 << 10) + 4096;
+/// After a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Stack of a thread in bytes; only what is touched is resident.
+const STACK: usize = 1 << 20;
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A TCP port of this machine.
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Address {
+    /// As an NBD URI, which clients take.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "nbd+unix:///?socket={}", path.display()),
+            Address::Tcp(address) => write!(f, "nbd://{address}/"),
+        }
+    }
+}
+
+/// Why nobody can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The port cannot be had.
+    #[error("Port {address} cannot be listened on: choose another one")]
+    Port {
+        /// Which one.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no thread.
+    #[error("A thread cannot be started")]
+    Thread(#[source] io::Error),
+}
+
+/// A server; it serves as long as the process lives.
+#[derive(Debug)]
+pub struct Server {
+    address: Address,
+    /// Removed when this is dropped.
+    _file: Option<SocketFile>,
+}
+
+impl Server {
+    /// Serves a swap device to whoever comes.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub fn spawn(address: &Address, swap: Swap) -> Result<Self, ServeError> {
+        let open = Open { swap, connections: Arc::default() };
+        match address {
+            Address::Unix(path) => {
+                let (listener, file) = ListeningSocket::bind(path)?.into_parts();
+                let next = move || listener.accept().map(|(stream, _)| stream);
+                start(move || open.serve(next)).map_err(ServeError::Thread)?;
+                Ok(Self { address: address.clone(), _file: Some(file) })
+            }
+            &Address::Tcp(wanted) => {
+                let port = |source| ServeError::Port { address: wanted, source };
+                let listener = TcpListener::bind(wanted).map_err(port)?;
+                let address = Address::Tcp(listener.local_addr().map_err(port)?);
+                let next = move || {
+                    let (stream, _) = listener.accept()?;
+                    // Requests and replies are small, and somebody waits for each.
+                    stream.set_nodelay(true)?;
+                    Ok(stream)
+                };
+                start(move || open.serve(next)).map_err(ServeError::Thread)?;
+                Ok(Self { address, _file: None })
+            }
+        }
+    }
+
+    /// Where it listens: the port is the real one, if any was asked for.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+fn start(body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name("nbd".to_owned()).stack_size(STACK).spawn(body).map(|_| ())
+}
+
+/// What connections are made of.
+struct Open {
+    swap: Swap,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Open {
+    /// Serves each connection that comes on a thread of its own.
+    fn serve<S: Read + Write + Send + 'static>(self, next: impl Fn() -> io::Result<S>) {
+        loop {
+            let stream = match next() {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    thread::sleep(PAUSE);
+                    continue;
+                }
+            };
+            let place = Place::take(&self.connections);
+            if place.is_none() {
+                tracing::warn!("a connection was refused: there are {MAX_CONNECTIONS}");
+            }
+            // Dropped, the stream is closed.
+            let Some(place) = place else { continue };
+            let connection = self.swap.connect();
+            let started = start(move || {
+                let _place = place;
+                if let Err(error) = serve(stream, connection) {
+                    tracing::info!(%error, "a connection ended");
+                }
+            });
+            if let Err(error) = started {
+                tracing::warn!(%error, "a connection could not be served");
+            }
+        }
+    }
+}
+
+/// One of the connections there may be; given back when dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(connections: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Self(Arc::clone(connections));
+        (connections.fetch_add(1, Ordering::Relaxed) < MAX_CONNECTIONS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Moves bytes until either side has had enough.
+fn serve(mut stream: impl Read + Write, mut connection: Connection) -> io::Result<()> {
+    let (mut came, mut goes) = (vec![0; BUFFER], vec![0; BUFFER]);
+    let mut waiting = 0..0;
+    loop {
+        let filled = connection.send(&mut goes);
+        stream.write_all(goes.get(..filled).unwrap_or_default())?;
+        if connection.is_over() {
+            return Ok(());
+        }
+        if waiting.is_empty() && filled == 0 && !connection.goes_on() {
+            waiting = 0..stream.read(&mut came)?;
+            if waiting.is_empty() {
+                return Ok(());
+            }
+        }
+        waiting.start += connection.receive(came.get(waiting.clone()).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
+
+    use memsvc::swap::{Codec, SwapConfig, nbd};
+
+    use super::*;
+
+    fn swap() -> Swap {
+        let config = SwapConfig { name: "swap".into(), bytes: 1 << 20, memory: 1 << 20, codec: Codec::Lz4 };
+        Swap::standalone(&config).expect("address space")
+    }
+
+    /// The greeting and no more; reading it shows that the connection is served.
+    fn greeting(mut stream: impl Read) -> bool {
+        let mut greeting = [0; size_of::<nbd::Greeting>()];
+        stream.read_exact(&mut greeting).is_ok() && greeting.starts_with(b"NBDMAGICIHAVEOPT")
+    }
+
+    #[test]
+    fn serves_a_socket_whose_file_goes_with_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let server = Server::spawn(&Address::Unix(path.clone()), swap()).expect("a server");
+        assert_eq!(server.address().to_string(), format!("nbd+unix:///?socket={}", path.display()));
+        assert!(greeting(UnixStream::connect(&path).expect("a connection")));
+        let second = Server::spawn(&Address::Unix(path.clone()), swap());
+        let error = second.expect_err("one listens there").to_string();
+        assert!(error.contains("in use"), "{error}");
+        drop(server);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn serves_a_port_and_says_which() {
+        let any = Address::Tcp("127.0.0.1:0".parse().expect("an address"));
+        let server = Server::spawn(&any, swap()).expect("a server");
+        let Address::Tcp(address) = *server.address() else { panic!("a port") };
+        assert_ne!(address.port(), 0);
+        assert!(greeting(TcpStream::connect(address).expect("a connection")));
+        let error = Server::spawn(&Address::Tcp(address), swap()).expect_err("it is in use").to_string();
+        assert!(error.contains("choose another"), "{error}");
+    }
+
+    #[test]
+    fn connections_are_bounded_and_their_places_come_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let _server = Server::spawn(&Address::Unix(path.clone()), swap()).expect("a server");
+        let connect = || UnixStream::connect(&path).expect("a connection");
+        let mut all: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connect()).collect();
+        assert!(all.iter().all(greeting));
+        assert!(!greeting(connect()), "one more than there may be");
+        all.truncate(MAX_CONNECTIONS - 1);
+        // Its thread has yet to see that it has ended.
+        while !greeting(connect()) {
+            thread::yield_now();
+        }
+    }
+}

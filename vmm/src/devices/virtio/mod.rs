@@ -30,11 +30,11 @@ mod testing;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use active::Active;
+pub use active::{Active, ActiveQueue};
 pub use device::{ActivateError, DeviceKind, OwnEvent, SharedDevice, VirtioDevice, Work};
 pub use interrupt::{Interrupt, Status};
 pub use metrics::Counter;
-pub use queue::{Chain, Completion, QueueError, VirtQueue};
+pub use queue::{Chain, Completion, QueueError, Used, VirtQueue};
 
 /// Guest RAM as devices see it; cloning is cheap and shares the mapping.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;

@@ -7,7 +7,7 @@
 //!        │                                     │
 //!   interrupt        status and irq         queue      one ring: chains out, used entries in
 //!                                              │
-//!                                  balloon/  blk/  rng/   a room for each device
+//!                                  balloon/  blk/  net/  rng/   a room for each device
 //! ```
 //!
 //! What the guest writes is checked where it enters. A request that makes no sense is counted and
@@ -19,7 +19,9 @@ pub mod blk;
 mod device;
 mod interrupt;
 mod metrics;
+pub mod net;
 mod queue;
+pub mod rate;
 pub mod rng;
 pub mod transport;
 

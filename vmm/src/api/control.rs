@@ -12,7 +12,7 @@ use memsvc::{
 
 use super::types::{GuestStats, HintingStatus};
 use crate::vm::{
-    config::{Mib, VmConfig},
+    config::{Mib, RateLimiter, VmConfig},
     exit::ExitSlot,
 };
 
@@ -52,6 +52,10 @@ pub trait RunningVm: Send {
     fn hinting_stop(&mut self) -> Result<(), ActionError>;
     /// The commands of host and guest.
     fn hinting_status(&self) -> Result<HintingStatus, ActionError>;
+
+    /// Sets new limits on what the guest receives and sends through a network interface that it has. What is
+    /// left out stays.
+    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError>;
 
     /// What the memory service has and did.
     fn memory_stats(&self) -> MemoryStats;

@@ -4,7 +4,7 @@
 //!                  InstanceStart            PATCH /vm Paused
 //!   Not started ─────────────────▶ Running ──────────────────▶ Paused
 //!   PUT, PATCH of                  balloon, statistics,  ◀──── Resumed
-//!   configuration                  hinting, memory, actions: in both
+//!   configuration                  hinting, memory, limits, actions: in both
 //!                                  (tuning of compaction: before the start, too)
 //! ```
 //!
@@ -13,6 +13,7 @@
 mod balloon;
 mod compaction;
 mod error;
+mod network;
 
 pub use error::ControlError;
 
@@ -176,11 +177,6 @@ impl Controller {
         self.metrics = Some(MetricsFile::open(&metrics)?);
         self.config.metrics = Some(metrics);
         Ok(())
-    }
-
-    /// `PUT` and `PATCH /network-interfaces/{id}`.
-    pub fn refuse_network(&self) -> ControlError {
-        ConfigError::NoNetworkYet.into()
     }
 
     /// `PUT /actions`.

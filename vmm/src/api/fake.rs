@@ -24,7 +24,7 @@ use super::{
     types::{GuestStats, HintingStatus},
 };
 use crate::vm::{
-    config::{Mib, VmConfig},
+    config::{Mib, RateLimiter, VmConfig},
     exit::ExitSlot,
 };
 
@@ -123,6 +123,12 @@ impl RunningVm for FakeVm {
 
     fn hinting_status(&self) -> Result<HintingStatus, ActionError> {
         Ok(HintingStatus { host_cmd: 2, guest_cmd: None })
+    }
+
+    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
+        let size = |limiter: RateLimiter| limiter.bandwidth.map(|bucket| bucket.size);
+        self.note(format!("limit {iface_id} {:?} {:?}", size(rx), size(tx)));
+        Ok(())
     }
 
     fn memory_stats(&self) -> MemoryStats {

@@ -256,8 +256,30 @@ fn every_mistake_gets_400_and_one_sentence() {
             r#"{"mib":1}"#,
             "The requested operation is not supported before starting the microVM.",
         ),
-        ("PUT", "/network-interfaces/eth0", "{}", "Network interfaces are not there yet"),
-        ("PATCH", "/network-interfaces/eth0", "", "Network interfaces are not there yet"),
+        (
+            "PUT",
+            "/network-interfaces/eth0",
+            r#"{"iface_id":"eth0"}"#,
+            "The body of the request is not valid: missing field `host_dev_name`",
+        ),
+        (
+            "PUT",
+            "/network-interfaces/eth0",
+            r#"{"iface_id":"eth1","host_dev_name":"tap0"}"#,
+            "The path says interface \"eth0\", but the body says \"eth1\": make them the same.",
+        ),
+        (
+            "PUT",
+            "/network-interfaces/eth0",
+            r#"{"iface_id":"eth0","host_dev_name":"aerostat-none"}"#,
+            "The network interface aerostat-none does not exist: make it with \"ip tuntap add",
+        ),
+        (
+            "PATCH",
+            "/network-interfaces/eth0",
+            r#"{"iface_id":"eth0"}"#,
+            "The requested operation is not supported before starting the microVM.",
+        ),
         (
             "PATCH",
             "/vm",

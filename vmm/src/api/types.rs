@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use crate::devices::virtio::balloon::{GuestStats, HintingStatus};
-use crate::vm::config::{HugePages, Mib};
+use crate::vm::config::{HugePages, Mib, RateLimiter};
 
 /// `GET /`: what this process is and what its guest is doing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -92,6 +92,21 @@ pub struct MachineConfigUpdate {
     /// CPU template: only `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_template: Option<String>,
+}
+
+/// `PATCH /network-interfaces/{iface_id}`: new limits. Buckets that are left out stay as they are, those that
+/// are given begin full; one whose `size` or `refill_time` is 0 takes the limit away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkInterfaceUpdate {
+    /// The interface, as in the path.
+    pub iface_id: String,
+    /// Limits on what the guest receives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// Limits on what the guest sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
 }
 
 /// `PUT /actions`.

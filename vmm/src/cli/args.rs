@@ -15,7 +15,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use memsvc::core::compact::PolicyKind;
 
-use super::{run::Disk, size};
+use super::{
+    run::{Disk, Network},
+    size,
+};
 use crate::vm::config::{Mib, WatermarksConfig};
 
 /// Where the API is served and looked for if nobody says otherwise.
@@ -121,6 +124,10 @@ pub(super) struct RunArgs {
     /// and without root= in --append, the first is the root device
     #[arg(long, value_name = "PATH[,ro]")]
     pub(super) disk: Vec<Disk>,
+    /// Network card on a TAP interface of the host; may be repeated. The MAC address is derived from --id and
+    /// the interface if left out
+    #[arg(long, value_name = "tap=NAME[,mac=MAC][,mtu=BYTES]")]
+    pub(super) net: Vec<Network>,
     /// Memory of the guest: 512M, 2G, or a number of MiB [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
     pub(super) memory: Option<Mib>,

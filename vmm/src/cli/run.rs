@@ -7,7 +7,10 @@ use anyhow::bail;
 use super::{Outcome, args::RunArgs, serve, session::Session};
 use crate::{
     api::control::Launcher,
-    vm::config::{BalloonConfig, BootSource, CacheType, Drive, IoEngine, Mib, SerialConfig, VmConfig},
+    vm::config::{
+        BalloonConfig, BootSource, CacheType, Drive, IoEngine, MacAddress, Mib, NetworkInterface,
+        SerialConfig, VmConfig,
+    },
 };
 
 /// Memory of a guest if nobody says.
@@ -28,6 +31,38 @@ impl FromStr for Disk {
             Some(path) => Self { path: path.into(), read_only: true },
             None => Self { path: text.strip_suffix(",rw").unwrap_or(text).into(), read_only: false },
         })
+    }
+}
+
+/// A value of `--net`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Network {
+    tap: String,
+    mac: Option<MacAddress>,
+    mtu: Option<u16>,
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut tap, mut mac, mut mtu) = (None, None, None);
+        for part in text.split(',') {
+            let wrong =
+                || format!("\"{part}\" is not known: write tap=NAME, mac=MAC or mtu=BYTES, each once");
+            match part.split_once('=') {
+                Some(("tap", value)) if tap.is_none() => tap = Some(value.to_owned()),
+                Some(("mac", value)) if mac.is_none() => mac = Some(value.parse()?),
+                Some(("mtu", value)) if mtu.is_none() => {
+                    let bytes =
+                        value.parse().map_err(|_| "write a number of bytes from 68 to 65535 for mtu")?;
+                    mtu = Some(bytes);
+                }
+                _ => return Err(wrong()),
+            }
+        }
+        let tap = tap.ok_or("name a TAP interface of the host: write tap=NAME")?;
+        Ok(Self { tap, mac, mtu })
     }
 }
 
@@ -54,6 +89,7 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     }
     balloon(&mut config, args);
     disks(&mut config, args);
+    networks(&mut config, args);
     Ok(config)
 }
 
@@ -126,6 +162,21 @@ fn disks(config: &mut VmConfig, args: &RunArgs) {
             cache_type: CacheType::Writeback,
             io_engine: IoEngine::Sync,
             rate_limiter: None,
+        });
+    }
+}
+
+/// Adds the network cards.
+fn networks(config: &mut VmConfig, args: &RunArgs) {
+    let known = config.network_interfaces.len();
+    for (index, network) in args.net.iter().enumerate() {
+        config.network_interfaces.push(NetworkInterface {
+            iface_id: format!("net{}", known + index),
+            host_dev_name: network.tap.clone(),
+            guest_mac: network.mac,
+            mtu: network.mtu,
+            rx_rate_limiter: None,
+            tx_rate_limiter: None,
         });
     }
 }

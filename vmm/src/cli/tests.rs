@@ -25,7 +25,8 @@ fn flags_become_a_configuration() {
     let config = configured(
         "--kernel /k --initrd /i --append quiet --memory 1G --cpus 2 --disk /a --disk /b,ro \
          --balloon 256 --balloon-stats 1 --balloon-deflate-on-oom --balloon-hinting --serial /s \
-         --watermarks 512K,2,3M --compaction scanner --extfrag-threshold 1000 --proactiveness 0",
+         --watermarks 512K,2,3M --compaction scanner --extfrag-threshold 1000 --proactiveness 0 \
+         --net tap=tap0 --net mtu=9000,mac=02:00:00:00:00:0F,tap=tap1",
     );
     let disk = |id: &str, path: &str, read_only: bool| {
         json!({"drive_id": id, "is_root_device": false, "path_on_host": path,
@@ -42,7 +43,8 @@ fn flags_become_a_configuration() {
                 "free_page_hinting": true, "free_page_reporting": false},
             "memory": {"watermarks": {"min_kib": 512, "low_kib": 2048, "high_kib": 3072},
                 "compaction": {"policy": "scanner", "extfrag_threshold": 1000, "proactiveness": 0}},
-            "network-interfaces": [],
+            "network-interfaces": [{"iface_id": "net0", "host_dev_name": "tap0"},
+                {"iface_id": "net1", "host_dev_name": "tap1", "guest_mac": "02:00:00:00:00:0f", "mtu": 9000}],
             "serial": {"serial_out_path": "/s"},
         })
     );
@@ -143,6 +145,18 @@ fn each_mistake_has_its_sentence() {
             "balloon set 99999999999999T",
             "Invalid value '99999999999999T' for '<MIB>': \"99999999999999T\" is more memory than any machine can have; see aerostat --help.",
         ),
+        (
+            "run --kernel k --net tap0",
+            "Invalid value 'tap0' for '--net <tap=NAME[,mac=MAC][,mtu=BYTES]>': \"tap0\" is not known: write tap=NAME, mac=MAC or mtu=BYTES, each once; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --net mtu=1500",
+            "Invalid value 'mtu=1500' for '--net <tap=NAME[,mac=MAC][,mtu=BYTES]>': name a TAP interface of the host: write tap=NAME; see aerostat --help.",
+        ),
+        (
+            "run --kernel k --net tap=a,mtu=x",
+            "Invalid value 'tap=a,mtu=x' for '--net <tap=NAME[,mac=MAC][,mtu=BYTES]>': write a number of bytes from 68 to 65535 for mtu; see aerostat --help.",
+        ),
         ("frobnicate", "Unrecognized subcommand 'frobnicate'; see aerostat --help."),
         (
             "--no-api",
@@ -194,7 +208,7 @@ fn the_examples_are_valid() {
             }
         }
     }
-    assert_eq!(count, 3);
+    assert_eq!(count, 4);
 }
 
 #[test]

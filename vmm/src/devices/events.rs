@@ -2,7 +2,8 @@
 //! an event of the device's own (a timer) becomes [`VirtioDevice::process_event`].
 //!
 //! A device is asked for at most one queue-full of work at a time. When it says that there is more,
-//! the queue is kicked again, so other devices on the loop get their turn first.
+//! the queue is kicked again, so other devices on the loop get their turn first. Its own events are
+//! edge-triggered: a device that cannot go on (no buffers, no tokens) is not woken for what it knows.
 //!
 //! [`VirtioDevice::process_queue`]: crate::devices::virtio::VirtioDevice::process_queue
 //! [`VirtioDevice::process_event`]: crate::devices::virtio::VirtioDevice::process_event
@@ -41,6 +42,14 @@ impl DeviceEvents {
             let _ = kick.write(1);
         }
     }
+
+    fn process_own(&self, token: u16) {
+        let queue = lock(&self.device).process_event(token);
+        if let Some(kick) = queue.and_then(|index| self.kicks.get(index)) {
+            // Far from its limit: events of one device come at most as often as they are taken.
+            let _ = kick.write(1);
+        }
+    }
 }
 
 impl MutEventSubscriber for DeviceEvents {
@@ -48,10 +57,11 @@ impl MutEventSubscriber for DeviceEvents {
         let kicks = (0u32..)
             .zip(&self.kicks)
             .map(|(index, kick)| Events::with_data(kick.as_ref(), index, EventSet::IN));
+        let each_time = EventSet::IN | EventSet::EDGE_TRIGGERED;
         let own = self
             .own
             .iter()
-            .map(|event| Events::with_data_raw(event.fd, OWN + u32::from(event.token), EventSet::IN));
+            .map(|event| Events::with_data_raw(event.fd, OWN + u32::from(event.token), each_time));
         for event in kicks.chain(own) {
             if let Err(cause) = ops.add(event) {
                 error!(%cause, "a device's event could not be added to the event loop");
@@ -62,7 +72,7 @@ impl MutEventSubscriber for DeviceEvents {
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
         let data = events.data();
         match data.checked_sub(OWN).map(u16::try_from) {
-            Some(Ok(token)) => lock(&self.device).process_event(token),
+            Some(Ok(token)) => self.process_own(token),
             Some(Err(_)) => warn!(data, "an event that no device asked for"),
             None => match self.kicks.get(data as usize) {
                 Some(kick) => self.process_kick(data as usize, kick),

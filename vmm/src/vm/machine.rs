@@ -16,12 +16,12 @@ use memsvc::{Config, MemoryService, MemoryStats};
 use serde_json::{Map, Value};
 
 use super::bus::Bus;
-use super::config::{Mib, VmConfig};
+use super::config::{Mib, RateLimiter, VmConfig};
 use super::event_loop::EventLoop;
 use super::exit::{Exit, ExitSlot};
 use super::kvm::{self, Vm};
 use super::memory::guest_memory;
-use super::platform::{Platform, PlatformMetrics};
+use super::platform::{Networks, Platform, PlatformMetrics};
 use super::vcpu::{State, Surroundings, Vcpus};
 use crate::api::control::{ActionError, Compaction, LaunchError, Launcher, RunningVm};
 use crate::api::types::{GuestStats, HintingStatus};
@@ -48,6 +48,7 @@ struct Machine {
     console: ConsoleOutput,
     _terminal: Option<RawMode>,
     balloon: Option<Arc<Mutex<Balloon>>>,
+    networks: Networks,
     keyboard: Arc<Mutex<I8042>>,
     metrics: PlatformMetrics,
     ports: Arc<Bus>,
@@ -59,18 +60,18 @@ struct Machine {
 impl Launcher for KvmLauncher {
     fn launch(
         &self,
-        _id: &str,
+        id: &str,
         config: &VmConfig,
         exit: &Arc<ExitSlot>,
     ) -> Result<Box<dyn RunningVm>, LaunchError> {
-        let machine = Machine::build(config, exit)?;
+        let machine = Machine::build(id, config, exit)?;
         machine.vcpus.resume();
         Ok(Box::new(machine))
     }
 }
 
 impl Machine {
-    fn build(config: &VmConfig, exit: &Arc<ExitSlot>) -> Result<Self, LaunchError> {
+    fn build(id: &str, config: &VmConfig, exit: &Arc<ExitSlot>) -> Result<Self, LaunchError> {
         let boot = config.require_boot_source().map_err(LaunchError::new)?;
         let bytes = config.machine_config.mem_size_mib.bytes().unwrap_or(u64::MAX);
         let cpus = u8::try_from(config.machine_config.vcpu_count).map_err(LaunchError::new)?;
@@ -97,7 +98,7 @@ impl Machine {
         let cpuid = Template::new(&kvm, cpus).map_err(LaunchError::new)?;
         vm.set_memory(memory.regions(), cpuid.address_bits()).map_err(LaunchError::new)?;
 
-        let platform = Platform::new(config, &vm, &memory, &ram, &power)?;
+        let platform = Platform::new(id, config, &vm, &memory, &ram, &power)?;
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
         rom::write(&ram).map_err(LaunchError::new)?;
@@ -109,8 +110,18 @@ impl Machine {
         };
         let entry = kernel::load(&ram, &regions, &source, rsdp).map_err(LaunchError::new)?;
 
-        let Platform { ports, mmio, subscribers, balloon, keyboard, console, terminal, metrics, .. } =
-            platform;
+        let Platform {
+            ports,
+            mmio,
+            subscribers,
+            balloon,
+            networks,
+            keyboard,
+            console,
+            terminal,
+            metrics,
+            ..
+        } = platform;
         let (ports, mmio) = (Arc::new(ports), Arc::new(mmio));
         let surroundings = Surroundings { ports: Arc::clone(&ports), mmio: Arc::clone(&mmio), power };
         let vcpus = Vcpus::start(&vm, cpus, &cpuid, &ram, entry, &surroundings).map_err(LaunchError::new)?;
@@ -121,6 +132,7 @@ impl Machine {
             console,
             _terminal: terminal,
             balloon,
+            networks,
             keyboard,
             metrics,
             ports,
@@ -194,6 +206,13 @@ impl RunningVm for Machine {
 
     fn hinting_status(&self) -> Result<HintingStatus, ActionError> {
         self.balloon()?.hinting_status().map_err(refused)
+    }
+
+    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
+        let unknown = || ActionError::new(format!("The guest has no network interface \"{iface_id}\"."));
+        let network = self.networks.get(iface_id).ok_or_else(unknown)?;
+        lock(network).set_limits(rx.limits(), tx.limits());
+        Ok(())
     }
 
     fn memory_stats(&self) -> MemoryStats {

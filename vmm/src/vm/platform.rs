@@ -5,8 +5,9 @@
 //! | port 0x3F8 | serial console | 4 |
 //! | port 0x60, 0x64 | keyboard controller | 1 |
 //! | port 0x600 | ACPI power and reset | |
-//! | 0xD000_0000 + 4 KiB each | virtio-mmio: disks in their order, balloon, rng | 5 and up |
+//! | 0xD000_0000 + 4 KiB each | virtio-mmio: disks in their order, network cards, balloon, rng | 5 and up |
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -25,9 +26,13 @@ use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{AcpiPm, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
 use crate::devices::virtio::balloon::{self, Balloon};
 use crate::devices::virtio::blk::{BlockBackend, BlockDevice, CacheType};
+use crate::devices::virtio::net::{Net, NetBackend, NetConfig, Tap};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::{GuestRam, SharedDevice};
+
+/// Network cards, by name.
+pub(super) type Networks = HashMap<String, Arc<Mutex<Net>>>;
 
 type Metrics = Box<dyn Fn() -> Value + Send>;
 
@@ -40,6 +45,8 @@ pub(super) struct Platform {
     /// What the event loop is to serve.
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) balloon: Option<Arc<Mutex<Balloon>>>,
+    /// The network cards, by `iface_id`.
+    pub(super) networks: Networks,
     pub(super) keyboard: Arc<Mutex<I8042>>,
     pub(super) console: ConsoleOutput,
     /// The terminal, raw while the guest has it.
@@ -64,8 +71,9 @@ impl PlatformMetrics {
 }
 
 impl Platform {
-    /// Makes the devices that `config` names.
+    /// Makes the devices that `config` names, for the guest called `id`.
     pub(super) fn new(
+        id: &str,
         config: &VmConfig,
         vm: &Vm,
         memory: &Arc<MemoryService>,
@@ -82,6 +90,7 @@ impl Platform {
             slots: Vec::new(),
             subscribers: Vec::new(),
             balloon: None,
+            networks: Networks::new(),
             keyboard: Arc::clone(&keyboard),
             console,
             terminal,
@@ -98,6 +107,10 @@ impl Platform {
 
         for drive in &config.drives {
             platform.add_drive(drive, vm, ram)?;
+        }
+        for interface in &config.network_interfaces {
+            let tap = Tap::open(&interface.host_dev_name).map_err(LaunchError::new)?;
+            platform.add_network(&interface.iface_id, interface.device(id), tap, vm, ram)?;
         }
         if let Some(balloon) = &config.balloon {
             platform.add_balloon(balloon, config.machine_config.mem_size_mib, vm, memory, ram)?;
@@ -119,6 +132,22 @@ impl Platform {
         let name = format!("block_{}", drive.drive_id);
         self.metrics.add(name.clone(), device.metrics());
         self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)
+    }
+
+    fn add_network(
+        &mut self,
+        id: &str,
+        config: NetConfig,
+        backend: impl NetBackend + 'static,
+        vm: &Vm,
+        ram: &GuestRam,
+    ) -> Result<(), LaunchError> {
+        let device = Net::new(config, backend).map_err(LaunchError::new)?;
+        let name = format!("net_{id}");
+        self.metrics.add(name.clone(), device.metrics());
+        let device = Arc::new(Mutex::new(device));
+        self.networks.insert(id.to_owned(), Arc::clone(&device));
+        self.add_virtio(&name, device, vm, ram)
     }
 
     fn add_balloon(
@@ -154,8 +183,8 @@ impl Platform {
     ) -> Result<(), LaunchError> {
         let slot = u32::try_from(self.slots.len()).ok().and_then(layout::mmio_device).ok_or_else(|| {
             LaunchError::new(format!(
-                "there are more disks than interrupt lines; attach at most {}",
-                layout::MAX_MMIO_DEVICES - 2
+                "there are more disks and network interfaces than interrupt lines; attach at most {}",
+                config::MAX_DEVICES
             ))
         })?;
         let transport = MmioTransport::new(device, ram.clone()).map_err(LaunchError::new)?;

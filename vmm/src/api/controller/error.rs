@@ -24,6 +24,11 @@ pub enum ControlError {
     /// There is no balloon.
     #[error("The guest has no balloon: give it one with PUT /balloon (or --balloon) before it starts.")]
     NoBalloon,
+    /// There is no such network interface.
+    #[error(
+        "The guest has no network interface \"{0}\": it has those that PUT /network-interfaces (or --net) gave it."
+    )]
+    NoInterface(String),
     /// The balloon was started without statistics.
     #[error(
         "Statistics of the balloon are off: set stats_polling_interval_s (--balloon-stats) before the guest starts."

@@ -55,6 +55,8 @@ fn nothing_is_configured_after_the_start() {
     assert_eq!(refused(controller.update_machine_config(MachineConfigUpdate::default())), AFTER);
     let drive = json!({"drive_id": "a", "is_root_device": false, "path_on_host": "/nope"});
     assert_eq!(refused(controller.set_drive("a", of(drive))), AFTER);
+    let interface = json!({"iface_id": "a", "host_dev_name": "nope"});
+    assert_eq!(refused(controller.set_network_interface("a", of(interface))), AFTER);
     let balloon = json!({"amount_mib": 0, "deflate_on_oom": false});
     assert_eq!(refused(controller.set_balloon_config(of(balloon))), AFTER);
     let watermarks = json!({"min_kib": 4, "low_kib": 4, "high_kib": 4});
@@ -163,6 +165,36 @@ fn the_balloon_does_not_do_what_it_was_not_made_for() {
     let update = controller.update_balloon(BalloonUpdate { amount_mib: 1.into() });
     assert!(refused(update).starts_with("The guest has no balloon"));
     assert_eq!(controller.memory().expect("memory").balloon_device, None);
+}
+
+#[test]
+fn limits_of_a_network_card_change_while_the_guest_runs() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut controller, told) = fake::controller();
+    controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
+    let missing = json!({"iface_id": "eth0", "host_dev_name": "aerostat-none"});
+    let refusal = refused(controller.set_network_interface("eth0", of(missing)));
+    assert!(refusal.starts_with("The network interface aerostat-none does not exist"), "{refusal}");
+    assert_eq!(controller.config().network_interfaces, []);
+    let wrong = json!({"iface_id": "eth0", "host_dev_name": "aerostat-none", "mtu": 1});
+    let refusal = refused(controller.set_network_interface("eth0", of(wrong)));
+    assert!(refusal.starts_with("mtu is 1"), "what is wrong in itself is said first: {refusal}");
+
+    controller.start().expect("starts");
+    let update = json!({"iface_id": "eth0", "rx_rate_limiter": {"bandwidth": {"size": 5, "refill_time": 6}}});
+    let unknown = refused(controller.update_network_interface("eth0", of(update.clone())));
+    assert!(unknown.starts_with("The guest has no network interface \"eth0\""), "{unknown}");
+    // A guest that has it: no TAP is needed for what the controller does.
+    let ops = json!({"ops": {"size": 1, "refill_time": 2}});
+    let interface = json!({"iface_id": "eth0", "host_dev_name": "tap0", "rx_rate_limiter": ops});
+    controller.config.set_network_interface(of(interface));
+    controller.update_network_interface("eth0", of(update)).expect("set");
+    let mismatch = refused(controller.update_network_interface("eth1", of(json!({"iface_id": "eth0"}))));
+    assert!(mismatch.starts_with("The path says interface \"eth1\""), "{mismatch}");
+    assert_eq!(told.lock().expect("lock")[1..], ["limit eth0 Some(5) None"]);
+    let shown = serde_json::to_value(&controller.config().network_interfaces[0]).expect("JSON");
+    let both = json!({"bandwidth": {"size": 5, "refill_time": 6}, "ops": {"size": 1, "refill_time": 2}});
+    assert_eq!((&shown["rx_rate_limiter"], shown.get("tx_rate_limiter")), (&both, None));
 }
 
 #[test]

@@ -42,9 +42,22 @@ const HELP: &[(&str, &str)] = &[
     ("reported_ranges", "Ranges reported free"),
     ("requests", "Requests served"),
     ("resets", "Resets by the driver"),
+    ("rx_bad_chains", "Receive chains given back empty: not writable, outside RAM, or without a byte"),
+    ("rx_bytes", "Bytes that the guest received"),
+    ("rx_dropped_too_large", "Frames for the guest that did not fit into its buffers"),
+    ("rx_host_errors", "Reads of frames that the host refused"),
+    ("rx_no_buffers", "Times that the guest had no receive buffer left"),
+    ("rx_packets", "Frames that the guest received"),
+    ("rx_rate_limited", "Times that the rate limiter stopped what the guest receives"),
     ("stale_hints", "Hinted ranges that belong to no command in force"),
     ("stats_updates", "Statistics received"),
     ("timer_errors", "Times the polling timer could not be set"),
+    ("tx_bad_frames", "Frames of the guest that make no sense"),
+    ("tx_bytes", "Bytes that the guest sent"),
+    ("tx_dropped_full", "Frames of the guest dropped because there was no room for them on the host"),
+    ("tx_dropped_refused", "Frames of the guest that the host did not want"),
+    ("tx_packets", "Frames that the guest sent"),
+    ("tx_rate_limited", "Times that the rate limiter stopped what the guest sends"),
     ("unclaimed_mmio", "Accesses of the guest to addresses that no device claims"),
     ("unclaimed_ports", "Accesses of the guest to ports that no device claims"),
     ("unknown_stats", "Statistics with a tag that nobody knows"),
@@ -78,7 +91,8 @@ fn help(name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::devices::virtio::{
-        balloon::BalloonMetrics, blk::BlockMetrics, rng::RngMetrics, transport::TransportMetrics,
+        balloon::BalloonMetrics, blk::BlockMetrics, net::NetMetrics, rng::RngMetrics,
+        transport::TransportMetrics,
     };
 
     #[test]
@@ -87,6 +101,7 @@ mod tests {
         for counters in [
             value(serde_json::to_value(BalloonMetrics::default())),
             value(serde_json::to_value(BlockMetrics::default())),
+            value(serde_json::to_value(NetMetrics::default())),
             value(serde_json::to_value(RngMetrics::default())),
             value(serde_json::to_value(TransportMetrics::default())),
         ] {

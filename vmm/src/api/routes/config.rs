@@ -1,4 +1,4 @@
-//! What the guest is made of: kernel, CPUs and memory, disks. Only before the start.
+//! What the guest is made of: kernel, CPUs and memory, disks, network cards. Only before the start, but for limits.
 
 use axum::{Json, extract::State, http::StatusCode};
 
@@ -7,8 +7,11 @@ use super::{
     extract::{Checked, Id},
 };
 use crate::{
-    api::{fault::Fault, types::MachineConfigUpdate},
-    vm::config::{BootSource, Drive, MachineConfig, WatermarksConfig},
+    api::{
+        fault::Fault,
+        types::{MachineConfigUpdate, NetworkInterfaceUpdate},
+    },
+    vm::config::{BootSource, Drive, MachineConfig, NetworkInterface, WatermarksConfig},
 };
 
 /// Choose kernel, initrd and command line.
@@ -63,14 +66,22 @@ pub(super) async fn drive(
     api.change(move |controller| controller.set_drive(&id, drive)).await
 }
 
-/// Networks are not there yet: always refused.
-#[utoipa::path(put, path = "/network-interfaces/{iface_id}", tag = "configuration", params(("iface_id" = String, Path, description = "The interface")), request_body = Object, responses(Refusal))]
-pub(super) async fn network_interface(State(api): State<Api>) -> Result<StatusCode, Fault> {
-    api.change(|controller| Err(controller.refuse_network())).await
+/// Add a network card, or replace the one of this id.
+#[utoipa::path(put, path = "/network-interfaces/{iface_id}", tag = "configuration", params(("iface_id" = String, Path, description = "The iface_id of the body")), request_body = NetworkInterface, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn network_interface(
+    State(api): State<Api>,
+    Id(id): Id,
+    Checked(interface): Checked<NetworkInterface>,
+) -> Result<StatusCode, Fault> {
+    api.change(move |controller| controller.set_network_interface(&id, interface)).await
 }
 
-/// Networks are not there yet: always refused.
-#[utoipa::path(patch, path = "/network-interfaces/{iface_id}", tag = "configuration", params(("iface_id" = String, Path, description = "The interface")), request_body = Object, responses(Refusal))]
-pub(super) async fn update_network_interface(State(api): State<Api>) -> Result<StatusCode, Fault> {
-    api.change(|controller| Err(controller.refuse_network())).await
+/// Change the limits of a network card. Only after the start.
+#[utoipa::path(patch, path = "/network-interfaces/{iface_id}", tag = "configuration", params(("iface_id" = String, Path, description = "The iface_id of the body")), request_body = NetworkInterfaceUpdate, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn update_network_interface(
+    State(api): State<Api>,
+    Id(id): Id,
+    Checked(update): Checked<NetworkInterfaceUpdate>,
+) -> Result<StatusCode, Fault> {
+    api.change(move |controller| controller.update_network_interface(&id, update)).await
 }

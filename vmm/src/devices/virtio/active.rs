@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::transport::TransportMetrics;
-use super::{Chain, Completion, GuestRam, Interrupt, QueueError, VirtQueue, Work};
+use super::{Chain, Completion, GuestRam, Interrupt, QueueError, Used, VirtQueue, Work};
 
 /// Handed to a device on activation, dropped on reset.
 #[derive(Debug)]
@@ -26,35 +26,29 @@ impl Active {
         self.features & (1 << bit) != 0
     }
 
-    /// Serves waiting chains of one queue with `serve`, about a ring-full of descriptors, and interrupts the
-    /// driver once. A ring that makes no sense puts the device into the state that needs a reset.
+    /// One of the queues, if it exists.
+    pub fn queue(&mut self, index: usize) -> Option<ActiveQueue<'_>> {
+        let Self { memory, interrupt, queues, metrics, .. } = self;
+        queues.get_mut(index).map(|queue| ActiveQueue { index, queue, memory, interrupt, metrics })
+    }
+
+    /// Two of the queues, to use one while the other is served; if both exist and are not the same.
+    pub fn pair(&mut self, indexes: [usize; 2]) -> Option<[ActiveQueue<'_>; 2]> {
+        let Self { memory, interrupt, queues, metrics, .. } = self;
+        let [one, other] = queues.get_disjoint_mut(indexes).ok()?;
+        let with = |index, queue| ActiveQueue { index, queue, memory, interrupt, metrics };
+        Some([with(indexes[0], one), with(indexes[1], other)])
+    }
+
+    /// Serves waiting chains of one queue: [`ActiveQueue::serve`].
     pub fn serve(&mut self, index: usize, serve: impl FnMut(&GuestRam, Chain<'_>) -> Completion) -> Work {
-        let Some(queue) = running(&self.interrupt, &mut self.queues, index) else {
-            return Work::Done;
-        };
-        match queue.drain(&self.memory, serve) {
-            Ok(turn) => {
-                if turn.notify {
-                    self.interrupt.used_buffers();
-                }
-                turn.work
-            }
-            Err(error) => {
-                self.fail(index, &error);
-                Work::Done
-            }
-        }
+        self.queue(index).map_or(Work::Done, |mut queue| queue.serve(serve))
     }
 
     /// Gives back chains that were [held](Completion::Held), nothing written into them.
     pub fn give_back(&mut self, index: usize, heads: impl Iterator<Item = u16>) {
-        let Some(queue) = running(&self.interrupt, &mut self.queues, index) else {
-            return;
-        };
-        match queue.give_back(&self.memory, heads) {
-            Ok(true) => self.interrupt.used_buffers(),
-            Ok(false) => {}
-            Err(error) => self.fail(index, &error),
+        if let Some(mut queue) = self.queue(index) {
+            queue.give_back(heads);
         }
     }
 
@@ -64,20 +58,78 @@ impl Active {
             queue.stop();
         }
     }
-
-    fn fail(&self, index: usize, error: &QueueError) {
-        warn!(queue = index, %error, "a device stops until its driver resets it");
-        self.metrics.queue_errors.inc();
-        self.interrupt.needs_reset();
-    }
 }
 
-/// The queue, if it exists and may be served now.
-fn running<'a>(
-    interrupt: &Interrupt,
-    queues: &'a mut [VirtQueue],
+/// One queue of a live device, with what serving it takes. While the queue may not be served (it is not in
+/// use, or the device needs a reset), nothing comes out of it and nothing goes in.
+#[derive(Debug)]
+pub struct ActiveQueue<'a> {
     index: usize,
-) -> Option<&'a mut VirtQueue> {
-    let queue = queues.get_mut(index)?;
-    (interrupt.is_running() && queue.is_ready()).then_some(queue)
+    queue: &'a mut VirtQueue,
+    memory: &'a GuestRam,
+    interrupt: &'a Interrupt,
+    metrics: &'a TransportMetrics,
+}
+
+impl<'a> ActiveQueue<'a> {
+    /// Guest RAM.
+    pub fn memory(&self) -> &'a GuestRam {
+        self.memory
+    }
+
+    /// Entries in the ring.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Serves waiting chains with `serve`, about a ring-full of descriptors, and interrupts the driver once. A
+    /// ring that makes no sense puts the device into the state that needs a reset.
+    pub fn serve(&mut self, serve: impl FnMut(&GuestRam, Chain<'_>) -> Completion) -> Work {
+        let turn = self.run(|queue, memory| queue.drain(memory, serve));
+        if turn.is_some_and(|turn| turn.notify) {
+            self.interrupt.used_buffers();
+        }
+        turn.map_or(Work::Done, |turn| turn.work)
+    }
+
+    /// Shows the next waiting chain to `look`; it is the device's until [`Self::publish`]. `None`: none waits,
+    /// and the driver kicks when one does.
+    pub fn take<R>(&mut self, look: impl FnOnce(&GuestRam, Chain<'_>) -> R) -> Option<R> {
+        self.run(|queue, memory| Ok(queue.take(memory)?.map(|chain| look(memory, chain)))).flatten()
+    }
+
+    /// Gives back chains that were taken, at most a ring-full, all in one moment for the driver. It hears of
+    /// them at [`Self::announce`].
+    pub fn publish(&mut self, used: &[Used]) {
+        self.run(|queue, memory| queue.publish(memory, used));
+    }
+
+    /// Interrupts the driver, if it wants to hear of what was given back since the last time.
+    pub fn announce(&mut self) {
+        if self.run(VirtQueue::wants_interrupt) == Some(true) {
+            self.interrupt.used_buffers();
+        }
+    }
+
+    fn give_back(&mut self, heads: impl Iterator<Item = u16>) {
+        if self.run(|queue, memory| queue.give_back(memory, heads)) == Some(true) {
+            self.interrupt.used_buffers();
+        }
+    }
+
+    /// Does something with the ring, if it may be served; if it makes no sense the device stops.
+    fn run<R>(&mut self, act: impl FnOnce(&mut VirtQueue, &GuestRam) -> Result<R, QueueError>) -> Option<R> {
+        if !self.interrupt.is_running() || !self.queue.is_ready() {
+            return None;
+        }
+        match act(self.queue, self.memory) {
+            Ok(result) => Some(result),
+            Err(error) => {
+                warn!(queue = self.index, %error, "a device stops until its driver resets it");
+                self.metrics.queue_errors.inc();
+                self.interrupt.needs_reset();
+                None
+            }
+        }
+    }
 }

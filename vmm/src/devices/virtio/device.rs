@@ -18,6 +18,8 @@ pub type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DeviceKind {
+    /// Network card.
+    Network = 1,
     /// Disk.
     Block = 2,
     /// Source of random bytes.
@@ -35,7 +37,8 @@ pub enum Work {
     More,
 }
 
-/// A file descriptor that a device wants to hear of. It lives as long as the device.
+/// A file descriptor that a device wants to hear of. It lives as long as the device, which hears of it each
+/// time that something new can be read (edge-triggered), not for as long as something is left.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnEvent {
     /// What to poll for input.
@@ -102,8 +105,11 @@ pub trait VirtioDevice: Send {
         Vec::new()
     }
 
-    /// One of [`Self::own_events`] is readable.
-    fn process_event(&mut self, _token: u16) {}
+    /// There is something new to be read from one of [`Self::own_events`]. Serves a bounded part of what
+    /// follows; says which queue is to be served to go on with it.
+    fn process_event(&mut self, _token: u16) -> Option<usize> {
+        None
+    }
 
     /// The driver stops using one queue.
     fn stop_queue(&mut self, index: usize);

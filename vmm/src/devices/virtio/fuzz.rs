@@ -11,6 +11,8 @@ use virtio_queue::desc::split::Descriptor;
 
 use super::balloon::{Balloon, BalloonBackend, BalloonConfig};
 use super::blk::{BlockBackend, BlockDevice, CacheType};
+use super::net::fake::Fake;
+use super::net::{Net, NetConfig};
 use super::rng::Rng;
 use super::testing::{BUFFERS, Buf, Driver, SIZE, V1};
 use super::{SharedDevice, VirtioDevice, lock};
@@ -177,5 +179,17 @@ proptest! {
         let rng = Rng::new();
         let offered = rng.features();
         torment(Arc::new(Mutex::new(rng)), offered, 1, acts, || ());
+    }
+
+    #[test]
+    fn the_network_card_stands_it(acts in acts(), echoes: bool, len in 14usize..3000) {
+        let fake = Fake::new();
+        lock(&fake.state).echoes = echoes;
+        let net = Net::new(NetConfig { mtu: Some(1500), ..NetConfig::default() }, fake.clone()).expect("net");
+        let offered = net.features();
+        let operator = || fake.send([vec![7; len]]);
+        torment(Arc::new(Mutex::new(net)), offered, 2, acts, operator);
+        let state = lock(&fake.state);
+        prop_assert!(state.got.iter().all(|(_, frame)| (14..=65_553).contains(&frame.len())));
     }
 }

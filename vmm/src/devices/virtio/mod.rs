@@ -7,7 +7,7 @@
 //!        │                                     │
 //!   interrupt        status and irq         queue      one ring: chains out, used entries in
 //!                                              │
-//!                                  balloon/  blk/  rng/   a room for each device
+//!                                  balloon/  blk/  net/  rng/   a room for each device
 //! ```
 //!
 //! What the guest writes is checked where it enters. A request that makes no sense is counted and
@@ -19,7 +19,9 @@ pub mod blk;
 mod device;
 mod interrupt;
 mod metrics;
+pub mod net;
 mod queue;
+pub mod rate;
 pub mod rng;
 pub mod transport;
 
@@ -30,11 +32,11 @@ mod testing;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use active::Active;
+pub use active::{Active, ActiveQueue};
 pub use device::{ActivateError, DeviceKind, OwnEvent, SharedDevice, VirtioDevice, Work};
 pub use interrupt::{Interrupt, Status};
 pub use metrics::Counter;
-pub use queue::{Chain, Completion, QueueError, VirtQueue};
+pub use queue::{Chain, Completion, QueueError, Used, VirtQueue};
 
 /// Guest RAM as devices see it; cloning is cheap and shares the mapping.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;

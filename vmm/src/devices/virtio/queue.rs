@@ -5,6 +5,7 @@
 //! follows. No chain is longer than the ring, and one call takes chains of a ring-full of descriptors:
 //! more an honest driver cannot have waiting, but one that names the same chain in every entry can.
 
+use std::mem;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -56,7 +57,27 @@ pub enum Completion {
     Used(u32),
     /// The device keeps it and gives it back later.
     Held,
+    /// It stays in the ring, with all behind it: not now.
+    Later,
 }
+
+/// A chain to give back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Its number in the ring.
+    pub head: u16,
+    /// Bytes that were written into it.
+    pub len: u32,
+}
+
+/// Bytes before the entries of an available or used ring: flags and index (sections 2.7.6 and 2.7.8).
+const RING_HEADER: u64 = 4;
+/// Where in these the index is.
+const RING_INDEX: u64 = 2;
+/// Bytes of an entry of an available ring.
+const AVAIL_ENTRY: u64 = 2;
+/// Bytes of an entry of a used ring.
+const USED_ENTRY: u64 = 8;
 
 /// What one turn at a ring came to.
 #[derive(Clone, Copy, Debug)]
@@ -71,13 +92,16 @@ pub(super) struct Turn {
 pub struct VirtQueue {
     ring: Queue,
     buffers: Vec<Descriptor>,
+    /// The index of the used ring when the driver was last thought of.
+    announced: u16,
 }
 
 impl VirtQueue {
     /// Takes a ring whose addresses were checked.
     pub(super) fn new(ring: Queue) -> Self {
         let buffers = Vec::with_capacity(usize::from(ring.size()));
-        Self { ring, buffers }
+        let announced = ring.next_used();
+        Self { ring, buffers, announced }
     }
 
     /// Whether the driver uses it.
@@ -110,9 +134,16 @@ impl VirtQueue {
             if let Some(chain) = self.next(memory)? {
                 share = share.saturating_sub(u16::try_from(chain.buffers.len()).unwrap_or(share));
                 let head = chain.head;
-                if let Completion::Used(len) = serve(memory, chain) {
-                    self.ring.add_used(memory, head, len)?;
-                    used = true;
+                match serve(memory, chain) {
+                    Completion::Used(len) => {
+                        self.publish(memory, &[Used { head, len }])?;
+                        used = true;
+                    }
+                    Completion::Held => {}
+                    Completion::Later => {
+                        self.ring.go_to_previous_position();
+                        break Work::Done;
+                    }
                 }
             } else if !self.ring.enable_notification(memory)? {
                 break Work::Done;
@@ -133,13 +164,51 @@ impl VirtQueue {
     ) -> Result<bool, QueueError> {
         let mut used = false;
         for head in heads {
-            self.ring.add_used(memory, head, 0)?;
+            self.publish(memory, &[Used { head, len: 0 }])?;
             used = true;
         }
         Ok(used && self.wants_interrupt(memory)?)
     }
 
+    /// Takes one chain to keep it. `None`: none waits, and the driver kicks when one does.
+    pub(super) fn take(&mut self, memory: &GuestRam) -> Result<Option<Chain<'_>>, QueueError> {
+        // A chain may come between the look and the word that a kick is wanted: one more look. What a
+        // driver does that moves its index to and fro is its own loss.
+        for _ in 0..2 {
+            if let Some(head) = self.fetch(memory)? {
+                self.ring.disable_notification(memory)?;
+                return Ok(Some(Chain { head, buffers: &self.buffers }));
+            }
+            if !self.ring.enable_notification(memory)? {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives chains back, all of them in one moment for the driver. At most a ring-full.
+    pub(super) fn publish(&mut self, memory: &GuestRam, used: &[Used]) -> Result<(), QueueError> {
+        let at = self.ring.used_ring();
+        let mut next = self.ring.next_used();
+        for &Used { head, len } in used {
+            let entry = at + RING_HEADER + USED_ENTRY * u64::from(next % self.ring.size());
+            let element = [u32::from(head).to_le(), len.to_le()];
+            memory.write_obj(element, GuestAddress(entry)).map_err(virtio_queue::Error::GuestMemory)?;
+            next = next.wrapping_add(1);
+        }
+        self.ring.set_next_used(next);
+        memory
+            .store(next.to_le(), GuestAddress(at + RING_INDEX), Ordering::Release)
+            .map_err(virtio_queue::Error::GuestMemory)?;
+        Ok(())
+    }
+
     fn next(&mut self, memory: &GuestRam) -> Result<Option<Chain<'_>>, QueueError> {
+        Ok(self.fetch(memory)?.map(|head| Chain { head, buffers: &self.buffers }))
+    }
+
+    /// Reads the buffers of the next chain; says which it is.
+    fn fetch(&mut self, memory: &GuestRam) -> Result<Option<u16>, QueueError> {
         let limit = usize::from(self.ring.size());
         let Some(chain) = self.ring.iter(memory)?.next() else {
             return Ok(None);
@@ -148,21 +217,27 @@ impl VirtQueue {
         self.buffers.clear();
         self.buffers.extend(chain.take(limit));
         match self.buffers.last() {
-            Some(last) if !last.has_next() => Ok(Some(Chain { head, buffers: &self.buffers })),
+            Some(last) if !last.has_next() => Ok(Some(head)),
             _ => Err(QueueError::Chain { head }),
         }
     }
 
     /// Section 2.7.7: by event index where negotiated, else by the driver's flag.
-    fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, QueueError> {
-        if self.ring.event_idx_enabled() {
-            return Ok(self.ring.needs_notification(memory)?);
-        }
-        // The used index has to be visible before the flag is read.
+    pub(super) fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, QueueError> {
+        // The used index has to be visible before the driver's wish is read.
         fence(Ordering::SeqCst);
-        let flags: u16 = memory
-            .load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
-            .map_err(virtio_queue::Error::GuestMemory)?;
-        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+        let avail = self.ring.avail_ring();
+        let read = |at: u64| {
+            let word = memory.load::<u16>(GuestAddress(at), Ordering::Relaxed);
+            word.map(u16::from_le).map_err(virtio_queue::Error::GuestMemory)
+        };
+        if !self.ring.event_idx_enabled() {
+            return Ok(u32::from(read(avail)?) & VRING_AVAIL_F_NO_INTERRUPT == 0);
+        }
+        let now = self.ring.next_used();
+        let before = mem::replace(&mut self.announced, now);
+        let wanted = read(avail + RING_HEADER + AVAIL_ENTRY * u64::from(self.ring.size()))?;
+        // Whether the entry that the driver waits for is among those since the last time.
+        Ok(now.wrapping_sub(wanted).wrapping_sub(1) < now.wrapping_sub(before))
     }
 }

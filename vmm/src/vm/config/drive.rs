@@ -11,11 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ConfigError;
-use crate::arch::layout::MAX_MMIO_DEVICES;
-
-/// Most drives of a guest: each has a virtio-mmio slot, as have the balloon and the rng.
-pub const MAX_DRIVES: usize = MAX_MMIO_DEVICES as usize - 2;
+use super::{ConfigError, RateLimiter, check_id};
 
 /// One disk of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -63,31 +59,6 @@ pub enum IoEngine {
     Sync,
     /// By io_uring: known, but not offered.
     Async,
-}
-
-/// Limits of rate, in Firecracker's shape. Only an empty one is accepted.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RateLimiter {
-    /// Bytes over time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bandwidth: Option<TokenBucket>,
-    /// Operations over time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ops: Option<TokenBucket>,
-}
-
-/// One limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TokenBucket {
-    /// Tokens in a full bucket.
-    pub size: u64,
-    /// Tokens that are there once only, at the start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub one_time_burst: Option<u64>,
-    /// Milliseconds in which the bucket fills.
-    pub refill_time: u64,
 }
 
 impl Drive {
@@ -145,9 +116,6 @@ impl Drive {
 }
 
 pub(super) fn validate_all(drives: &[Drive]) -> Result<(), ConfigError> {
-    if drives.len() > MAX_DRIVES {
-        return Err(ConfigError::TooManyDrives(drives.len()));
-    }
     let mut seen = HashSet::new();
     let mut root: Option<&Drive> = None;
     for drive in drives {
@@ -163,12 +131,4 @@ pub(super) fn validate_all(drives: &[Drive]) -> Result<(), ConfigError> {
         }
     }
     Ok(())
-}
-
-fn check_id(id: &str) -> Result<(), ConfigError> {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if (1..=64).contains(&id.len()) && id.chars().all(good) {
-        return Ok(());
-    }
-    Err(ConfigError::BadId(id.to_owned()))
 }

@@ -4,7 +4,8 @@ use std::{io, path::PathBuf};
 
 use memsvc::core::compact::TuningError;
 
-use super::{Kib, MAX_DRIVES, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, Mib};
+use super::{Kib, MAX_DEVICES, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MacAddress, Mib};
+use crate::devices::virtio::net::TapError;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,29 @@ pub enum ConfigError {
     /// Two drives of one name in a configuration file.
     #[error("Two drives have the id \"{0}\": give each its own.")]
     DuplicateDrive(String),
+    /// Two network interfaces of one name in a configuration file.
+    #[error("Two network interfaces have the id \"{0}\": give each its own.")]
+    DuplicateInterface(String),
+    /// Two network cards on one TAP.
+    #[error("Two network interfaces have the host_dev_name {0}: give each a TAP interface of its own.")]
+    DuplicateTap(String),
+    /// Two network cards of one address.
+    #[error("Two network interfaces have the guest_mac {0}: give each its own.")]
+    DuplicateMac(MacAddress),
+    /// A link for which no packet is small enough.
+    #[error("mtu is {0}, but must be at least 68, which IPv4 needs.")]
+    MtuTooSmall(u16),
+    /// The TAP interface cannot be had.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The id in the path is not that in the body.
+    #[error("The path says interface \"{path}\", but the body says \"{body}\": make them the same.")]
+    InterfaceIdMismatch {
+        /// Id from the path of the request.
+        path: String,
+        /// Id from its body.
+        body: String,
+    },
     /// The id in the path is not that in the body.
     #[error("The path says drive \"{path}\", but the body says \"{body}\": make them the same.")]
     DriveIdMismatch {
@@ -49,9 +73,16 @@ pub enum ConfigError {
         /// Id from its body.
         body: String,
     },
-    /// More drives than there are interrupt lines.
-    #[error("There are {0} drives, but a guest has at most {MAX_DRIVES}.")]
-    TooManyDrives(usize),
+    /// More devices than there are interrupt lines.
+    #[error(
+        "There are {drives} drives and {interfaces} network interfaces, but a guest has at most {MAX_DEVICES} of both together."
+    )]
+    TooManyDevices {
+        /// Drives.
+        drives: usize,
+        /// Network interfaces.
+        interfaces: usize,
+    },
     /// More than one root device.
     #[error("Both \"{0}\" and \"{1}\" are root devices: a guest has only one.")]
     TwoRoots(String, String),
@@ -95,9 +126,6 @@ pub enum ConfigError {
     /// Compaction that cannot be.
     #[error(transparent)]
     Compaction(#[from] TuningError),
-    /// Networks come later.
-    #[error("Network interfaces are not there yet in this version: start the guest without.")]
-    NoNetworkYet,
     /// A file that is to be read or written cannot be.
     #[error("The {what} {} cannot be opened", path.display())]
     File {

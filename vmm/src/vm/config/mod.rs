@@ -6,7 +6,7 @@
 //! boot-source ──────▶ BootSource           machine-config ───▶ MachineConfig
 //! drives ───────────▶ [Drive]              balloon ──────────▶ BalloonConfig
 //! memory ───────────▶ MemoryConfig, CompactionConfig
-//! logger, metrics, serial ─▶ output.rs     network-interfaces ▶ refused until it is there
+//! logger, metrics, serial ─▶ output.rs     network-interfaces ▶ [NetworkInterface]
 //! ```
 //!
 //! Types say what can be written down, [`VmConfig::validate`] what makes sense. Every setter of the
@@ -17,23 +17,35 @@ mod boot;
 mod compaction;
 mod drive;
 mod error;
+mod mac;
 mod machine;
 mod memory;
+mod network;
 mod output;
+mod rate;
 mod units;
 
 pub use balloon::BalloonConfig;
 pub use boot::{BootSource, DEFAULT_BOOT_ARGS};
 pub use compaction::CompactionConfig;
-pub use drive::{CacheType, Drive, IoEngine, MAX_DRIVES, RateLimiter, TokenBucket};
+pub use drive::{CacheType, Drive, IoEngine};
 pub use error::ConfigError;
+pub use mac::MacAddress;
 pub use machine::{HugePages, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MachineConfig};
 pub use memory::{MemoryConfig, WatermarksConfig};
+pub use network::NetworkInterface;
 pub use output::{LogLevel, LoggerConfig, MetricsConfig, SerialConfig, open_output};
+pub use rate::{RateLimiter, TokenBucket};
 pub use units::{Kib, Mib};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::arch::layout::MAX_MMIO_DEVICES;
+
+/// Most drives and network interfaces of a guest, together: each has a virtio-mmio slot, as have the balloon
+/// and the rng.
+pub const MAX_DEVICES: usize = MAX_MMIO_DEVICES as usize - 2;
 
 /// Everything an operator says about a microVM; also the format of a configuration file and of
 /// `GET /vm/config`.
@@ -55,10 +67,9 @@ pub struct VmConfig {
     /// How the memory service is to run; by its own formulas if left out.
     #[serde(default, skip_serializing_if = "MemoryConfig::is_default")]
     pub memory: MemoryConfig,
-    /// Network interfaces: must be empty, they are not there yet.
+    /// Network cards in the guest's order.
     #[serde(default)]
-    #[schema(value_type = Vec<Object>, max_items = 0)]
-    pub network_interfaces: Vec<serde_json::Value>,
+    pub network_interfaces: Vec<NetworkInterface>,
     /// Where the log goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logger: Option<LoggerConfig>,
@@ -78,22 +89,25 @@ impl VmConfig {
         }
         self.machine_config.validate()?;
         drive::validate_all(&self.drives)?;
+        network::validate_all(&self.network_interfaces)?;
+        let (drives, interfaces) = (self.drives.len(), self.network_interfaces.len());
+        if drives + interfaces > MAX_DEVICES {
+            return Err(ConfigError::TooManyDevices { drives, interfaces });
+        }
         if let Some(balloon) = &self.balloon {
             balloon.validate(self.machine_config.mem_size_mib)?;
         }
         self.memory.validate(self.machine_config.mem_size_mib)?;
-        if !self.network_interfaces.is_empty() {
-            return Err(ConfigError::NoNetworkYet);
-        }
         Ok(())
     }
 
-    /// Checks that every file the configuration names is there and can be opened.
+    /// Checks that every file and interface of the host that the configuration names is there and can be opened.
     pub fn check_files(&self) -> Result<(), ConfigError> {
         if let Some(boot) = &self.boot_source {
             boot.check_files()?;
         }
         self.drives.iter().try_for_each(Drive::check_file)?;
+        self.network_interfaces.iter().try_for_each(NetworkInterface::check_interface)?;
         if let Some(serial) = &self.serial {
             serial.check_file()?;
         }
@@ -125,10 +139,26 @@ impl VmConfig {
         self.order_drives();
     }
 
+    /// Adds a network interface, or replaces the one of the same id in its place.
+    pub fn set_network_interface(&mut self, interface: NetworkInterface) {
+        match self.network_interfaces.iter_mut().find(|known| known.iface_id == interface.iface_id) {
+            Some(known) => *known = interface,
+            None => self.network_interfaces.push(interface),
+        }
+    }
+
     /// Puts the root device first, so that it is `/dev/vda`; the others keep their order.
     pub fn order_drives(&mut self) {
         self.drives.sort_by_key(|drive| !drive.is_root_device);
     }
+}
+
+fn check_id(id: &str) -> Result<(), ConfigError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if (1..=64).contains(&id.len()) && id.chars().all(good) {
+        return Ok(());
+    }
+    Err(ConfigError::BadId(id.to_owned()))
 }
 
 #[cfg(test)]

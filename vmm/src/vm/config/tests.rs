@@ -26,7 +26,10 @@ fn a_full_configuration_survives_a_round_trip() {
             "free_page_hinting": true, "free_page_reporting": true},
         "memory": {"watermarks": {"min_kib": 0, "low_kib": 4096, "high_kib": 3145728},
             "compaction": {"policy": "scanner", "extfrag_threshold": 1000, "proactiveness": 0}},
-        "network-interfaces": [],
+        "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:ac:10:00:02",
+            "mtu": 68, "rx_rate_limiter": {"bandwidth": {"size": 1, "one_time_burst": 2, "refill_time": 3}},
+            "tx_rate_limiter": {"ops": {"size": 0, "refill_time": 0}}},
+            {"iface_id": "eth1", "host_dev_name": "tap1"}],
         "logger": {"log_path": "/l", "level": "Warning", "show_level": true,
             "show_log_origin": false, "module": "vmm"},
         "metrics": {"metrics_path": "/m"},
@@ -56,6 +59,15 @@ fn each_mistake_has_its_sentence() {
     };
     let watermarks = |min: u64, low: u64, high: u64| json!({"memory": {"watermarks": {"min_kib": min, "low_kib": low, "high_kib": high}}});
     let compaction = |field: &str, value: u64| json!({"memory": {"compaction": {field: value}}});
+    // Interfaces that are right but for what is said of them.
+    let network = |fields: &[serde_json::Value]| {
+        let interfaces = fields.iter().enumerate().map(|(i, fields)| {
+            let mut interface = json!({"iface_id": format!("n{i}"), "host_dev_name": format!("tap{i}")});
+            interface.as_object_mut().expect("object").extend(fields.as_object().expect("object").clone());
+            interface
+        });
+        json!({"network-interfaces": interfaces.collect::<Vec<_>>()})
+    };
     let cases = [
         (machine(0, 128), "vcpu_count is 0, but must be 1 to 32."),
         (machine(33, 128), "vcpu_count is 33, but must be 1 to 32."),
@@ -127,9 +139,28 @@ fn each_mistake_has_its_sentence() {
         (compaction("extfrag_threshold", 1001), "extfrag_threshold is 0 to 1000, and not 1001."),
         (compaction("proactiveness", 101), "proactiveness is 0 to 100, and not 101."),
         (compaction("order", 9), "unknown field `order`"),
+        (network(&[json!({"mtu": 67})]), "mtu is 67, but must be at least 68, which IPv4 needs."),
+        (network(&[json!({"mtu": 65536})]), "invalid value: integer `65536`, expected u16"),
+        (network(&[json!({"iface_id": "a/b"})]), "The id \"a/b\" must be"),
         (
-            json!({"network-interfaces": [{}]}),
-            "Network interfaces are not there yet in this version: start the guest without.",
+            network(&[json!({"host_dev_name": "tap%d"})]),
+            "\"tap%d\" is no name of a network interface: it has 1 to 15 letters",
+        ),
+        (network(&[json!({"guest_mac": "2"})]), "\"2\" is no MAC address: write six octets"),
+        (network(&[json!({"guest_mac": "01:00:00:00:00:00"})]), "\"01:00:00:00:00:00\" is no address that"),
+        (network(&[json!({"allow_mmds_requests": true})]), "unknown field `allow_mmds_requests`"),
+        (network(&[json!({"tx_rate_limiter": {"size": 1}})]), "unknown field `size`"),
+        (
+            network(&[json!({}), json!({"iface_id": "n0"})]),
+            "Two network interfaces have the id \"n0\": give each its own.",
+        ),
+        (
+            network(&[json!({}), json!({"host_dev_name": "tap0"})]),
+            "Two network interfaces have the host_dev_name tap0: give each a TAP interface of its own.",
+        ),
+        (
+            network(&[json!({"guest_mac": "02:00:00:00:00:0A"}), json!({"guest_mac": "02:00:00:00:00:0a"})]),
+            "Two network interfaces have the guest_mac 02:00:00:00:00:0a: give each its own.",
         ),
         (json!({"vsock": {}}), "unknown field `vsock`"),
     ];
@@ -195,13 +226,37 @@ fn files_are_looked_at_when_they_are_set() {
 }
 
 #[test]
-fn there_are_as_many_drives_as_slots() {
+fn there_are_as_many_devices_as_slots() {
     let mut config = VmConfig::default();
-    for number in 0..MAX_DRIVES {
+    let interface = |id: &str, tap: &str| -> NetworkInterface {
+        serde_json::from_value(json!({"iface_id": id, "host_dev_name": tap})).expect("interface")
+    };
+    for (id, tap) in [("a", "tap0"), ("b", "tap1"), ("a", "tap2")] {
+        config.set_network_interface(interface(id, tap));
+    }
+    assert_eq!(config.network_interfaces, [interface("a", "tap2"), interface("b", "tap1")]);
+    for number in 2..MAX_DEVICES {
         config.set_drive(serde_json::from_value(drive(&format!("d{number}"), false)).expect("drive"));
     }
     config.validate().expect("as many as there may be");
     config.set_drive(serde_json::from_value(drive("more", false)).expect("drive"));
     let error = config.validate().expect_err("one too many").to_string();
-    assert!(error.starts_with(&format!("There are {} drives", MAX_DRIVES + 1)), "{error}");
+    assert!(error.starts_with(&format!("There are {} drives and 2 network", MAX_DEVICES - 1)), "{error}");
+}
+
+#[test]
+fn a_network_card_has_the_address_and_limits_that_are_said_or_its_own() {
+    let interface =
+        |value: serde_json::Value| -> NetworkInterface { serde_json::from_value(value).expect("valid") };
+    let plain = interface(json!({"iface_id": "a", "host_dev_name": "tap0"}));
+    let device = plain.device("vm-1");
+    assert_eq!((device.mac, device.mtu), (MacAddress::derive("vm-1", "tap0").octets(), None));
+    assert_eq!((device.rx_limits, device.tx_limits), Default::default());
+    let full = interface(json!({"iface_id": "a", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01",
+        "mtu": 9000, "tx_rate_limiter": {"bandwidth": {"size": 7, "refill_time": 8}}}));
+    let device = full.device("vm-1");
+    assert_eq!((device.mac, device.mtu), ([2, 0, 0, 0, 0, 1], Some(9000)));
+    let limit = device.tx_limits.bandwidth.expect("limit");
+    assert_eq!((limit.size, limit.one_time_burst, limit.refill_time.as_millis()), (7, 0, 8));
+    assert_eq!(device.tx_limits.ops, None);
 }

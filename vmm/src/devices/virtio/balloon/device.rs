@@ -320,7 +320,7 @@ impl VirtioDevice for Balloon {
         vec![OwnEvent { fd: self.timer.as_raw_fd(), token: POLL }]
     }
 
-    fn process_event(&mut self, _token: u16) {
+    fn process_event(&mut self, _token: u16) -> Option<usize> {
         // Setting the timer anew takes the event away without a read that might block.
         self.arm_timer();
         if let Some(active) = &mut self.active
@@ -328,6 +328,7 @@ impl VirtioDevice for Balloon {
         {
             active.give_back(index, self.stats.release());
         }
+        None
     }
 
     fn stop_queue(&mut self, index: usize) {

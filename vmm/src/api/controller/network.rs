@@ -1,0 +1,56 @@
+//! The network calls of the [`Controller`].
+
+use super::{super::types::NetworkInterfaceUpdate, ControlError, Controller};
+use crate::vm::config::{ConfigError, NetworkInterface};
+
+impl Controller {
+    /// `PUT /network-interfaces/{id}`.
+    pub fn set_network_interface(
+        &mut self,
+        id: &str,
+        interface: NetworkInterface,
+    ) -> Result<(), ControlError> {
+        same(id, &interface.iface_id)?;
+        self.change(|config| {
+            let host_dev_name = interface.host_dev_name.clone();
+            config.set_network_interface(interface);
+            config.validate()?;
+            let mut interfaces = config.network_interfaces.iter();
+            let changed = interfaces.find(|interface| interface.host_dev_name == host_dev_name);
+            changed.map_or(Ok(()), NetworkInterface::check_interface)
+        })
+    }
+
+    /// `PATCH /network-interfaces/{id}`.
+    pub fn update_network_interface(
+        &mut self,
+        id: &str,
+        update: NetworkInterfaceUpdate,
+    ) -> Result<(), ControlError> {
+        same(id, &update.iface_id)?;
+        let vm = self.vm.as_mut().ok_or(ControlError::BeforeStart)?;
+        let mut interfaces = self.config.network_interfaces.iter_mut();
+        let interface = interfaces.find(|interface| interface.iface_id == id);
+        let interface = interface.ok_or_else(|| ControlError::NoInterface(id.to_owned()))?;
+        let rx = update.rx_rate_limiter.unwrap_or_default();
+        let tx = update.tx_rate_limiter.unwrap_or_default();
+        vm.limit_network(id, rx, tx)?;
+        for (limiter, change) in [
+            (&mut interface.rx_rate_limiter, update.rx_rate_limiter),
+            (&mut interface.tx_rate_limiter, update.tx_rate_limiter),
+        ] {
+            if let Some(change) = change {
+                *limiter = Some(limiter.unwrap_or_default().changed_by(change));
+            }
+        }
+        tracing::info!(id, ?rx, ?tx, "A network interface has new limits");
+        Ok(())
+    }
+}
+
+fn same(path: &str, body: &str) -> Result<(), ConfigError> {
+    if path == body {
+        return Ok(());
+    }
+    Err(ConfigError::InterfaceIdMismatch { path: path.to_owned(), body: body.to_owned() })
+}

@@ -5,4 +5,5 @@ pub mod arch;
 pub mod bench;
 pub mod cli;
 pub mod devices;
+pub mod link;
 pub mod vm;

@@ -1,0 +1,39 @@
+//! The swap link's far end: a TCP/IP peer in the process, to which a guest's NBD client connects.
+//!
+//! ```text
+//!   guest's frame ─▶ filter ─▶ smoltcp ─▶ connection ─▶ Stream::receive
+//!                      │ drop, counted        │
+//!                      ▼                      ▼ one turn each
+//!                   replies ─────────────▶ outgoing ─▶ Transmit ─▶ guest
+//!                   ARP, echo, RST         one frame, in smoltcp's hands or waiting
+//! ```
+//!
+//! Nothing here reads a clock, waits, or opens a socket: frames and the time come in, frames go out. All
+//! memory is taken when a [`Peer`] is made; what a guest sends cannot make it larger.
+//!
+//! A frame to the guest is never dropped for want of room, because smoltcp's retransmission takes a second
+//! at least, and so would the page-in: where there is no room, no frame is made, and where a large one
+//! was made, as many of its segments go out as there is room for and the others wait.
+//!
+//! The time is that in which the guest ran: a connection is taken for dead when it was silent for long, so
+//! time in which the guest was paused must not count.
+
+mod config;
+mod connection;
+mod device;
+mod filter;
+mod header;
+mod metrics;
+mod outgoing;
+mod peer;
+mod replies;
+mod service;
+
+pub use config::{Config, ConfigError, Offloads};
+pub use header::Header;
+pub use metrics::LinkMetrics;
+pub use peer::Peer;
+pub use service::{Service, Stream, Transmit};
+
+#[cfg(test)]
+mod tests;

@@ -171,6 +171,11 @@ impl<M: Mode> FrameAllocator<M> {
             && matches!(self.throttle.wait(limit, is_back), Waited::Back)
     }
 
+    /// True when free memory is below the min watermark.
+    pub fn is_short(&self) -> bool {
+        lock(&self.buddy).free() < self.watermarks.min
+    }
+
     /// Takes back what [`Self::alloc`] handed out.
     ///
     /// # Errors

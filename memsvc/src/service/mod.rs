@@ -245,6 +245,11 @@ impl MemoryService {
         self.swap.as_ref()
     }
 
+    /// True when free memory is below the min watermark: only what frees memory is to be asked for then.
+    pub fn is_short(&self) -> bool {
+        self.space.allocator().is_short()
+    }
+
     /// The frame allocator: for memory of the monitor's own.
     pub fn allocator(&self) -> &FrameAllocator {
         self.space.allocator()

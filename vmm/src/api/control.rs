@@ -8,6 +8,7 @@ use memsvc::{
     MemoryStats,
     core::compact::Tuning,
     stats::{BuddyInfo, Compacted, CompactionInfo, Reclaimed, SlabInfo, TypeInfo, ZoneInfo},
+    swap::SwapStats,
 };
 
 use super::types::{GuestStats, HintingStatus};
@@ -67,6 +68,8 @@ pub trait RunningVm: Send {
     fn zone_info(&self) -> ZoneInfo;
     /// Its slab caches.
     fn slab_info(&self) -> SlabInfo;
+    /// What its swap device stores, and what its link did; `None` if it has none.
+    fn swap_stats(&self) -> Option<(SwapStats, serde_json::Value)>;
     /// How its compaction is tuned, and what it did.
     fn compaction_info(&self) -> CompactionInfo;
     /// Tunes it, from the next block on.

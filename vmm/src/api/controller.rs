@@ -24,12 +24,14 @@ use super::{
     logger::Logger,
     metrics::MetricsFile,
     prometheus::{Running, Scrape},
-    types::{ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, WantedState},
+    types::{
+        ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, SwapReport, WantedState,
+    },
 };
 use crate::vm::{
     config::{
         BalloonConfig, BootSource, ConfigError, Drive, LoggerConfig, MachineConfig, MetricsConfig,
-        SerialConfig, VmConfig, WatermarksConfig,
+        SerialConfig, SwapConfig, VmConfig, WatermarksConfig,
     },
     exit::ExitSlot,
 };
@@ -154,6 +156,20 @@ impl Controller {
         })
     }
 
+    /// `PUT /swap`.
+    pub fn set_swap(&mut self, swap: SwapConfig) -> Result<(), ControlError> {
+        self.change(|config| {
+            config.swap = Some(swap);
+            Ok(())
+        })
+    }
+
+    /// `GET /swap`.
+    pub fn swap(&mut self) -> Result<SwapReport, ControlError> {
+        let (stats, link) = self.running()?.swap_stats().ok_or(ControlError::NoSwap)?;
+        Ok(SwapReport { stats, link })
+    }
+
     /// `PUT /serial`.
     pub fn set_serial(&mut self, serial: SerialConfig) -> Result<(), ControlError> {
         self.change(|config| {
@@ -230,6 +246,7 @@ impl Controller {
             zone: vm.zone_info(),
             slabs: vm.slab_info(),
             compaction: vm.compaction_info(),
+            swap: vm.swap_stats().map(|(stats, _)| stats),
             devices: vm.metrics(),
         });
         Scrape { info: self.info(), running }

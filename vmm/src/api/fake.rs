@@ -14,6 +14,7 @@ use memsvc::{
         ArenaStats, BuddyInfo, CacheInfo, Compacted, CompactionInfo, FramesByType, Reclaimed, SlabInfo,
         TypeInfo, ZoneInfo,
     },
+    swap::SwapStats,
 };
 use serde_json::{Map, Value, json};
 
@@ -151,6 +152,10 @@ impl RunningVm for FakeVm {
 
     fn slab_info(&self) -> SlabInfo {
         SlabInfo { caches: vec![CacheInfo { name: "kmem-96".to_owned(), ..CacheInfo::default() }] }
+    }
+
+    fn swap_stats(&self) -> Option<(SwapStats, serde_json::Value)> {
+        Some((SwapStats::default(), serde_json::json!({ "frames_in": 7 })))
     }
 
     fn compaction_info(&self) -> CompactionInfo {

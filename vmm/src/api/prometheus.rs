@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Nothing is kept between two scrapes. Names, help and labels of a source stand in one table:
-//! `memory`, `allocator`, `compaction`, `balloon`, `devices`.
+//! `memory`, `allocator`, `compaction`, `swap`, `balloon`, `devices`.
 
 mod allocator;
 mod balloon;
@@ -15,10 +15,12 @@ mod compaction;
 mod devices;
 mod family;
 mod memory;
+mod swap;
 
 use std::fmt;
 
 use memsvc::stats::{BuddyInfo, CompactionInfo, SlabInfo, TypeInfo, ZoneInfo};
+use memsvc::swap::SwapStats;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, text},
@@ -58,6 +60,8 @@ pub struct Running {
     pub slabs: SlabInfo,
     /// As `GET /memory/compaction`.
     pub compaction: CompactionInfo,
+    /// As `GET /swap`, if there is a swap device.
+    pub swap: Option<SwapStats>,
     /// The counters of all devices, by device.
     pub devices: Map<String, Value>,
 }
@@ -87,6 +91,9 @@ impl Collector for Scrape {
         family::write(to, allocator::ZONE, &running.zone)?;
         family::write(to, allocator::SLABS, &running.slabs)?;
         family::write(to, compaction::FAMILIES, &running.compaction)?;
+        if let Some(swap) = &running.swap {
+            family::write(to, swap::FAMILIES, swap)?;
+        }
         if let Some(balloon) = &running.memory.balloon_device {
             family::write(to, balloon::DEVICE, balloon)?;
             family::write(to, balloon::GUEST, &running.guest)?;

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use memsvc::{core::page_type::PageType, stats::FramesByType};
+use memsvc::{core::page_type::PageType, stats::FramesByType, swap::SwapStats};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -51,6 +51,17 @@ impl InstanceState {
 pub struct Version {
     /// Version of this program.
     pub firecracker_version: String,
+}
+
+/// `GET /swap`: the swap device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SwapReport {
+    /// What is stored, and what the guest asked for.
+    #[serde(flatten)]
+    pub stats: SwapStats,
+    /// Counters of the link on which it does.
+    #[schema(value_type = Object)]
+    pub link: serde_json::Value,
 }
 
 /// `PATCH /vm`: stop the vCPUs or let them go on.

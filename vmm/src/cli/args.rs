@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use memsvc::core::compact::PolicyKind;
 
 use super::{
-    run::{Disk, Network},
+    run::{Disk, Network, SwapDevice},
     size,
 };
 use crate::vm::config::{Mib, WatermarksConfig};
@@ -128,6 +128,11 @@ pub(super) struct RunArgs {
     /// the interface if left out
     #[arg(long, value_name = "tap=NAME[,mac=MAC][,mtu=BYTES]")]
     pub(super) net: Vec<Network>,
+    /// A swap device for the guest, in memory, packed: ",memory=512M" is the most memory it may take,
+    /// ",compression=zstd" (or none) instead of lz4. The guest reaches it by NBD at 169.254.83.1 on a network
+    /// card of its own, as 169.254.83.2/30
+    #[arg(long, value_name = "SIZE[,memory=SIZE][,compression=HOW]")]
+    pub(super) swap: Option<SwapDevice>,
     /// Memory of the guest: 512M, 2G, or a number of MiB [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
     pub(super) memory: Option<Mib>,

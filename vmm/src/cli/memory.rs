@@ -11,7 +11,7 @@
 //! | `compact` | `/proc/sys/vm/compact_memory` |
 //! | `reclaim` | `memory.reclaim` of a cgroup |
 
-mod amount;
+pub(super) mod amount;
 mod buddy;
 mod compact;
 mod compaction;
@@ -48,7 +48,7 @@ pub(super) fn memory(args: MemoryArgs) -> Outcome {
 }
 
 /// Asks for `path`, and prints the answer as it is or as `human` says it.
-fn answer<T: DeserializeOwned>(target: &Target, path: &str, human: fn(&T) -> String) -> Outcome {
+pub(super) fn answer<T: DeserializeOwned>(target: &Target, path: &str, human: fn(&T) -> String) -> Outcome {
     let report: Map<String, Value> = Client::new(&target.api_sock)?.get(path)?;
     if target.json {
         return output::answer(true, &report, |_| String::new());

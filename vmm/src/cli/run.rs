@@ -4,12 +4,14 @@ use std::{convert::Infallible, path::PathBuf, str::FromStr, sync::Arc};
 
 use anyhow::bail;
 
-use super::{Outcome, args::RunArgs, serve, session::Session};
+use memsvc::swap::Codec;
+
+use super::{Outcome, args::RunArgs, serve, session::Session, size};
 use crate::{
     api::control::Launcher,
     vm::config::{
         BalloonConfig, BootSource, CacheType, Drive, IoEngine, MacAddress, Mib, NetworkInterface,
-        SerialConfig, VmConfig,
+        SerialConfig, SwapConfig, VmConfig,
     },
 };
 
@@ -66,6 +68,38 @@ impl FromStr for Network {
     }
 }
 
+/// A value of `--swap`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SwapDevice(SwapConfig);
+
+impl FromStr for SwapDevice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (size, rest) = text.split_once(',').map_or((text, None), |(size, rest)| (size, Some(rest)));
+        let mut config =
+            SwapConfig { size_mib: size::device(size)?, memory_mib: None, compression: Codec::default() };
+        let mut is_packed = false;
+        for part in rest.into_iter().flat_map(|rest| rest.split(',')) {
+            match part.split_once('=') {
+                Some(("memory", value)) if config.memory_mib.is_none() => {
+                    config.memory_mib = Some(size::device(value)?);
+                }
+                Some(("compression", value)) if !is_packed => {
+                    config.compression = value.parse()?;
+                    is_packed = true;
+                }
+                _ => {
+                    return Err(format!(
+                        "\"{part}\" is not known: write memory=SIZE or compression=lz4, zstd or none, each once"
+                    ));
+                }
+            }
+        }
+        Ok(Self(config))
+    }
+}
+
 /// Does it.
 pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
     let config = Some(config(&args)?);
@@ -90,6 +124,7 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     balloon(&mut config, args);
     disks(&mut config, args);
     networks(&mut config, args);
+    config.swap = args.swap.as_ref().map(|swap| swap.0).or(config.swap);
     Ok(config)
 }
 

@@ -107,7 +107,7 @@ impl Filter {
     fn tcp(&self, header: &Header, ip: &Ipv4Packet<&[u8]>) -> Result<Kind, Refusal> {
         let (from, to) = (ip.src_addr(), ip.dst_addr());
         let packet = TcpPacket::new_checked(ip.payload()).map_err(malformed)?;
-        let trusted = self.csum && header.is_trusted();
+        let trusted = self.csum && header.needs_csum;
         if !trusted && !packet.verify_checksum(&from.into(), &to.into()) {
             return Err(Refusal::BadChecksum);
         }

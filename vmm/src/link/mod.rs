@@ -30,10 +30,11 @@ mod replies;
 mod service;
 
 pub use config::{Config, ConfigError, Offloads};
-pub use header::Header;
 pub use metrics::LinkMetrics;
 pub use peer::Peer;
 pub use service::{Service, Stream, Transmit};
+
+use crate::devices::virtio::net::Header;
 
 #[cfg(test)]
 mod tests;

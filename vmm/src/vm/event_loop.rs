@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Bytes of stack: devices keep their buffers elsewhere.
-const STACK: usize = 256 << 10;
+/// Bytes of stack. Pages of swap are packed here; only what is touched is resident.
+const STACK: usize = 1 << 20;
 
 /// What is served.
 pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use memsvc::core::compact::Tuning;
 use memsvc::stats::{BuddyInfo, Compacted, CompactionInfo, Reclaimed, SlabInfo, TypeInfo, ZoneInfo};
+use memsvc::swap::SwapStats;
 use memsvc::{Config, MemoryService, MemoryStats};
 use serde_json::{Map, Value};
 
@@ -33,6 +34,7 @@ use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{ConsoleOutput, GuestEnd, I8042, Power};
 use crate::devices::virtio::balloon::{Balloon, BalloonError};
 use crate::devices::virtio::lock;
+use crate::link::LinkMetrics;
 
 /// How long output that waits may take to be written at the end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -49,6 +51,8 @@ struct Machine {
     _terminal: Option<RawMode>,
     balloon: Option<Arc<Mutex<Balloon>>>,
     networks: Networks,
+    /// What the swap link did.
+    link: Option<Arc<LinkMetrics>>,
     keyboard: Arc<Mutex<I8042>>,
     metrics: PlatformMetrics,
     ports: Arc<Bus>,
@@ -90,7 +94,8 @@ impl Machine {
             config.memory.watermarks.map(|marks| marks.watermarks(config.machine_config.mem_size_mib));
         let watermarks = watermarks.transpose().map_err(LaunchError::new)?;
         let compaction = config.memory.compaction.tuning();
-        let service = Config { regions: regions.clone(), watermarks, compaction, swap: None };
+        let swap = config.swap.map(|swap| swap.device());
+        let service = Config { regions: regions.clone(), watermarks, compaction, swap };
         let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
@@ -116,6 +121,7 @@ impl Machine {
             subscribers,
             balloon,
             networks,
+            link,
             keyboard,
             console,
             terminal,
@@ -133,6 +139,7 @@ impl Machine {
             _terminal: terminal,
             balloon,
             networks,
+            link,
             keyboard,
             metrics,
             ports,
@@ -233,6 +240,12 @@ impl RunningVm for Machine {
 
     fn slab_info(&self) -> SlabInfo {
         self.memory.slab_info()
+    }
+
+    fn swap_stats(&self) -> Option<(SwapStats, serde_json::Value)> {
+        let stats = self.memory.swap()?.stats();
+        let link = self.link.as_deref().and_then(|link| serde_json::to_value(link).ok());
+        Some((stats, link.unwrap_or_default()))
     }
 
     fn compaction_info(&self) -> CompactionInfo {

@@ -30,6 +30,11 @@ use crate::devices::virtio::net::{Net, NetBackend, NetConfig, Tap};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::{GuestRam, SharedDevice};
+use crate::link::LinkMetrics;
+use crate::swap::SwapLink;
+
+/// Name of the swap link's card. No interface of an operator's can have it, since theirs have no hyphen.
+const SWAP: &str = "swap-link";
 
 /// Network cards, by name.
 pub(super) type Networks = HashMap<String, Arc<Mutex<Net>>>;
@@ -47,6 +52,8 @@ pub(super) struct Platform {
     pub(super) balloon: Option<Arc<Mutex<Balloon>>>,
     /// The network cards, by `iface_id`.
     pub(super) networks: Networks,
+    /// What the swap link did, if there is one.
+    pub(super) link: Option<Arc<LinkMetrics>>,
     pub(super) keyboard: Arc<Mutex<I8042>>,
     pub(super) console: ConsoleOutput,
     /// The terminal, raw while the guest has it.
@@ -91,6 +98,7 @@ impl Platform {
             subscribers: Vec::new(),
             balloon: None,
             networks: Networks::new(),
+            link: None,
             keyboard: Arc::clone(&keyboard),
             console,
             terminal,
@@ -111,6 +119,13 @@ impl Platform {
         for interface in &config.network_interfaces {
             let tap = Tap::open(&interface.host_dev_name).map_err(LaunchError::new)?;
             platform.add_network(&interface.iface_id, interface.device(id), tap, vm, ram)?;
+        }
+        if let Some(swap) = memory.swap() {
+            let link = SwapLink::new(memory, swap).map_err(LaunchError::new)?;
+            let metrics = Arc::clone(link.metrics());
+            platform.metrics.add("swap_link".to_owned(), &metrics);
+            platform.link = Some(metrics);
+            platform.add_network(SWAP, SwapLink::card(), link, vm, ram)?;
         }
         if let Some(balloon) = &config.balloon {
             platform.add_balloon(balloon, config.machine_config.mem_size_mib, vm, memory, ram)?;

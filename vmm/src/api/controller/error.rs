@@ -12,6 +12,9 @@ pub enum ControlError {
     /// Too early.
     #[error("The requested operation is not supported before starting the microVM.")]
     BeforeStart,
+    /// There is none.
+    #[error("This guest has no swap device; configure one before it starts.")]
+    NoSwap,
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),

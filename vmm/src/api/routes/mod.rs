@@ -8,6 +8,7 @@ mod extract;
 mod instance;
 mod memory;
 mod outputs;
+mod swap;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -112,6 +113,7 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>, errands: Errands) -> Ro
         .route("/balloon/hinting/start", patch(balloon::hinting_start))
         .route("/balloon/hinting/stop", patch(balloon::hinting_stop))
         .route("/balloon/hinting/status", get(balloon::hinting_status))
+        .route("/swap", get(swap::get).put(swap::set))
         .route("/logger", put(outputs::logger))
         .route("/metrics", get(outputs::scrape).put(outputs::metrics))
         .route("/serial", put(outputs::serial))
@@ -149,6 +151,8 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
         compaction::tune,
         compaction::compact,
         compaction::reclaim,
+        swap::get,
+        swap::set,
         config::boot_source,
         config::machine_config,
         config::set_machine_config,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use memsvc::swap::Codec;
 
-use super::super::size;
+use super::{super::size, Target};
 use crate::vm::config::Mib;
 
 #[derive(Debug, Args)]
@@ -17,14 +17,18 @@ pub(in crate::cli) struct SwapArgs {
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum SwapCommand {
+    /// Show what the swap device of a running guest stores, and what the guest asked for
+    Show(Target),
     /// Serve a swap device by NBD to any client, without a guest, until the process is ended
     Serve(SwapServeArgs),
 }
 
 impl SwapArgs {
     pub(super) fn json(&self) -> bool {
-        let SwapCommand::Serve(args) = &self.command;
-        args.json
+        match &self.command {
+            SwapCommand::Show(target) => target.json,
+            SwapCommand::Serve(args) => args.json,
+        }
     }
 }
 

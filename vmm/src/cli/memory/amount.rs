@@ -8,7 +8,7 @@ const FRAMES_PER_MIB: f64 = 256.0;
 const MIB_PER_BLOCK: f64 = 2.0;
 
 /// Bytes.
-pub(super) fn bytes(count: u64) -> String {
+pub(in crate::cli) fn bytes(count: u64) -> String {
     mib(count as f64 / f64::from(1 << 20))
 }
 

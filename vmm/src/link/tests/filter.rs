@@ -142,7 +142,7 @@ fn another_port_is_reset_unless_under_pressure() {
 fn missing_checksums_are_fine_once_that_was_agreed() {
     let mut frame = syn(1);
     frame[50] ^= 1;
-    let partial = Header { flags: 1, ..Header::default() };
+    let partial = Header { needs_csum: true, ..Header::default() };
     for (offloads, agreed) in [(NO_OFFLOADS, false), (ALL_OFFLOADS, true)] {
         let mut peer = peer();
         peer.reset(offloads);

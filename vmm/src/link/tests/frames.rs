@@ -8,11 +8,10 @@ use smoltcp::wire::{
 };
 
 use super::{GUEST, GUEST_MAC, MTU, PEER, PEER_MAC, PORT};
+use crate::devices::virtio::net::Gso;
 use crate::link::Header;
 
 const ETHERNET: usize = 14;
-const NEEDS_CSUM: u8 = 1;
-const GSO_TCPV4: u8 = 1;
 
 /// An Ethernet frame from the guest to the peer.
 pub(super) fn ethernet(kind: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
@@ -122,13 +121,13 @@ pub(super) fn segment_of(frame: &[u8]) -> Option<TcpRepr<'_>> {
 
 /// Does what the header says is left to do, and checks that then nothing is: lengths, addresses, all sums.
 pub(super) fn on_the_wire(header: &Header, frame: &[u8]) -> Vec<Vec<u8>> {
-    let frames = match header.gso_type {
-        0 => vec![frame.to_vec()],
-        GSO_TCPV4 => cut(header, frame),
-        other => panic!("GSO type {other}"),
+    let frames = match header.gso {
+        Gso::None => vec![frame.to_vec()],
+        Gso::Tcp4 => cut(header, frame),
+        other => panic!("GSO type {other:?}"),
     };
     let finish = |mut frame: Vec<u8>| {
-        if header.flags & NEEDS_CSUM != 0 {
+        if header.needs_csum {
             sum(header, &mut frame);
         }
         check(&frame);
@@ -140,7 +139,7 @@ pub(super) fn on_the_wire(header: &Header, frame: &[u8]) -> Vec<Vec<u8>> {
 /// Cuts a frame into segments as virtio 1.3, section 5.1.6.4, and `tcp_gso_segment` of Linux have it. The
 /// partial sum covers the length, which changes.
 fn cut(header: &Header, frame: &[u8]) -> Vec<Vec<u8>> {
-    assert_ne!(header.flags & NEEDS_CSUM, 0, "GSO needs it");
+    assert!(header.needs_csum, "GSO needs it");
     let (headers, payload) = frame.split_at(usize::from(header.hdr_len));
     let segments: Vec<&[u8]> = payload.chunks(usize::from(header.gso_size)).collect();
     assert!(segments.len() > 1 && frame.len() <= 65_535, "why else");

@@ -183,7 +183,7 @@ impl TxToken for Sent<'_> {
         let mut frame = vec![0; len];
         let result = write(&mut frame);
         // What Linux says: no sum in it yet.
-        let header = Header { flags: u8::from(self.0.offloads), ..Header::default() };
+        let header = Header { needs_csum: self.0.offloads, ..Header::default() };
         self.0.sent.push((header, frame));
         result
     }

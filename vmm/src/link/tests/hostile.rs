@@ -75,8 +75,8 @@ struct Torment {
 }
 
 impl Torment {
-    fn send(&mut self, frame: &[u8], flags: u8) {
-        self.peer.receive(&Header { flags, ..Header::default() }, frame, false, self.now);
+    fn send(&mut self, frame: &[u8], needs_csum: bool) {
+        self.peer.receive(&Header { needs_csum, ..Header::default() }, frame, false, self.now);
     }
 
     fn poll(&mut self, buffers: usize) {
@@ -95,7 +95,7 @@ impl Torment {
 
     fn act(&mut self, act: Act) {
         match act {
-            Act::Bytes(bytes) => self.send(&bytes, 0),
+            Act::Bytes(bytes) => self.send(&bytes, false),
             Act::Broken { kind, changes, len } => {
                 let mut frame = match kind {
                     0 => arp(GUEST, PEER),
@@ -110,7 +110,7 @@ impl Torment {
                     }
                 }
                 frame.truncate(usize::from(len));
-                self.send(&frame, 1);
+                self.send(&frame, true);
             }
             Act::Segment { port, control, seq, ack, window, options, len } => {
                 let (their_next, ours) = self.expects[usize::from(port) - 1];
@@ -128,7 +128,7 @@ impl Torment {
                     repr.max_seg_size = (options & 2 != 0).then_some(u16::from(options) * 8);
                     repr.sack_permitted = options & 4 != 0;
                 }
-                self.send(&tcp(&repr), 0);
+                self.send(&tcp(&repr), false);
             }
             Act::Wait { millis, buffers } => {
                 self.now += Duration::from_millis(u64::from(millis));
@@ -136,7 +136,7 @@ impl Torment {
             }
             Act::Restart { offloads } => {
                 self.peer.reset(if offloads { ALL_OFFLOADS } else { NO_OFFLOADS });
-                self.send(&arp(GUEST, PEER), 0);
+                self.send(&arp(GUEST, PEER), false);
             }
         }
         if !self.now.as_millis().is_multiple_of(3) {
@@ -157,7 +157,7 @@ proptest! {
         let peer = Peer::new(config(), service).expect("config");
         let zero = TcpSeqNumber(0);
         let mut torment = Torment { peer, now: Duration::from_secs(1), expects: [(zero, zero); 2] };
-        torment.send(&arp(GUEST, PEER), 0);
+        torment.send(&arp(GUEST, PEER), false);
         let frames = acts.len() as u64;
         for act in acts {
             torment.act(act);
@@ -174,8 +174,8 @@ proptest! {
         torment.now += Duration::from_secs(61);
         torment.peer.reset(NO_OFFLOADS);
         let open = segment(9, TcpControl::Syn, TcpSeqNumber(1), None, &[]);
-        torment.send(&arp(GUEST, PEER), 0);
-        torment.send(&tcp(&open), 0);
+        torment.send(&arp(GUEST, PEER), false);
+        torment.send(&tcp(&open), false);
         let mut ring = Ring::of(100);
         torment.peer.poll(torment.now, &mut ring);
         let said = ring.frames.iter().filter_map(|(_, frame)| segment_of(frame)).next_back();

@@ -6,6 +6,7 @@ use super::frames::on_the_wire;
 use super::guest::Guest;
 use super::pattern::Patterns;
 use super::{ALL_OFFLOADS, config};
+use crate::devices::virtio::net::HEADER;
 use crate::link::{Config, Header, Offloads, Peer, Transmit};
 
 /// How bad the link is. Chances are of a thousand.
@@ -40,12 +41,12 @@ pub(super) struct Ring {
 
 impl Transmit for Ring {
     fn has_room(&mut self, len: usize) -> bool {
-        (len + Header::LEN).div_ceil(1526) <= self.buffers
+        (len + HEADER).div_ceil(1526) <= self.buffers
     }
 
     fn transmit(&mut self, header: &Header, frame: &[u8]) {
         assert!(self.has_room(frame.len()), "there was no room");
-        self.buffers -= (frame.len() + Header::LEN).div_ceil(1526);
+        self.buffers -= (frame.len() + HEADER).div_ceil(1526);
         self.frames.push((*header, frame.to_vec()));
     }
 }

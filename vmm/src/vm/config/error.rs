@@ -75,7 +75,7 @@ pub enum ConfigError {
     },
     /// More devices than there are interrupt lines.
     #[error(
-        "There are {drives} drives and {interfaces} network interfaces, but a guest has at most {MAX_DEVICES} of both together."
+        "There are {drives} drives and {interfaces} network interfaces, but a guest has at most {MAX_DEVICES} of both together, one less with swap."
     )]
     TooManyDevices {
         /// Drives.
@@ -96,6 +96,19 @@ pub enum ConfigError {
         amount: Mib,
         /// Size of guest memory.
         memory: Mib,
+    },
+    /// No swap device is of this size.
+    #[error("The swap device is of {0}, but must be of 1 MiB to 1 TiB.")]
+    SwapSize(Mib),
+    /// More memory than could ever be used, or none.
+    #[error(
+        "The swap device of {size} is to have {memory} of memory, but must have 1 MiB at least and no more than its size."
+    )]
+    SwapMemory {
+        /// Memory asked for.
+        memory: Mib,
+        /// Size of the device.
+        size: Mib,
     },
     /// A watermark within a frame.
     #[error("The watermark {name} is {value}, but must be a multiple of 4 KiB, the size of a frame.")]

@@ -7,6 +7,7 @@
 //! drives ───────────▶ [Drive]              balloon ──────────▶ BalloonConfig
 //! memory ───────────▶ MemoryConfig, CompactionConfig
 //! logger, metrics, serial ─▶ output.rs     network-interfaces ▶ [NetworkInterface]
+//! swap ─────────────▶ SwapConfig
 //! ```
 //!
 //! Types say what can be written down, [`VmConfig::validate`] what makes sense. Every setter of the
@@ -23,6 +24,7 @@ mod memory;
 mod network;
 mod output;
 mod rate;
+mod swap;
 mod units;
 
 pub use balloon::BalloonConfig;
@@ -36,6 +38,7 @@ pub use memory::{MemoryConfig, WatermarksConfig};
 pub use network::NetworkInterface;
 pub use output::{LogLevel, LoggerConfig, MetricsConfig, SerialConfig, open_output};
 pub use rate::{RateLimiter, TokenBucket};
+pub use swap::SwapConfig;
 pub use units::{Kib, Mib};
 
 use serde::{Deserialize, Serialize};
@@ -43,7 +46,7 @@ use utoipa::ToSchema;
 
 use crate::arch::layout::MAX_MMIO_DEVICES;
 
-/// Most drives and network interfaces of a guest, together: each has a virtio-mmio slot, as have the balloon
+/// Most drives and network interfaces of a guest, together, and the swap link: each has a virtio-mmio slot, as have the balloon
 /// and the rng.
 pub const MAX_DEVICES: usize = MAX_MMIO_DEVICES as usize - 2;
 
@@ -70,6 +73,9 @@ pub struct VmConfig {
     /// Network cards in the guest's order.
     #[serde(default)]
     pub network_interfaces: Vec<NetworkInterface>,
+    /// The swap device, if the guest is to have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapConfig>,
     /// Where the log goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logger: Option<LoggerConfig>,
@@ -91,8 +97,11 @@ impl VmConfig {
         drive::validate_all(&self.drives)?;
         network::validate_all(&self.network_interfaces)?;
         let (drives, interfaces) = (self.drives.len(), self.network_interfaces.len());
-        if drives + interfaces > MAX_DEVICES {
+        if drives + interfaces + usize::from(self.swap.is_some()) > MAX_DEVICES {
             return Err(ConfigError::TooManyDevices { drives, interfaces });
+        }
+        if let Some(swap) = &self.swap {
+            swap.validate()?;
         }
         if let Some(balloon) = &self.balloon {
             balloon.validate(self.machine_config.mem_size_mib)?;

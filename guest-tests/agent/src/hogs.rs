@@ -7,17 +7,18 @@
 //! Each is a process of its own, so that the OOM killer may take one; the agent is process 1, which it never
 //! takes. A hog uses its pages, its stack and one shared page run, made before the fork; it never allocates.
 
-#![allow(unsafe_code, reason = "fork(2), shared memory and reads of single pages are what hogs are made of")]
+#![allow(unsafe_code, reason = "fork(2), getrusage(2), and reads that the compiler must not drop")]
 
-use std::ptr::NonNull;
+mod board;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use guest_agent::latency::{self, Histogram};
+use guest_agent::latency;
 use guest_agent::{Answer, Content, Hogs, HogsRequest, content};
-use rustix::mm::{MapFlags, ProtFlags, mlock, mmap_anonymous, munmap};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
+use self::board::{Board, Told};
 use crate::child;
 use crate::region::Region;
 
@@ -26,67 +27,6 @@ const MOST: u32 = 64;
 const SHORTEST_FAULT: Duration = Duration::from_micros(2);
 /// Between two looks of a hog at what it is to do.
 const INTERVAL: Duration = Duration::from_millis(1);
-
-/// What a hog tells, in memory shared with the agent. All zero at first.
-#[repr(C)]
-struct Told {
-    written: AtomicU64,
-    write_micros: AtomicU64,
-    passes: AtomicU64,
-    verified: AtomicU64,
-    wrong: AtomicU64,
-    page_in: Histogram,
-}
-
-/// The shared memory: one word for all hogs, and what each tells.
-struct Board {
-    start: NonNull<u8>,
-    hogs: usize,
-}
-
-impl Board {
-    const FIRST: usize = 64;
-
-    fn bytes(hogs: usize) -> usize {
-        Self::FIRST + hogs * size_of::<Told>()
-    }
-
-    /// The agent keeps it in memory; a hog that has to wait for it waits for the agent's page.
-    fn new(hogs: usize) -> rustix::io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-        let start = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                Self::bytes(hogs),
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-            )
-        }?;
-        let board = Self { start: NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)?, hogs };
-        // SAFETY: it is our own mapping.
-        unsafe { mlock(start, Self::bytes(hogs)) }?;
-        Ok(board)
-    }
-
-    /// Whether hogs are to read.
-    fn reading(&self) -> &AtomicBool {
-        // SAFETY: the first byte of the mapping, zero at first and only used as this.
-        unsafe { self.start.cast().as_ref() }
-    }
-
-    fn told(&self) -> &[Told] {
-        // SAFETY: the mapping holds so many behind its first line; it is page-aligned, all zero is a valid
-        // `Told`, and all of its fields are atomic, so that other processes may write them.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(Self::FIRST).cast(), self.hogs) }
-    }
-}
-
-impl Drop for Board {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nobody has a reference into it.
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), Self::bytes(self.hogs)) };
-    }
-}
 
 /// Running hogs. Dropping it ends them.
 pub(crate) struct Herd {

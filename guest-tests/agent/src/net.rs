@@ -39,9 +39,10 @@ fn up(name: Option<String>, address: &str) -> Result<Link, String> {
     let sysfs = |file: &str| {
         interface::sysfs(&name, file).map_err(|error| format!("{name} does not tell its {file}: {error}"))
     };
-    wait(|| match sysfs("carrier")?.as_str() {
-        "1" => Ok(()),
-        _ => Err(format!("{name} is up and has no carrier")),
+    // A carrier alone does not do: until the kernel has looked at it, a second later, packets are dropped.
+    wait(|| match sysfs("operstate")?.as_str() {
+        "up" | "unknown" => Ok(()),
+        state => Err(format!("{name} does not come up: its state is {state}")),
     })?;
     let mac = sysfs("address")?;
     let mtu = sysfs("mtu")?.parse().map_err(|_| format!("the MTU of {name} is no number"))?;

@@ -24,8 +24,9 @@ use crate::subject::{Spec, Subject};
 use crate::swap_link::SwapLink;
 use crate::testvm::TestVm;
 
-/// Who is measured, in the order of a round.
-const SUBJECTS: [Subject; 2] = [Subject::QemuMicrovm, Subject::QemuPc];
+/// Who is measured, in the order of a round. Of QEMU's machines the one with MSI-X: its network is the faster one,
+/// and in an emulated host microvm's guests seldom live through so many exits.
+const SUBJECTS: [Subject; 1] = [Subject::QemuPc];
 
 const RAM_MIB: u64 = 128;
 const SWAP_MIB: u64 = 512;

@@ -1,5 +1,8 @@
 //! Asks the guest agent, by typed calls with a time-out.
 
+mod net;
+mod swap;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -8,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use guest_agent::{Answer, Block, Call, Churn, Pages, Ready, Reply, Request, TO_GUEST, Verified};
 
+pub(crate) use self::net::megabytes_per_second;
+pub use self::swap::{Herd, SwapTraffic};
 use crate::console::Transcript;
 
 /// How long a request may take. Emulated machines are slow, and a test waits this long only to fail.

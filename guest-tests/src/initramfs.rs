@@ -5,7 +5,9 @@
 //! /dev/console      so that init has standard streams before devtmpfs is mounted
 //! /modules/*.ko     uncompressed
 //! /modules/order    names of those that every guest needs, in the order in which to load them
-//! /modules/root     names of those that a root disk needs besides
+//! /modules/root     names of those that a root disk needs besides; further lists, for what only some
+//! /modules/net      guests do: for the network, for swap on a network block device. The agent loads
+//! /modules/swap     them when it is asked to, so that they cost a guest's boot nothing
 //! ```
 //! It stays uncompressed: guests that are emulated start faster so.
 
@@ -23,8 +25,8 @@ use crate::paths;
 /// What the agent needs, by module name. Dependencies come by themselves; what is built in is left out.
 const WANTED: [&str; 5] = ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng", "virtio_balloon"];
 
-/// What a root disk needs besides.
-const WANTED_FOR_ROOT: [&str; 1] = ["ext4"];
+/// What is loaded when it is needed, by the name of its list.
+const ON_DEMAND: [(&str, &str); 3] = [("root", "ext4"), ("net", "virtio_net"), ("swap", "nbd")];
 
 /// The agent is linked for this target, so that its flags do not touch what cargo runs at build time.
 const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -49,19 +51,23 @@ pub fn build(kernel: Kernel) -> anyhow::Result<PathBuf> {
     let program = fs::read(&agent).with_context(|| format!("cannot read {}", agent.display()))?;
     archive.file("init", true, &program);
     let order = load_order(&kernel.modules(), &WANTED)?;
-    let all = load_order(&kernel.modules(), &[&WANTED[..], &WANTED_FOR_ROOT].concat())?;
-    for module in &all {
+    let mut lists = vec![("order", order.clone())];
+    for (list, module) in ON_DEMAND {
+        let with = load_order(&kernel.modules(), &[&WANTED[..], &[module]].concat())?;
+        lists.push((list, with.into_iter().skip(order.len()).collect()));
+    }
+    let files: BTreeSet<&String> = lists.iter().flat_map(|(_, modules)| modules).collect();
+    for module in files {
         archive.file(
             &format!("modules/{}", file_name(module)),
             false,
             &unpacked(&kernel.modules().join(module))?,
         );
     }
-    let list = |modules: &[String]| {
-        modules.iter().map(|module| format!("{}\n", file_name(module))).collect::<String>()
-    };
-    archive.file("modules/order", false, list(&order).as_bytes());
-    archive.file("modules/root", false, list(all.get(order.len()..).unwrap_or_default()).as_bytes());
+    for (list, modules) in &lists {
+        let names: String = modules.iter().map(|module| format!("{}\n", file_name(module))).collect();
+        archive.file(&format!("modules/{list}"), false, names.as_bytes());
+    }
 
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     // Written aside and moved, so that a run beside this one never sees half a file.

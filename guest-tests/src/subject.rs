@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::bail;
+
 use crate::kernels::Kernel;
 use crate::{initramfs, kvm_host, paths};
 
@@ -89,6 +91,8 @@ pub struct Spec {
     pub cpus: u32,
     /// Disks, in the order in which the guest names them vda, vdb, ….
     pub disks: Vec<Disk>,
+    /// TAP interfaces of the host, one network device for each (QEMU).
+    pub taps: Vec<String>,
     /// The balloon.
     pub balloon: Balloon,
     /// More of the kernel's command line.
@@ -110,6 +114,7 @@ impl Spec {
             memory_mib: 512,
             cpus: 1,
             disks: Vec::new(),
+            taps: Vec::new(),
             balloon: Balloon { statistics_s: 1, ..Balloon::default() },
             append: String::new(),
             arguments: Vec::new(),
@@ -147,6 +152,12 @@ impl Spec {
     }
 
     #[must_use]
+    pub fn tap(mut self, name: &str) -> Self {
+        self.taps.push(name.to_owned());
+        self
+    }
+
+    #[must_use]
     pub fn balloon(mut self, balloon: Balloon) -> Self {
         self.balloon = balloon;
         self
@@ -169,8 +180,11 @@ impl Spec {
     /// The command that starts the guest, controlled through `socket`.
     ///
     /// # Errors
-    /// The initramfs cannot be built.
+    /// The initramfs cannot be built, or the monitor has no such device.
     pub fn command(&self, socket: &Path) -> anyhow::Result<Command> {
+        if self.subject == Subject::Aerostat && !self.taps.is_empty() {
+            bail!("guests of aerostat have no network device");
+        }
         let initramfs = initramfs::ready(self.kernel)?;
         let kernel = match self.image {
             Image::BzImage => self.kernel.vmlinuz(),
@@ -263,6 +277,15 @@ impl Spec {
             command
                 .args(["-drive", &format!("if=none,id=disk{index},format=raw,file={path},read-only={mode}")])
                 .args(["-device", &format!("virtio-blk-{bus},drive=disk{index}")]);
+        }
+        // Without vhost: the host's kernel is not to do a monitor's work for it.
+        for (index, tap) in self.taps.iter().enumerate() {
+            command
+                .args([
+                    "-netdev",
+                    &format!("tap,id=net{index},ifname={tap},script=no,downscript=no,vhost=off"),
+                ])
+                .args(["-device", &format!("virtio-net-{bus},netdev=net{index}")]);
         }
         command
     }

@@ -1,8 +1,7 @@
 //! A running guest: started, driven, measured, and killed when it is dropped.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -12,6 +11,7 @@ use crate::agent_client::AgentClient;
 use crate::console::{self, Transcript};
 use crate::control::Control;
 use crate::host::{self, Resident};
+use crate::process::{Reaped, die_with_parent};
 use crate::subject::{Spec, Subject};
 use crate::{http, threads};
 
@@ -232,28 +232,4 @@ fn standing(pid: u32, subject: Subject, socket: &Path) -> String {
     let memory = http::request(socket, "GET", "/memory", None).and_then(http::Response::success);
     let memory = memory.map_or_else(|error| format!("{error:#}"), |memory| memory.to_string());
     format!("{threads}  memory: {memory}\n")
-}
-
-/// A test that is killed leaves no guest behind.
-fn die_with_parent(command: &mut std::process::Command) {
-    let set = || {
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-            .map_err(Into::into)
-    };
-    #[allow(unsafe_code, reason = "Command offers the hook between fork and exec only as unsafe")]
-    // SAFETY: the hook makes one system call and does not allocate.
-    unsafe {
-        command.pre_exec(set)
-    };
-}
-
-/// A child that is killed and waited for when it goes out of scope.
-#[derive(Debug)]
-struct Reaped(Child);
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -45,10 +45,10 @@ pub(crate) fn enter_root_disk() -> io::Result<()> {
     let Some(disk) = line.split_whitespace().find_map(|word| word.strip_prefix("root=")) else {
         return Ok(());
     };
-    let Ok(modules) = fs::read_to_string(format!("{MODULES}/root")) else { return Ok(()) };
-    for name in modules.lines() {
-        load(name)?;
+    if !fs::exists(MODULES)? {
+        return Ok(());
     }
+    load_set("root")?;
     let read_only = line.split_whitespace().any(|word| word == "ro");
     mount(disk, "/root", "ext4", if read_only { libc::MS_RDONLY } else { 0 })?;
     std::os::unix::fs::chroot("/root")?;
@@ -67,6 +67,15 @@ pub(crate) fn load_modules() -> Modules {
         }
     }
     result
+}
+
+/// Loads what `/modules/SET` lists: what only some guests need. A root disk has none: there it does nothing.
+///
+/// # Errors
+/// A module cannot be loaded.
+pub(crate) fn load_set(set: &str) -> io::Result<()> {
+    let list = fs::read_to_string(format!("{MODULES}/{set}")).unwrap_or_default();
+    list.lines().try_for_each(load)
 }
 
 fn load(name: &str) -> io::Result<()> {

@@ -29,7 +29,7 @@ pub(crate) fn consume(mib: u64) -> Result<Answer, String> {
 }
 
 /// Tells the kernel to take this process first. No allocation, no locks.
-fn prefer_for_oom() -> bool {
+pub(crate) fn prefer_for_oom() -> bool {
     // SAFETY: the path ends with NUL and the buffer is valid for its length.
     unsafe {
         let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY);

@@ -11,11 +11,18 @@ mod block;
 mod boot;
 mod child;
 mod churn;
+mod flood;
+mod hogs;
 mod kernel;
+mod nbd_device;
+mod net;
+mod netlink;
+mod ping;
 mod power;
 mod region;
 mod serial;
 mod serve;
+mod swap;
 
 use guest_agent::{Answer, Ready, Reply};
 

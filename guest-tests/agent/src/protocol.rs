@@ -1,8 +1,16 @@
-//! The messages. Sizes are MiB, times µs or ms, as the names say.
+//! The messages. Sizes are MiB or bytes, times ns, µs or ms, as the names say.
+
+mod hogs;
+mod net;
+mod swap;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::hogs::{Content, Hogs, HogsRequest};
+pub use self::net::{Echoed, Flood, Flooded, Link, NetRequest, Pinged};
+pub use self::swap::{NbdDevice, SwapRequest};
 
 /// Starts a line from the host to the guest.
 pub const TO_GUEST: &str = "@> ";
@@ -157,6 +165,12 @@ pub enum Request {
         /// Name without `/dev/`.
         device: String,
     },
+    /// Something of the network.
+    Net(NetRequest),
+    /// Something of swap.
+    Swap(SwapRequest),
+    /// Something of processes that use more memory than there is.
+    Hogs(HogsRequest),
     /// Reads `/dev/hwrng`; the answer is hex.
     Random {
         /// How many, at most 4096.
@@ -238,6 +252,18 @@ pub enum Answer {
     Churn(Churn),
     /// To [`Request::BlockList`].
     Blocks(Vec<Block>),
+    /// To [`NetRequest::Up`].
+    Link(Link),
+    /// To [`NetRequest::Ping`].
+    Pinged(Pinged),
+    /// To [`NetRequest::Echo`].
+    Echoed(Echoed),
+    /// To [`NetRequest::FloodStop`].
+    Flooded(Flooded),
+    /// To [`SwapRequest::Connect`].
+    Connected(NbdDevice),
+    /// To the hog requests that tell.
+    Hogs(Hogs),
     /// Text of a file, a log or hex digits.
     Text(String),
     /// To [`Request::Cpus`].
@@ -277,6 +303,21 @@ pub struct Churn {
     pub pages: u64,
     /// Pages that held something else.
     pub errors: u64,
+}
+
+/// How long something took, over many times. Quantiles are right to a sixteenth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    /// How many times.
+    pub count: u64,
+    /// Half of them took at most this.
+    pub p50_ns: u64,
+    /// 99 of 100 took at most this.
+    pub p99_ns: u64,
+    /// 999 of 1000 took at most this.
+    pub p999_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
 }
 
 /// One block device.

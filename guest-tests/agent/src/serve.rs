@@ -4,20 +4,24 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use guest_agent::{Answer, Call, Reply, Request};
+use guest_agent::{Answer, Call, Reply, Request, SwapRequest};
 
+use crate::flood::Floods;
+use crate::hogs::Herd;
 use crate::power::Ending;
 use crate::region::Region;
-use crate::{block, child, churn, kernel};
+use crate::{block, child, churn, hogs, kernel, net, swap};
 
 /// Most bytes that `/dev/hwrng` is asked for at once.
 const MOST_RANDOM: u32 = 4096;
 
 /// What lives from one request to the next.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct State {
     regions: BTreeMap<String, Region>,
     churn: Option<churn::Threads>,
+    floods: Floods,
+    hogs: Option<Herd>,
 }
 
 /// Serves one line. With the reply comes how the machine is to end after it, if it is.
@@ -95,6 +99,13 @@ fn answer(state: &mut State, request: Request) -> Result<Answer, String> {
             block::verify(&device, offset, bytes, seed).map(Answer::Verified)
         }
         Request::BlockFlush { device } => block::flush(&device).map(|()| Answer::Done),
+        Request::Net(request) => net::serve(&mut state.floods, request),
+        // Turning swap on locks all that is mapped.
+        Request::Swap(SwapRequest::On { .. }) if state.maps_memory() => {
+            Err("swap is turned on before regions are allocated, which would never be swapped".to_owned())
+        }
+        Request::Swap(request) => swap::serve(request),
+        Request::Hogs(request) => hogs::serve(&mut state.hogs, request),
         Request::Random { bytes } => random(bytes).map(Answer::Text),
         Request::Cpus => kernel::cpus().map(Answer::Cpus),
         Request::ReadFile { path } => kernel::read(&path).map(Answer::Text),
@@ -113,6 +124,10 @@ fn answer(state: &mut State, request: Request) -> Result<Answer, String> {
 impl State {
     fn region(&mut self, name: &str) -> Result<&mut Region, String> {
         self.regions.get_mut(name).ok_or_else(|| unknown(name))
+    }
+
+    fn maps_memory(&self) -> bool {
+        !self.regions.is_empty() || self.churn.is_some()
     }
 
     fn keep(&mut self, name: String, region: Region, micros: u64) -> Answer {

@@ -9,6 +9,7 @@ pub mod boot;
 pub mod hugepages;
 pub mod hugepages_guest;
 pub mod migrate;
+pub mod swap_guest;
 
 use anyhow::Context;
 

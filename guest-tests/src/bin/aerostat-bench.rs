@@ -11,7 +11,7 @@ use guest_tests::kvm_host;
 struct Arguments {
     /// What to measure.
     name: Name,
-    /// How often every subject is measured [default: 5, hugepages: 1]
+    /// How often every subject is measured [default: 5, hugepages and swap-guest: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Print the report instead of a table.
@@ -33,6 +33,8 @@ enum Name {
     Hugepages,
     /// A real guest fragments itself and is ballooned by half: whole pages won back, and what stays huge.
     HugepagesGuest,
+    /// A guest that swaps: page-in latency, swap-out speed, and what the host pays by page.
+    SwapGuest,
 }
 
 impl Name {
@@ -42,7 +44,7 @@ impl Name {
 
     /// Rounds that take some minutes.
     fn rounds(self) -> u32 {
-        if self == Name::Hugepages { 1 } else { 5 }
+        if matches!(self, Name::Hugepages | Name::SwapGuest) { 1 } else { 5 }
     }
 }
 
@@ -69,5 +71,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Name::Migrate => bench::migrate::run(run),
         Name::Hugepages => bench::hugepages::run(run),
         Name::HugepagesGuest => bench::hugepages_guest::run(run),
+        Name::SwapGuest => bench::swap_guest::run(run),
     }
 }

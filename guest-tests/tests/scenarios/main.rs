@@ -10,6 +10,7 @@ mod boot;
 mod disk;
 mod life;
 mod memory;
+mod swap;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     trials.extend(balloon::trials());
     trials.extend(memory::trials());
     trials.extend(life::trials());
+    trials.extend(swap::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -61,6 +63,11 @@ fn at_most_twice(name: &str, run: impl Fn() -> anyhow::Result<()>) -> anyhow::Re
 /// A scenario about what only Aerostat has.
 fn ours(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
     (Subject::from_environment() == Subject::Aerostat).then(|| scenario(name, run))
+}
+
+/// A scenario about what only Aerostat's peers have yet.
+fn peers(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
+    (Subject::from_environment() != Subject::Aerostat).then(|| scenario(name, run))
 }
 
 /// A guest with the oldest kernel.

@@ -13,7 +13,7 @@ use crate::api::{
 
 /// Fields that are labels, or that the text says in another way or place; and the frames by type of
 /// `TypeInfo`, which are those of `MemoryStats`.
-const NOT_SAID_AS_THEY_ARE: [&str; 19] = [
+const NOT_SAID_AS_THEY_ARE: [&str; 20] = [
     "/memory/guest/blocks",
     "/memory/arena/blocks",
     "/memory/mover/stalls/count",

@@ -1,0 +1,130 @@
+//! What swap costs a guest and its host: how long a page takes to come back, how fast pages go, and the CPU
+//! time of all that the host runs for it, by page.
+//!
+//! ```text
+//! hogs write more than the guest's RAM │ they read, for a while, a page    │ they read on, with readahead,
+//!   ▶ swap-out MB/s                    │ each time  ▶ page-in, CPU by page │ until each page was checked
+//! ```
+//! Without readahead (`vm.page-cluster` 0) a page-in is a major fault and brings one page; who waits for it
+//! measures it. An emulated host brings some hundred a second, so the rest of the check has readahead.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::ensure;
+use guest_agent::Content;
+
+use super::{Run, Samples};
+use crate::agent_client::{Herd, SwapTraffic, megabytes_per_second};
+use crate::host;
+use crate::kernels::Kernel;
+use crate::progress::Progress;
+use crate::report::Ratio;
+use crate::subject::{Spec, Subject};
+use crate::swap_link::SwapLink;
+use crate::testvm::TestVm;
+
+/// Who is measured, in the order of a round. Of QEMU's machines the one with MSI-X: its network is the faster one,
+/// and in an emulated host microvm's guests seldom live through so many exits.
+const SUBJECTS: [Subject; 1] = [Subject::QemuPc];
+
+const RAM_MIB: u64 = 128;
+const SWAP_MIB: u64 = 512;
+/// The kernel leaves them some 80 MiB. A tenth of their pages is zero, the others compress 3:1.
+const HERD: Herd = Herd { processes: 2, mib: 52, seed: 41, content: Content { zero_percent: 10, ratio: 3 } };
+/// One for pages that go and one for a page that somebody waits for, if the kernel so chooses.
+const CONNECTIONS: u32 = 2;
+/// Page-ins are measured for so long.
+const WINDOW: Duration = Duration::from_secs(30);
+/// Pages that make a 99th percentile, at least.
+const LEAST: u64 = 1000;
+/// Linux's own readahead: 2^3 pages.
+const PAGE_CLUSTER: (&str, &str) = ("/proc/sys/vm/page-cluster", "3");
+/// Longest wait for the hogs.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+const CASE: &str = "2 processes, more than the guest has";
+const PAGE_IN_P99: &str = "page-in p99";
+const CPU_PER_PAGE: &str = "CPU by page: monitor and server";
+
+/// Measures for so many rounds; prints the table and writes the report.
+///
+/// # Errors
+/// A guest failed, held a wrong page, or the report cannot be written.
+pub fn run(run: Run) -> anyhow::Result<()> {
+    let kernel = Kernel::any()?;
+    let mut samples = Samples::default();
+    for round in 1..=run.rounds {
+        for subject in SUBJECTS {
+            let progress = Progress::start(&format!("round {round} of {}, {}", run.rounds, subject.name()));
+            samples.take(subject, |samples| {
+                let link = SwapLink::new(SWAP_MIB)?;
+                let spec = link.attach(Spec::new(subject, kernel).memory_mib(RAM_MIB));
+                spec.run(|vm| measure(vm, &link, subject, samples))
+            })?;
+            progress.done("");
+        }
+    }
+    let best = |name: &str, metric| {
+        let value = samples.best_qemu(CASE, metric, f64::min);
+        value.map(|value| Ratio { name: name.to_owned(), value })
+    };
+    let ratios = [best("qemu_pagein_p99_us", PAGE_IN_P99), best("qemu_cpu_per_page_us", CPU_PER_PAGE)];
+    run.publish("swap-guest", &samples, ratios.into_iter().flatten().collect())
+}
+
+/// Guest and host at one moment.
+struct Standing {
+    traffic: SwapTraffic,
+    cpu: Duration,
+    busy: Duration,
+}
+
+impl Standing {
+    fn read(vm: &mut TestVm, link: &SwapLink) -> anyhow::Result<Self> {
+        Ok(Self { traffic: vm.agent.swap_traffic()?, cpu: link.cpu(vm)?, busy: host::busy()? })
+    }
+}
+
+fn measure(vm: &mut TestVm, link: &SwapLink, subject: Subject, samples: &mut Samples) -> anyhow::Result<()> {
+    let network = link.check(vm)?;
+    vm.agent.write_file(PAGE_CLUSTER.0, "0")?;
+    let device = link.swap_on(vm, CONNECTIONS)?;
+
+    let start = Standing::read(vm, link)?;
+    let written = vm.agent.hogs_start(HERD, PATIENCE)?;
+    let ready = Standing::read(vm, link)?;
+    vm.agent.hogs_read()?;
+    sleep(WINDOW);
+    let read = vm.agent.hogs_status()?;
+    let end = Standing::read(vm, link)?;
+    ensure!(read.page_in.count >= LEAST, "only {} pages came back in {WINDOW:?}", read.page_in.count);
+    vm.agent.write_file(PAGE_CLUSTER.0, PAGE_CLUSTER.1)?;
+    vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0 && hogs.verified >= HERD.pages())?;
+    vm.agent.hogs_stop()?;
+    vm.agent.swap_off(&device)?;
+    vm.agent.nbd_disconnect(&device)?;
+
+    let mut add = |metric, unit, value| samples.add(CASE, subject.name(), metric, unit, value);
+    let out = ready.traffic.pages_out - start.traffic.pages_out;
+    let moved =
+        (end.traffic.pages_in - ready.traffic.pages_in) + (end.traffic.pages_out - ready.traffic.pages_out);
+    let micros = |ns: u64| Duration::from_nanos(ns).as_secs_f64() * 1e6;
+    let by_page = |later: Duration, earlier: Duration| by_page(later.saturating_sub(earlier), moved);
+    add("page-in p50", "µs", micros(read.page_in.p50_ns));
+    add(PAGE_IN_P99, "µs", micros(read.page_in.p99_ns));
+    add("page-in p99.9", "µs", micros(read.page_in.p999_ns));
+    add("page-in max", "µs", micros(read.page_in.max_ns));
+    add("swap-out", "MB/s", megabytes_per_second(out * 4096, written.write_micros));
+    add(CPU_PER_PAGE, "µs", by_page(end.cpu, ready.cpu));
+    add("CPU by page: all of the host", "µs", by_page(end.busy, ready.busy));
+    add("page-ins", "1/s", Duration::from_secs(read.page_in.count).as_secs_f64() / WINDOW.as_secs_f64());
+    add("ping p50", "µs", network.ping_p50.as_secs_f64() * 1e6);
+    add("TCP there and back", "MB/s", network.echo_mb_per_s);
+    Ok(())
+}
+
+/// µs of `time` for each page that went in or out.
+fn by_page(time: Duration, pages: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / pages.max(1) as f64
+}

@@ -343,8 +343,11 @@ fn held_buffers_end_with_the_driver_that_gave_them() {
     driver.kick(RX);
     driver.set(0x30, RX as u32);
     driver.set(0x44, 0);
+    lock(&fake.state).frames.clear();
+    fake.send([frame(20)]);
     driver.run();
     assert_eq!((driver.used(RX), metrics.rx_packets.get()), (vec![], 1));
+    assert_eq!(driver.bytes(BUFFERS, 40), [0; 40]);
 }
 
 #[test]

@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::bail;
-
 use crate::kernels::Kernel;
 use crate::{initramfs, kvm_host, paths};
 
@@ -91,7 +89,7 @@ pub struct Spec {
     pub cpus: u32,
     /// Disks, in the order in which the guest names them vda, vdb, ….
     pub disks: Vec<Disk>,
-    /// TAP interfaces of the host, one network device for each (QEMU).
+    /// TAP interfaces of the host, one network device for each.
     pub taps: Vec<String>,
     /// The balloon.
     pub balloon: Balloon,
@@ -182,9 +180,6 @@ impl Spec {
     /// # Errors
     /// The initramfs cannot be built, or the monitor has no such device.
     pub fn command(&self, socket: &Path) -> anyhow::Result<Command> {
-        if self.subject == Subject::Aerostat && !self.taps.is_empty() {
-            bail!("guests of aerostat have no network device");
-        }
         let initramfs = initramfs::ready(self.kernel)?;
         let kernel = match self.image {
             Image::BzImage => self.kernel.vmlinuz(),
@@ -222,6 +217,9 @@ impl Spec {
         for disk in &self.disks {
             let mode = if disk.read_only { ",ro" } else { "" };
             command.arg("--disk").arg(format!("{}{mode}", disk.path.display()));
+        }
+        for tap in &self.taps {
+            command.args(["--net", &format!("tap={tap}")]);
         }
         let balloon = self.balloon;
         command.args(["--balloon", &balloon.mib.to_string()]);

@@ -65,11 +65,6 @@ fn ours(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Op
     (Subject::from_environment() == Subject::Aerostat).then(|| scenario(name, run))
 }
 
-/// A scenario about what only Aerostat's peers have yet.
-fn peers(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
-    (Subject::from_environment() != Subject::Aerostat).then(|| scenario(name, run))
-}
-
 /// A guest with the oldest kernel.
 fn guest() -> anyhow::Result<Spec> {
     Ok(Spec::new(Subject::from_environment(), Kernel::any()?).memory_mib(RAM_MIB))

@@ -1,15 +1,15 @@
 //! A guest reaches its host over the network, and swaps to it.
 
-use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
-use guest_tests::{Content, Flood, SwapLink, swap_link};
+use guest_tests::{Content, Flood, Subject, SwapLink, TestVm};
 use libtest_mimic::Trial;
+use serde_json::Value;
 
-use crate::{guest, peers};
+use crate::{guest, scenario};
 
 const SWAP_MIB: u64 = 256;
 /// A guest whose kernel leaves some 80 MiB, and processes that want more.
@@ -20,23 +20,20 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const HAS_MAC: u32 = 5;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [
-        peers("swap::the_network_brings_pings_and_transfers_through_a_flood", network),
-        peers("swap::what_exceeds_memory_comes_back_from_the_network_right", exceeds),
+    vec![
+        scenario("swap::the_network_brings_pings_and_transfers_through_a_flood", network),
+        scenario("swap::what_exceeds_memory_comes_back_right", exceeds),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
 fn network() -> anyhow::Result<()> {
-    let link = SwapLink::new(SWAP_MIB)?;
+    let link = SwapLink::over_tap(SWAP_MIB)?;
     link.attach(guest()?).run(|vm| {
         let network = link.check(vm)?;
         ensure!(network.link.mtu == 1500, "the MTU is {}", network.link.mtu);
         ensure!(network.link.features.contains(&HAS_MAC), "features {:?}", network.link.features);
 
-        let host: Ipv4Addr = swap_link::HOST;
+        let host = link.host();
         vm.agent.flood_start(Flood::Icmp(host.to_string()), 1000)?;
         vm.agent.flood_start(Flood::Udp(format!("{host}:9")), 1000)?;
         sleep(Duration::from_secs(1));
@@ -48,7 +45,8 @@ fn network() -> anyhow::Result<()> {
 }
 
 fn exceeds() -> anyhow::Result<()> {
-    let link = SwapLink::new(SWAP_MIB)?;
+    let subject = Subject::from_environment();
+    let link = SwapLink::new(subject, SWAP_MIB)?;
     link.attach(guest()?.memory_mib(SMALL_MIB)).run(|vm| {
         link.check(vm)?;
         let device = link.swap_on(vm, 2)?;
@@ -60,10 +58,29 @@ fn exceeds() -> anyhow::Result<()> {
         ensure!(vm.agent.swap_used_mib(&device)? > Some(0), "nothing was swapped");
         let traffic = vm.agent.swap_traffic()?;
         ensure!(traffic.pages_in > 0 && traffic.pages_out > 0, "{traffic:?}");
+        if subject == Subject::Aerostat {
+            ensure_told(vm, traffic.pages_out)?;
+        }
         vm.agent.hogs_stop()?;
 
         vm.agent.swap_off(&device)?;
         ensure!(vm.agent.swap_used_mib(&device)?.is_none(), "swap is still on");
         vm.agent.nbd_disconnect(&device)
     })
+}
+
+/// What the host says of the guest's swap is what the guest did.
+fn ensure_told(vm: &TestVm, pages_out: u64) -> anyhow::Result<()> {
+    let swap = vm.control.api("GET", "/swap", Value::Null)?;
+    let number =
+        |path: &str| swap.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {swap}"));
+    ensure!(number("/nbd/connections")? >= 2, "{swap}");
+    ensure!(number("/nbd/pages_written")? >= pages_out && number("/nbd/pages_read")? > 0, "{swap}");
+    let (stored, bytes) = (number("/store/stored_pages")?, number("/store/stored_bytes")?);
+    ensure!(stored > 0 && bytes < stored * 4096 / 2, "pages that compress 3:1 are not packed: {swap}");
+    let faults = ["/store/lost", "/store/no_room", "/nbd/errors", "/nbd/refused", "/nbd/malformed"];
+    for fault in faults {
+        ensure!(number(fault)? == 0, "{fault}: {swap}");
+    }
+    Ok(())
 }

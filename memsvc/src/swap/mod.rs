@@ -17,6 +17,8 @@
 
 mod codec;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod nbd;
 mod session;
 mod stats;

@@ -49,7 +49,8 @@ impl Drop for Served {
 
 /// What a program prints, which has to end well.
 fn output(program: &str, arguments: &[&str]) -> String {
-    let result = Command::new(program).args(arguments).output();
+    // fio leaves files where it runs.
+    let result = Command::new(program).args(arguments).current_dir(std::env::temp_dir()).output();
     let result = result.unwrap_or_else(|error| panic!("{program}: {error}: run ci/setup first"));
     let text = String::from_utf8_lossy(&result.stdout).into_owned();
     let errors = String::from_utf8_lossy(&result.stderr);

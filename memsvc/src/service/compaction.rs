@@ -323,7 +323,9 @@ impl Compaction {
                 }
                 let more = bell.sleep(QUIET, AT_ONCE);
                 wakeups += 1;
-                if more == 0 {
+                // Pages of swap are released all the time: nobody waits for that to end.
+                if more & !wanted::RELEASED == 0 {
+                    reasons |= more;
                     break;
                 }
                 reasons |= more;

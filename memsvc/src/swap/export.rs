@@ -24,6 +24,13 @@ pub(crate) struct Export {
     pub(crate) next_cpu: AtomicU8,
 }
 
+impl Export {
+    /// The empty name is the default export.
+    fn is_called(&self, name: &[u8]) -> bool {
+        name.is_empty() || name == self.name.as_bytes()
+    }
+}
+
 /// An export as one connection uses it.
 #[derive(Debug)]
 pub(crate) struct ExportDisk {
@@ -35,14 +42,17 @@ pub(crate) struct ExportDisk {
 impl Exports for Arc<Export> {
     type Disk = ExportDisk;
 
+    fn pages(&self, name: &[u8]) -> Option<u64> {
+        self.is_called(name).then(|| self.store.pages())
+    }
+
     fn open(&self, name: &[u8]) -> Option<ExportDisk> {
-        // The empty name is the default export.
-        if !name.is_empty() && name != self.name.as_bytes() {
+        if !self.is_called(name) {
             return None;
         }
         let turn = self.next_cpu.fetch_add(1, Ordering::Relaxed) % self.cpus.max(1);
         let cpu = CpuId(self.first_cpu + turn);
-        Some(ExportDisk { export: Arc::clone(self), packer: Packer::new(self.codec), cpu })
+        Some(ExportDisk { export: Arc::clone(self), packer: Packer::new(self.codec)?, cpu })
     }
 
     fn list(&self) -> Vec<(String, String)> {

@@ -101,8 +101,7 @@ impl Swap {
         Ok(Self { export: Arc::new(export) })
     }
 
-    /// A device in a guest's arena. All tables are made at once, so that storing a page takes no memory but
-    /// frames of the arena. `released` is called when pages have been released, so that what is free may be
+    /// A device in a guest's arena. The table of slots is made at once. `released` is called when pages have been released, so that what is free may be
     /// given back; it must not wait.
     pub(crate) fn in_arena(config: &SwapConfig, objects: Arc<Objects>, released: Released) -> Self {
         let export = Export {

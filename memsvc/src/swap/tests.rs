@@ -34,7 +34,7 @@ fn frames(service: &MemoryService) -> u64 {
 fn pages_stay_as_they_are_while_their_blocks_are_emptied_and_go_when_they_are_erased() {
     let service = service();
     let store = &service.swap().unwrap().export.store;
-    let mut packer = Packer::new(Codec::Lz4);
+    let mut packer = Packer::new(Codec::Lz4).unwrap();
     for page in 0..PAGES {
         store.write(OUTSIDE, &mut packer, page, &page_of(page)).unwrap();
     }
@@ -69,7 +69,7 @@ fn pages_stay_as_they_are_while_their_blocks_are_emptied_and_go_when_they_are_er
 fn memory_of_erased_pages_goes_back_to_the_host() {
     let service = service();
     let store = &service.swap().unwrap().export.store;
-    let mut packer = Packer::new(Codec::None);
+    let mut packer = Packer::new(Codec::None).unwrap();
     for page in 0..PAGES {
         store.write(OUTSIDE, &mut packer, page, &page_of(page)).unwrap();
     }

@@ -128,7 +128,7 @@ pub(super) struct RunArgs {
     /// the interface if left out
     #[arg(long, value_name = "tap=NAME[,mac=MAC][,mtu=BYTES]")]
     pub(super) net: Vec<Network>,
-    /// A swap device for the guest, in memory, packed: ",memory=512M" is the most memory it may take,
+    /// A swap device for the guest, in memory, packed: ",memory=512M" is the most that the pages may take (64G at most),
     /// ",compression=zstd" (or none) instead of lz4. The guest reaches it by NBD at 169.254.83.1 on a network
     /// card of its own, as 169.254.83.2/30
     #[arg(long, value_name = "SIZE[,memory=SIZE][,compression=HOW]")]

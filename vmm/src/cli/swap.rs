@@ -15,7 +15,7 @@ use super::table::{self, grouped};
 use super::{Outcome, output, signals};
 use crate::api::types::SwapReport;
 use crate::swap::{Address, Server};
-use crate::vm::config::Mib;
+use crate::vm::config::{MAX_SWAP_MEMORY, Mib};
 use crate::vm::exit::ExitSlot;
 
 /// How often what is not needed any more goes back to the host.
@@ -86,7 +86,7 @@ fn serve(args: &SwapServeArgs) -> Outcome {
     let config = SwapConfig {
         name: args.name.clone(),
         bytes: bytes(args.size)?,
-        memory: bytes(args.memory.unwrap_or(args.size))?,
+        memory: bytes(args.memory.unwrap_or(args.size).min(MAX_SWAP_MEMORY))?,
         codec: args.compression,
     };
     let swap = Swap::standalone(&config).context("There is no address space for the swap device")?;
@@ -99,7 +99,10 @@ fn serve(args: &SwapServeArgs) -> Outcome {
     let served = Served { uri: server.address().to_string() };
     output::answer(args.json, &served, |served| format!("{}\n", served.uri))?;
     while exit.wait_timeout(SHRINK).is_none() {
-        swap.shrink().context("Memory cannot be given back to the host")?;
+        // It is tried again, and nothing that is stored is lost.
+        if let Err(error) = swap.shrink() {
+            output::complain(&format!("Memory cannot be given back to the host for now: {error}."));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -208,7 +208,7 @@ fn the_examples_are_valid() {
             }
         }
     }
-    assert_eq!(count, 4);
+    assert_eq!(count, 5);
 }
 
 #[test]

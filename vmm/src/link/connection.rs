@@ -127,7 +127,7 @@ impl<S: Stream> Connection<S> {
                     Some(stream) => {
                         let idle = pump(socket, stream);
                         let ended = socket.state() == State::CloseWait && !socket.can_recv();
-                        if stream.is_over() || ended && idle {
+                        if stream.is_over() || ended && idle && !stream.goes_on() {
                             socket.close();
                             metrics.closed.inc();
                             self.stream = None;

@@ -22,6 +22,11 @@ pub trait Stream {
     /// Fills `out` from its start with what is to be sent; says how many bytes.
     fn send(&mut self, out: &mut [u8]) -> usize;
 
+    /// True when it had nothing to send, but is at something and will have: the guest's last byte does not end it.
+    fn goes_on(&self) -> bool {
+        false
+    }
+
     /// All has been said and handed out: the connection is closed, after what is still under way.
     fn is_over(&self) -> bool;
 }

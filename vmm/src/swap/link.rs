@@ -104,7 +104,7 @@ impl SwapLink {
         };
         let after = next.saturating_sub(now).max(AT_ONCE);
         match self.timer.reset(after, None) {
-            Ok(()) => self.rings = Some(now + after),
+            Ok(()) => self.rings = Some(next),
             Err(error) => tracing::error!(%error, "the swap link's timer cannot be set"),
         }
     }
@@ -138,10 +138,8 @@ impl NetBackend for SwapLink {
     }
 
     fn receive(&mut self, inbox: &mut Inbox<'_>) {
-        let now = self.start.elapsed();
-        if self.rings.is_some_and(|rings| rings <= now) {
-            // Nothing to read means that it is about to ring.
-            let _ = self.timer.wait();
+        // The timer need not be read: its event is edge-triggered, and setting it clears it.
+        if self.rings.is_some_and(|rings| rings <= self.start.elapsed()) {
             self.rings = None;
         }
         self.poll(inbox);
@@ -202,6 +200,10 @@ impl Stream for Answer {
             self.goes_on.store(true, Ordering::Relaxed);
         }
         sent
+    }
+
+    fn goes_on(&self) -> bool {
+        self.connection.goes_on()
     }
 
     fn is_over(&self) -> bool {

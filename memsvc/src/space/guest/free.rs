@@ -135,10 +135,11 @@ impl GuestSpace {
     pub(crate) fn shrink_slabs(&self, in_any_case: bool) -> u64 {
         let objects = self.objects.as_ref().map_or(0, |objects| objects.shrink(OUTSIDE, in_any_case));
         let frames = self.slabs.shrink(OUTSIDE, 0) + objects;
-        if frames > 0 {
-            let mut state = self.lock_after_faults();
-            state.came_home = true;
-            self.return_emptied(&mut state);
+        self.alloc.drain_all();
+        // Whoever else frees slabs' frames says nothing of blocks that are whole then. One at a time, because
+        // there may be thousands, and faults wait for the lock.
+        while let Some(block) = self.alloc.take_emptied() {
+            self.free_block(&mut self.lock_after_faults(), block, Slots::PageTable);
         }
         frames
     }

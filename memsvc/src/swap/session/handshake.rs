@@ -167,7 +167,7 @@ impl Handshake {
             }
             OptionCode::ExportName => {
                 let Some(disk) = exports.open(data) else { return hang_up(exports) };
-                self.outbox.push(&export_name_reply(bytes_of(&disk), self.abilities()));
+                self.outbox.push(&export_name_reply(bytes_of(disk.pages()), self.abilities()));
                 if !self.no_zeroes {
                     self.outbox.push(&[0; ZEROES]);
                 }
@@ -179,12 +179,15 @@ impl Handshake {
                     self.reply(code, ReplyType::ErrInvalid, &[]);
                     return Next::Stay;
                 };
-                let Some(disk) = exports.open(request.name) else {
+                let disk = if option == OptionCode::Go { exports.open(request.name) } else { None };
+                let pages =
+                    exports.pages(request.name).filter(|_| disk.is_some() || option == OptionCode::Info);
+                let Some(pages) = pages else {
                     exports.counters().refused.add(1);
                     self.reply(code, ReplyType::ErrUnknown, &[b"there is no such export"]);
                     return Next::Stay;
                 };
-                self.reply(code, ReplyType::Info, &[&export_info(bytes_of(&disk), self.abilities())]);
+                self.reply(code, ReplyType::Info, &[&export_info(bytes_of(pages), self.abilities())]);
                 // Always: a client that does not know would be refused what is smaller than a page.
                 self.reply(code, ReplyType::Info, &[&block_size_info()]);
                 if request.wants(InfoType::Name) {
@@ -197,7 +200,7 @@ impl Handshake {
                     self.reply(code, ReplyType::Info, &[&text_info(InfoType::Description), line.as_bytes()]);
                 }
                 self.reply(code, ReplyType::Ack, &[]);
-                if option == OptionCode::Go {
+                if let Some(disk) = disk {
                     return self.transmit(disk);
                 }
             }
@@ -222,8 +225,8 @@ impl Handshake {
     }
 }
 
-fn bytes_of(disk: &impl Disk) -> u64 {
-    disk.pages() * FRAME_SIZE as u64
+fn bytes_of(pages: u64) -> u64 {
+    pages * FRAME_SIZE as u64
 }
 
 /// What has come makes no sense, and no answer would.

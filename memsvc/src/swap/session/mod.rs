@@ -34,7 +34,10 @@ pub(crate) trait Exports {
     /// An export as one connection uses it.
     type Disk: Disk;
 
-    /// The export of this name.
+    /// Pages of the export of this name; `None` if there is no such export.
+    fn pages(&self, name: &[u8]) -> Option<u64>;
+
+    /// The export of this name; `None` if there is none, or no memory to serve it with.
     fn open(&self, name: &[u8]) -> Option<Self::Disk>;
 
     /// Names of the exports, each with a line for people.

@@ -15,6 +15,8 @@ struct Pages {
     pages: HashMap<u64, Page>,
     /// Pages that cannot be written or read.
     bad: Vec<u64>,
+    /// Pages that can be fetched and then cannot be read.
+    broken: Vec<u64>,
     /// Pages that take so many more questions before they are there.
     slow: HashMap<u64, u32>,
     most_erased: u64,
@@ -27,6 +29,10 @@ struct Fake(Rc<RefCell<Pages>>, Rc<NbdCounters>);
 
 impl Exports for Fake {
     type Disk = Fake;
+
+    fn pages(&self, name: &[u8]) -> Option<u64> {
+        (name == b"swap").then_some(PAGES)
+    }
 
     fn open(&self, name: &[u8]) -> Option<Fake> {
         (name == b"swap").then(|| self.clone())
@@ -72,6 +78,10 @@ impl Disk for Fake {
     }
 
     fn read(&mut self, page: u64, into: &mut Page) -> Result<(), NbdError> {
+        if self.0.borrow().broken.contains(&page) {
+            into.fill(0xBB);
+            return Err(NbdError::Io);
+        }
         *into = self.0.borrow().pages.get(&page).copied().unwrap_or([0; FRAME_SIZE]);
         Ok(())
     }
@@ -282,13 +292,25 @@ fn nonsense_instead_of_a_handshake_is_hung_up_on() {
 
 #[test]
 fn requests_that_make_no_sense_are_refused_and_the_connection_goes_on() {
+    refuses(false);
+    refuses(true);
+}
+
+fn refuses(structured: bool) {
     let fake = fake();
-    let mut client = Client::connected(&fake, 1, false);
+    let mut client = Client::connected(&fake, 1, structured);
     let refused = |client: &mut Client, request: Request, data: usize| {
         client.say(RequestHeader::new(&request).as_bytes());
         client.settle();
         for piece in vec![1; data].chunks(1 << 20) {
             assert_eq!(client.session.receive(piece), piece.len());
+        }
+        if structured && request.command == Some(Command::Read) {
+            let (flags, kind, cookie, data) = client.chunk();
+            assert_eq!((flags, kind), (ChunkFlags::DONE, ChunkType::Error as u16));
+            assert_eq!(cookie, request.cookie);
+            let (code, _) = data.split_first_chunk::<4>().unwrap();
+            return NbdError::new(u32::from_be_bytes(*code)).unwrap();
         }
         let (cookie, error) = client.simple();
         assert_eq!(cookie, request.cookie);
@@ -309,7 +331,9 @@ fn requests_that_make_no_sense_are_refused_and_the_connection_goes_on() {
     assert_eq!(refused(&mut client, Request { offset: end, ..read }, 0), NbdError::Invalid);
     assert_eq!(refused(&mut client, Request { offset: u64::MAX - 4095, ..read }, 0), NbdError::Invalid);
     assert_eq!(refused(&mut client, Request { command: None, ..read }, 0), NbdError::Invalid);
-    assert_eq!(refused(&mut client, Request { flags: CommandFlags::DF, ..read }, 0), NbdError::Invalid);
+    let df = Request { flags: CommandFlags::DF, len: 65 * 4096, ..read };
+    let error = if structured { NbdError::Overflow } else { NbdError::Invalid };
+    assert_eq!(refused(&mut client, df, 0), error);
     assert_eq!(
         refused(&mut client, Request { offset: end - 4096, len: 8192, ..write }, 8192),
         NbdError::NoSpace
@@ -368,6 +392,20 @@ fn errors_are_answered_and_change_nothing_else() {
         }
         fake.0.borrow_mut().bad = vec![3, 100];
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_sent() {
+    let fake = fake();
+    fake.0.borrow_mut().broken = vec![1];
+    for seed in 0..20 {
+        let mut client = Client::connected(&fake, seed, false);
+        client.request(Command::Read, 1, 0..2);
+        assert!(client.has_hung_up());
+        assert_eq!(client.got.len(), 16 + 4096);
+        assert!(!client.got.contains(&0xBB));
+    }
+    assert_eq!(fake.1.snapshot().errors, 20);
 }
 
 #[test]

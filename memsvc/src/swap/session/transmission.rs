@@ -53,8 +53,14 @@ enum Expected {
 #[derive(Debug)]
 enum Work {
     Done(Option<NbdError>),
-    Read { pages: Range<u64> },
-    Erase { pages: Range<u64> },
+    Read {
+        pages: Range<u64>,
+    },
+    /// A read that makes no sense. Where replies come in chunks, one to a read does in any case.
+    RefusedRead(NbdError),
+    Erase {
+        pages: Range<u64>,
+    },
 }
 
 #[derive(Debug)]
@@ -189,10 +195,14 @@ impl<D: Disk> Transmission<D> {
             Ok(pages) => pages,
             Err(error) => {
                 counters.refused.add(1);
-                if command == Some(Command::Write) && len > 0 {
-                    self.expected = Expected::Skip { cookie, left: len, error };
-                } else {
-                    self.answer(cookie, Some(error), counters);
+                match command {
+                    Some(Command::Write) if len > 0 => {
+                        self.expected = Expected::Skip { cookie, left: len, error };
+                    }
+                    Some(Command::Read) => {
+                        self.waiting.push_back(Reply { cookie, work: Work::RefusedRead(error) });
+                    }
+                    _ => self.answer(cookie, Some(error), counters),
                 }
                 return;
             }
@@ -305,13 +315,12 @@ impl<D: Disk> Transmission<D> {
         let page = sending.announced.start;
         sending.announced.start += 1;
         sending.pages.start += 1;
-        let result = if out.len() >= FRAME_SIZE {
-            let (room, rest) = std::mem::take(out).split_at_mut(FRAME_SIZE);
-            *out = rest;
-            Page::mut_from_bytes(room).map_or(Err(NbdError::Io), |room| self.disk.read(page, room))
-        } else {
-            self.partial_left = FRAME_SIZE;
-            self.disk.read(page, &mut self.partial)
+        // What could not be read is not sent.
+        let result = match out.first_chunk_mut::<FRAME_SIZE>() {
+            Some(room) => self.disk.read(page, room).inspect(|()| {
+                *out = &mut std::mem::take(out)[FRAME_SIZE..];
+            }),
+            None => self.disk.read(page, &mut self.partial).inspect(|()| self.partial_left = FRAME_SIZE),
         };
         match result {
             Ok(()) => counters.pages_read.add(1),
@@ -332,6 +341,10 @@ impl<D: Disk> Transmission<D> {
             match work {
                 Work::Done(result) => {
                     self.outbox.push(SimpleReply::new(cookie, *result).as_bytes());
+                }
+                Work::RefusedRead(error) => {
+                    let error = *error;
+                    self.refuse_read(cookie, error, counters);
                 }
                 Work::Erase { pages } => {
                     let now = pages.start..pages.end.min(pages.start + ERASED_AT_ONCE);

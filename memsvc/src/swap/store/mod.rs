@@ -90,7 +90,7 @@ impl Store {
         }
     }
 
-    /// Makes all tables, so that storing a page takes no memory but its own.
+    /// Makes the table of slots, so that it does not grow when a page is stored.
     pub(crate) fn prepare(&self) {
         self.slots.prepare();
     }
@@ -119,7 +119,9 @@ impl Store {
             Some(word) => Slot::Same(word),
             None => {
                 let packed = packer.pack(data);
-                let handle = self.put(cpu, &packed).inspect_err(|_| self.no_room.add(1))?;
+                // What it takes the place of goes.
+                let goes = self.slots.see(page, |slot| self.len_of(slot)).unwrap_or(0);
+                let handle = self.put(cpu, &packed, goes).inspect_err(|_| self.no_room.add(1))?;
                 Slot::Object(handle, packed.codec)
             }
         };
@@ -189,9 +191,10 @@ impl Store {
         }
     }
 
-    fn put(&self, cpu: CpuId, packed: &Packed<'_>) -> Result<Handle, NbdError> {
+    /// Keeps a page, of which `goes` bytes go as soon as it is there.
+    fn put(&self, cpu: CpuId, packed: &Packed<'_>, goes: u64) -> Result<Handle, NbdError> {
         let len = packed.bytes.len() as u64;
-        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > self.limit {
+        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > self.limit + goes {
             self.bytes.fetch_sub(len, Ordering::Relaxed);
             return Err(NbdError::NoSpace);
         }
@@ -206,10 +209,9 @@ impl Store {
     fn forget(&self, cpu: CpuId, slot: Slot) {
         self.count(slot, u64::MAX);
         if let Slot::Object(handle, _) = slot {
-            let len = self.objects.read(handle, |bytes| bytes.len() as u64);
-            let removed = self.objects.remove(cpu, handle);
-            match len.and_then(|len| removed.map(|()| len)) {
-                Ok(len) => {
+            let len = self.len_of(slot);
+            match self.objects.remove(cpu, handle) {
+                Ok(()) => {
                     self.bytes.fetch_sub(len, Ordering::Relaxed);
                     if self.removed.fetch_add(1, Ordering::Relaxed) % MANY == MANY - 1 {
                         self.released.0();
@@ -217,6 +219,14 @@ impl Store {
                 }
                 Err(error) => tracing::error!(%error, "a bug: a page of swap could not be freed"),
             }
+        }
+    }
+
+    /// Bytes of a page in memory.
+    fn len_of(&self, slot: Slot) -> u64 {
+        match slot {
+            Slot::Object(handle, _) => self.objects.read(handle, |bytes| bytes.len() as u64).unwrap_or(0),
+            Slot::Empty | Slot::Same(_) => 0,
         }
     }
 

@@ -53,7 +53,7 @@ proptest! {
     #[test]
     fn is_a_map(ops in ops(), codec in 0..3usize, tight: bool) {
         let store = store(if tight { 64 << 10 } else { 16 << 20 });
-        let mut packer = Packer::new(Codec::ALL[codec]);
+        let mut packer = Packer::new(Codec::ALL[codec]).unwrap();
         let mut model: HashMap<u64, Page> = HashMap::new();
         let mut read = [0; FRAME_SIZE];
         for op in ops {
@@ -104,7 +104,7 @@ proptest! {
 #[test]
 fn pages_are_wiped() {
     let store = store(1 << 20);
-    let mut packer = Packer::new(Codec::None);
+    let mut packer = Packer::new(Codec::None).unwrap();
     let secret = page_of(3, 1);
     store.write(CPU, &mut packer, 0, &secret).unwrap();
     let Slot::Object(handle, _) = store.slots.see(0, |slot| slot).unwrap() else { panic!("is stored whole") };
@@ -115,13 +115,25 @@ fn pages_are_wiped() {
 }
 
 #[test]
+fn a_full_store_takes_what_replaces_as_much() {
+    let store = store(16 << 10);
+    let mut packer = Packer::new(Codec::None).unwrap();
+    for seed in 0..3 {
+        for page in 0..4 {
+            assert_eq!(store.write(CPU, &mut packer, page, &page_of(3, seed * 4 + page)), Ok(()));
+        }
+        assert_eq!(store.write(CPU, &mut packer, 4, &page_of(3, 99)), Err(NbdError::NoSpace));
+    }
+}
+
+#[test]
 fn threads_that_write_and_read_the_same_pages_see_whole_pages_only() {
     let store = store(16 << 20);
     std::thread::scope(|scope| {
         for thread in 0..2u64 {
             let store = &store;
             scope.spawn(move || {
-                let mut packer = Packer::new(Codec::Lz4);
+                let mut packer = Packer::new(Codec::Lz4).unwrap();
                 let cpu = CpuId(thread as u8);
                 let mut random = fastrand::Rng::with_seed(thread);
                 let mut read = [0; FRAME_SIZE];

@@ -102,7 +102,7 @@ pub enum ConfigError {
     SwapSize(Mib),
     /// More memory than could ever be used, or none.
     #[error(
-        "The swap device of {size} is to have {memory} of memory, but must have 1 MiB at least and no more than its size."
+        "The swap device of {size} is to have {memory} of memory, but must have 1 MiB at least, 64 GiB at most, and no more than its size."
     )]
     SwapMemory {
         /// Memory asked for.

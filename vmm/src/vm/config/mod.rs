@@ -38,6 +38,7 @@ pub use memory::{MemoryConfig, WatermarksConfig};
 pub use network::NetworkInterface;
 pub use output::{LogLevel, LoggerConfig, MetricsConfig, SerialConfig, open_output};
 pub use rate::{RateLimiter, TokenBucket};
+pub(crate) use swap::MAX_MEMORY as MAX_SWAP_MEMORY;
 pub use swap::SwapConfig;
 pub use units::{Kib, Mib};
 

@@ -50,7 +50,8 @@ impl GuestSpace {
         let (wanted, reached, poisoned) = self.leave(moves);
         let batch: Vec<Move> = wanted.iter().map(|wanted| wanted.it).collect();
         // The first stands for all: each look waits for memory that nobody has read of late.
-        if let Some(it) = batch.first().filter(|_| poisoned & 1 == 1)
+        // What lay there in a slab meanwhile has taken the word's place.
+        if let Some(it) = batch.first().filter(|_| poisoned & 1 == 1 && self.objects.is_none())
             && !self.arena.is_poisoned(it.to)
         {
             self.moves.poison_lost.add(1);

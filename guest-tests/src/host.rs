@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::Context;
 
-pub use self::cpu::{CpuTimes, Thread, busy, cpu_time, cpu_times, threads};
+pub use self::cpu::{CpuTimes, Thread, busy, cpu_times, family_cpu_time, threads};
 
 /// The smallest run of anonymous mappings that is taken for guest memory; stacks and heaps of the
 /// monitors are smaller.

@@ -1,5 +1,5 @@
 //! Aerostat and its peers, measured in turn in one run, on the same host: the monitor beside QEMU, with the
-//! same kernel and agent; the allocator beside what could be used in its place.
+//! same kernel and agent; the allocator beside what could be used in its place; the swap server beside others.
 //!
 //! Every round visits every subject, so that what else the machine does falls on all of them alike.
 
@@ -9,6 +9,7 @@ pub mod boot;
 pub mod hugepages;
 pub mod hugepages_guest;
 pub mod migrate;
+pub mod swap;
 pub mod swap_guest;
 
 use anyhow::Context;

@@ -11,7 +11,7 @@ use guest_tests::kvm_host;
 struct Arguments {
     /// What to measure.
     name: Name,
-    /// How often every subject is measured [default: 5, hugepages and swap-guest: 1]
+    /// How often every subject is measured [default: 5, swap: 3, hugepages and swap-guest: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Print the report instead of a table.
@@ -33,18 +33,24 @@ enum Name {
     Hugepages,
     /// A real guest fragments itself and is ballooned by half: whole pages won back, and what stays huge.
     HugepagesGuest,
+    /// Swap over NBD on a unix socket, beside other servers. Needs no KVM.
+    Swap,
     /// A guest that swaps: page-in latency, swap-out speed, and what the host pays by page.
     SwapGuest,
 }
 
 impl Name {
     fn needs_kvm(self) -> bool {
-        !matches!(self, Name::Alloc | Name::Migrate | Name::Hugepages)
+        !matches!(self, Name::Alloc | Name::Migrate | Name::Hugepages | Name::Swap)
     }
 
     /// Rounds that take some minutes.
     fn rounds(self) -> u32 {
-        if matches!(self, Name::Hugepages | Name::SwapGuest) { 1 } else { 5 }
+        match self {
+            Name::Hugepages | Name::SwapGuest => 1,
+            Name::Swap => 3,
+            Name::Boot | Name::Balloon | Name::Alloc | Name::Migrate | Name::HugepagesGuest => 5,
+        }
     }
 }
 
@@ -71,6 +77,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Name::Migrate => bench::migrate::run(run),
         Name::Hugepages => bench::hugepages::run(run),
         Name::HugepagesGuest => bench::hugepages_guest::run(run),
+        Name::Swap => bench::swap::run(run),
         Name::SwapGuest => bench::swap_guest::run(run),
     }
 }

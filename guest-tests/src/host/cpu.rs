@@ -46,8 +46,7 @@ pub fn threads(pid: u32) -> anyhow::Result<Vec<Thread>> {
     Ok(tasks.filter_map(|task| thread(task.ok()?)).collect())
 }
 
-/// What `stat` says of a thread, or of a process: then times are those of all of its threads, also of
-/// those that have ended.
+/// What `stat` says of a thread.
 fn thread(id: u32, stat: &str) -> Option<Thread> {
     // proc_pid_stat(5): comm is in parentheses; of the fields behind it, counted from 3, 3 is the state,
     // 14 and 15 are utime (with guest time in it) and stime, 39 is the CPU, 43 is guest_time.
@@ -61,13 +60,38 @@ fn thread(id: u32, stat: &str) -> Option<Thread> {
     Some(Thread { id, name, state, cpu, time: time(14)? + time(15)?, guest: time(43)? })
 }
 
-/// CPU time of a process so far, that of threads that have ended included.
+/// CPU time so far of a process and of its children, threads and children that have ended included.
 ///
 /// # Errors
 /// The process is gone.
-pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+pub fn family_cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let stat = read(&format!("/proc/{pid}/stat"))?;
-    thread(pid, &stat).map(|all| all.time).with_context(|| format!("/proc/{pid}/stat has an unknown form"))
+    let unknown = || format!("/proc/{pid}/stat has an unknown form");
+    let own = times(&stat, [14, 15, 16, 17]).with_context(unknown)?;
+    let others = fs::read_dir("/proc").context("cannot list /proc")?;
+    // What is no process has no such file, and a process may end at any time.
+    let child = |entry: fs::DirEntry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        (numbers(&stat)?.get(4 - FIRST) == Some(&u64::from(pid))).then(|| times(&stat, [14, 15]))?
+    };
+    Ok(own + others.filter_map(|entry| child(entry.ok()?)).sum::<Duration>())
+}
+
+/// The first of the [`numbers`], by proc_pid_stat(5).
+const FIRST: usize = 4;
+
+/// The numbers behind comm and state: 4 is the parent, 14 to 17 are utime, stime, cutime and cstime.
+fn numbers(stat: &str) -> Option<Vec<u64>> {
+    let (_, after) = stat.rsplit_once(')')?;
+    // Some further ones are negative, and no times.
+    Some(after.split_whitespace().skip(1).map(|word| word.parse().unwrap_or(0)).collect())
+}
+
+/// The sum of some fields that are times in ticks.
+fn times<const N: usize>(stat: &str, fields: [usize; N]) -> Option<Duration> {
+    let numbers = numbers(stat)?;
+    let ticks: Option<u64> = fields.iter().map(|field| numbers.get(field - FIRST)).sum();
+    Some(Duration::from_millis(ticks? * 10))
 }
 
 /// CPU time that all of this host has spent so far, but for running guests: the kernel's own threads and
@@ -140,6 +164,15 @@ pub fn cpu_times(pid: u32) -> anyhow::Result<CpuTimes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_children_count_where_they_are_asked_for() {
+        let stat = "7 (nbd) server) S 3 7 7 0 -1 0 0 0 0 0 1 2 40 500 20 0";
+        assert_eq!(times(stat, [14, 15]), Some(Duration::from_millis(30)));
+        assert_eq!(times(stat, [14, 15, 16, 17]), Some(Duration::from_millis(5430)));
+        assert_eq!(numbers(stat).and_then(|all| all.first().copied()), Some(3));
+        assert_eq!(times("7 (nbd) S 3", [14]), None);
+    }
 
     #[test]
     fn a_busy_host_is_told_from_one_that_waits_or_runs_guests() {

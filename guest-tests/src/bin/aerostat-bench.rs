@@ -11,7 +11,7 @@ use guest_tests::kvm_host;
 struct Arguments {
     /// What to measure.
     name: Name,
-    /// How often every subject is measured [default: 5, hugepages and swap-guest: 1]
+    /// How often every subject is measured [default: 5, hugepages, swap-guest and loop: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Print the report instead of a table.
@@ -35,6 +35,8 @@ enum Name {
     HugepagesGuest,
     /// A guest that swaps: page-in latency, swap-out speed, and what the host pays by page.
     SwapGuest,
+    /// A guest with cold data shrinks by balloon, swap and compaction: what it costs the host, and the whole pages won.
+    Loop,
 }
 
 impl Name {
@@ -44,7 +46,7 @@ impl Name {
 
     /// Rounds that take some minutes.
     fn rounds(self) -> u32 {
-        if matches!(self, Name::Hugepages | Name::SwapGuest) { 1 } else { 5 }
+        if matches!(self, Name::Hugepages | Name::SwapGuest | Name::Loop) { 1 } else { 5 }
     }
 }
 
@@ -72,5 +74,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Name::Hugepages => bench::hugepages::run(run),
         Name::HugepagesGuest => bench::hugepages_guest::run(run),
         Name::SwapGuest => bench::swap_guest::run(run),
+        Name::Loop => bench::swap_loop::run(run),
     }
 }

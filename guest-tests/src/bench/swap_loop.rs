@@ -1,8 +1,8 @@
-//! What the host gets back from a guest that needs little of what it has: balloon, swap and compaction together.
+//! What the host gets back from a guest that needs little of what it has: balloon, swap and compaction.
 //!
 //! | point | what was done |
 //! | --- | --- |
-//! | `used` | the guest has written all of its memory and freed it; it holds hot and cold data, written after that |
+//! | `used` | the guest has written all of its memory and freed it, and then written hot and cold data |
 //! | `shrunk` | the balloon is where it was sent, cold pages went to swap for it; nothing changes any more |
 //! | `compacted` | all whole blocks were made that can be made (`PUT /memory/compact`) |
 //! | `back` | deflated, and the guest has read all that it holds |
@@ -32,11 +32,11 @@ const RAM_MIB: u64 = 1024;
 const SWAP_MIB: u64 = 1024;
 /// What the guest keeps for itself while all of its memory is written.
 const SPARE_MIB: u64 = 24;
-/// The working set, and its pattern.
+/// The working set of the guest's programs, and its pattern.
 const HOT: (&str, u64, u64) = ("hot", 300, 53);
 /// Data that nobody reads until the end: a third of each page does not compress, the rest to nothing.
 const COLD: Herd = Herd { processes: 1, mib: 350, seed: 59, content: Content { zero_percent: 0, ratio: 3 } };
-/// What the guest keeps beside the working set: a stock kernel keeps some 50 MiB from its programs, 30 MiB are
+/// What the guest keeps beside the hot data: a stock kernel keeps some 50 MiB from its programs, 30 MiB are
 /// its own, and the rest stays free.
 const KERNEL_MIB: u64 = 108;
 const TAKEN_MIB: u64 = RAM_MIB - HOT.1 - KERNEL_MIB;

@@ -35,7 +35,7 @@ enum Name {
     HugepagesGuest,
     /// A guest that swaps: page-in latency, swap-out speed, and what the host pays by page.
     SwapGuest,
-    /// A guest with cold data shrinks by balloon, swap and compaction: what it costs the host, and the whole pages won.
+    /// A guest with cold data shrinks by balloon and swap: what it costs the host, and whole pages won.
     Loop,
 }
 

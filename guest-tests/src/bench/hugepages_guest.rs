@@ -9,16 +9,14 @@
 //!
 //! Each monitor is left to what it does by itself. Pages that the guest kept are verified at each point.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use guest_agent::Pages;
 
+use super::standing::{QUIET, Standing, show_free_blocks};
 use super::{Run, SUBJECTS, Samples};
-use crate::host::{self, HostFree, Split};
 use crate::kernels::Kernel;
-use crate::kvm_host;
 use crate::progress::Progress;
 use crate::report::Ratio;
 use crate::subject::{Spec, Subject};
@@ -32,11 +30,6 @@ const SPARE_MIB: u64 = 24;
 const TAKEN: (u64, u64) = (9, 10);
 /// Pattern of the pages that the guest keeps.
 const SEED: u64 = 23;
-/// Nothing has changed for so long: the monitor and the host have done what they do.
-const QUIET: Duration = Duration::from_secs(3);
-/// Longest wait for that.
-const PATIENCE: Duration = Duration::from_secs(240);
-const INTERVAL: Duration = Duration::from_millis(250);
 
 const CASE: &str = "half ballooned, every second page";
 const WON: &str = "of what was given: free 2 MiB blocks rose by";
@@ -76,40 +69,7 @@ pub fn run(run: Run) -> anyhow::Result<()> {
     run.publish("hugepages-guest", &samples, ratios)
 }
 
-/// The per-CPU lists of the nested host's kernel keep free 2 MiB blocks, which /proc/buddyinfo does not show.
-/// There they may be made small; a machine that is used for more is left as it is.
-fn show_free_blocks() -> anyhow::Result<()> {
-    if kvm_host::kind() != "nested" {
-        return Ok(());
-    }
-    std::fs::write("/proc/sys/vm/percpu_pagelist_high_fraction", "100000")
-        .context("the nested host's per-CPU lists cannot be made small")
-}
-
-/// What the host has at one point.
-struct Standing {
-    ram: Split,
-    free: HostFree,
-}
-
-impl Standing {
-    /// Once nothing changes any more.
-    fn settled(vm: &TestVm) -> anyhow::Result<Self> {
-        let start = Instant::now();
-        let mut last = (host::split(vm.pid())?.ram, Instant::now());
-        while last.1.elapsed() < QUIET && start.elapsed() < PATIENCE {
-            sleep(INTERVAL);
-            let now = host::split(vm.pid())?.ram;
-            let same = |one: f64, other: f64| (one - other).abs() < 1.0;
-            if !same(now.mib, last.0.mib) || !same(now.huge_mib, last.0.huge_mib) {
-                last = (now, Instant::now());
-            }
-        }
-        Ok(Self { ram: host::split(vm.pid())?, free: host::free()? })
-    }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "numbers of blocks in one host")]
+#[allow(clippy::cast_precision_loss, reason = "MiB of one guest")]
 fn measure(vm: &mut TestVm, subject: Subject, samples: &mut Samples) -> anyhow::Result<()> {
     let filled = vm.agent.fill("all", SPARE_MIB, Pages::Base)?;
     vm.agent.write("all", SEED)?;
@@ -125,9 +85,13 @@ fn measure(vm: &mut TestVm, subject: Subject, samples: &mut Samples) -> anyhow::
     let ballooned = Standing::settled(vm)?;
     add("given to the balloon", "MiB", given as f64);
     add("until nothing changes", "s", (start.elapsed() - QUIET).as_secs_f64());
-    add("of what was given: resident fell by", "%", part(before.ram.ram.mib - ballooned.ram.ram.mib));
+    add(
+        "of what was given: resident fell by",
+        "%",
+        part(before.resident.ram.mib - ballooned.resident.ram.mib),
+    );
     add("of what was given: MemFree rose by", "%", part(ballooned.free.mib - before.free.mib));
-    add(WON, "%", part(2.0 * (ballooned.free.huge_blocks as f64 - before.free.huge_blocks as f64)));
+    add(WON, "%", part(ballooned.whole_since(&before)));
     add("RAM in huge pages, ballooned", "%", huge(&ballooned));
     vm.agent.verify("all", SEED)?;
 
@@ -142,5 +106,5 @@ fn measure(vm: &mut TestVm, subject: Subject, samples: &mut Samples) -> anyhow::
 }
 
 fn huge(standing: &Standing) -> f64 {
-    100.0 * standing.ram.ram.huge_mib / standing.ram.ram.mib.max(1.0)
+    100.0 * standing.resident.ram.huge_mib / standing.resident.ram.mib.max(1.0)
 }

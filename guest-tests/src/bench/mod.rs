@@ -9,8 +9,10 @@ pub mod boot;
 pub mod hugepages;
 pub mod hugepages_guest;
 pub mod migrate;
+mod standing;
 pub mod swap;
 pub mod swap_guest;
+pub mod swap_loop;
 
 use anyhow::Context;
 

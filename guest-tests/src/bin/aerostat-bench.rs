@@ -11,7 +11,7 @@ use guest_tests::kvm_host;
 struct Arguments {
     /// What to measure.
     name: Name,
-    /// How often every subject is measured [default: 5, swap: 3, hugepages and swap-guest: 1]
+    /// How often every subject is measured [default: 5, swap: 3, hugepages, swap-guest and loop: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Print the report instead of a table.
@@ -37,6 +37,8 @@ enum Name {
     Swap,
     /// A guest that swaps: page-in latency, swap-out speed, and what the host pays by page.
     SwapGuest,
+    /// A guest with cold data shrinks by balloon and swap: what it costs the host, and whole pages won.
+    Loop,
 }
 
 impl Name {
@@ -47,7 +49,7 @@ impl Name {
     /// Rounds that take some minutes.
     fn rounds(self) -> u32 {
         match self {
-            Name::Hugepages | Name::SwapGuest => 1,
+            Name::Hugepages | Name::SwapGuest | Name::Loop => 1,
             Name::Swap => 3,
             Name::Boot | Name::Balloon | Name::Alloc | Name::Migrate | Name::HugepagesGuest => 5,
         }
@@ -79,5 +81,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Name::HugepagesGuest => bench::hugepages_guest::run(run),
         Name::Swap => bench::swap::run(run),
         Name::SwapGuest => bench::swap_guest::run(run),
+        Name::Loop => bench::swap_loop::run(run),
     }
 }

@@ -15,8 +15,8 @@
 //! at least, and so would the page-in: where there is no room, no frame is made, and where a large one
 //! was made, as many of its segments go out as there is room for and the others wait.
 //!
-//! The time is that in which the guest ran: a connection is taken for dead when it was silent for long, so
-//! time in which the guest was paused must not count.
+//! The time is best that in which the guest ran: a connection may have to give way to a new one when it was silent
+//! for long, and who is paused is silent.
 
 mod config;
 mod connection;

@@ -3,5 +3,5 @@
 mod link;
 mod server;
 
-pub use link::{ADDRESS, GUEST_ADDRESS, GUEST_MAC, NoLink, PREFIX, SwapLink};
+pub use link::{NoLink, SwapLink};
 pub use server::{Address, ServeError, Server};

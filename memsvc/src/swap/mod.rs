@@ -23,6 +23,7 @@ pub mod nbd;
 mod session;
 mod stats;
 mod store;
+mod tier;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -33,6 +34,7 @@ use std::sync::atomic::AtomicU8;
 
 pub use codec::Codec;
 pub use stats::{NbdStats, StoreStats, SwapStats};
+pub use tier::{NbdServer, TierConfig};
 
 use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE};
 use crate::space::guest::OUTSIDE;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::codec::{Codec, Packer};
 use super::nbd::NbdError;
-use super::session::{Disk, Exports, Fetch, Page};
+use super::session::{Disk, Exports, Fetch, Page, Stored};
 use super::stats::NbdCounters;
 use super::store::Store;
 use crate::core::units::CpuId;
@@ -69,11 +69,11 @@ impl Disk for ExportDisk {
         self.export.store.pages()
     }
 
-    fn write(&mut self, page: u64, data: &Page) -> Result<(), NbdError> {
-        self.export.store.write(self.cpu, &mut self.packer, page, data)
+    fn write(&mut self, page: u64, data: &Page) -> Result<Stored, NbdError> {
+        self.export.store.write(self.cpu, &mut self.packer, page, data).map(|()| Stored::Now)
     }
 
-    fn fetch(&mut self, _pages: Range<u64>) -> Fetch {
+    fn fetch(&mut self, _pages: Range<u64>, _next: bool) -> Fetch {
         Fetch::Ready
     }
 

@@ -32,6 +32,17 @@ impl<const N: usize> Gather<N> {
         self.len = 0;
         Some(&self.bytes[..wanted])
     }
+
+    /// Keeps what [`Gather::take`] has given, to be offered again.
+    pub(super) fn hold(&mut self, piece: &[u8; N]) {
+        self.bytes.copy_from_slice(piece);
+        self.len = N;
+    }
+
+    /// True when a piece of `N` bytes is here that is to be taken again.
+    pub(super) fn holds(&self) -> bool {
+        self.len == N
+    }
 }
 
 /// Bytes that wait to be sent.

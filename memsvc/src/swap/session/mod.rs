@@ -7,8 +7,8 @@
 //! ```
 //! Its memory is bounded and there from the start: one page, one header, one queue of requests. What is
 //! written is stored page by page as it comes, what is read is fetched page by page as there is room to send
-//! it. When the queue is full, or an answer to an option waits to be sent, no more is taken: the peer's
-//! window closes.
+//! it. When the queue is full, an answer to an option waits to be sent, or a page waits for room in the store,
+//! no more is taken: the peer's window closes.
 
 mod buffer;
 mod handshake;
@@ -53,17 +53,18 @@ pub(crate) enum Fetch {
     /// They can.
     Ready,
     /// They are on their way: ask again when told.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "all pages are in memory, until there are tiers below it")
-    )]
     Later,
     /// They cannot.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "all pages are in memory, until there are tiers below it")
-    )]
     Failed(NbdError),
+}
+
+/// Whether a page has been stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It has.
+    Now,
+    /// There is no room yet: offer it again when told.
+    Later,
 }
 
 /// The pages of an export. Page numbers are less than [`Disk::pages`].
@@ -75,10 +76,11 @@ pub(crate) trait Disk {
     ///
     /// # Errors
     /// What the client is told; the page is as it was.
-    fn write(&mut self, page: u64, data: &Page) -> Result<(), NbdError>;
+    fn write(&mut self, page: u64, data: &Page) -> Result<Stored, NbdError>;
 
-    /// Sees to it that up to [`WINDOW`] pages can be read without waiting, until they have been.
-    fn fetch(&mut self, pages: Range<u64>) -> Fetch;
+    /// Sees to it that up to [`WINDOW`] pages can be read without waiting, until they have been. Those that
+    /// are `next` take the place of others that have been fetched, if there is no other.
+    fn fetch(&mut self, pages: Range<u64>, next: bool) -> Fetch;
 
     /// Reads a page that has been fetched.
     ///

@@ -19,6 +19,8 @@ struct Pages {
     broken: Vec<u64>,
     /// Pages that take so many more questions before they are there.
     slow: HashMap<u64, u32>,
+    /// Pages for which there is no room until they have been offered so many times.
+    full: HashMap<u64, u32>,
     most_erased: u64,
 }
 
@@ -52,17 +54,21 @@ impl Disk for Fake {
         PAGES
     }
 
-    fn write(&mut self, page: u64, data: &Page) -> Result<(), NbdError> {
+    fn write(&mut self, page: u64, data: &Page) -> Result<Stored, NbdError> {
         assert!(page < PAGES);
         let mut pages = self.0.borrow_mut();
+        if let Some(left) = pages.full.get_mut(&page).filter(|left| **left > 0) {
+            *left -= 1;
+            return Ok(Stored::Later);
+        }
         if pages.bad.contains(&page) {
             return Err(NbdError::NoSpace);
         }
         pages.pages.insert(page, *data);
-        Ok(())
+        Ok(Stored::Now)
     }
 
-    fn fetch(&mut self, range: Range<u64>) -> Fetch {
+    fn fetch(&mut self, range: Range<u64>, _next: bool) -> Fetch {
         assert!(range.end <= PAGES && range.end - range.start <= WINDOW);
         let mut pages = self.0.borrow_mut();
         if range.clone().any(|page| pages.bad.contains(&page)) {
@@ -425,6 +431,30 @@ fn who_waits_for_a_page_does_not_hold_up_others() {
 }
 
 #[test]
+fn a_page_that_waits_for_room_is_stored_when_there_is_some() {
+    let fake = fake();
+    for seed in 0..20 {
+        fake.0.borrow_mut().pages.clear();
+        fake.0.borrow_mut().full.insert(2, u32::MAX);
+        let mut client = Client::connected(&fake, seed, false);
+        client.request(Command::Write, 1, 1..4);
+        (1..4).for_each(|at| client.say(page(at)));
+        client.request(Command::Read, 2, 2..3);
+        client.settle();
+        assert!(client.got.is_empty(), "it has not been written");
+        assert!(!client.sent.is_empty(), "nothing more is taken");
+        assert_eq!(fake.0.borrow().pages.keys().copied().collect::<Vec<_>>(), [1]);
+        fake.0.borrow_mut().full.clear();
+        // Nothing comes: whoever drives it asks what there is to send.
+        assert_eq!(client.session.send(&mut [0; 16]), 0);
+        assert!(fake.0.borrow().pages.contains_key(&2));
+        assert_eq!(client.simple(), (1, None));
+        assert_eq!(client.simple(), (2, None));
+        assert_eq!(client.take(4096), page(2));
+    }
+}
+
+#[test]
 fn long_erasures_take_turns() {
     let fake = fake();
     let mut client = Client::connected(&fake, 1, false);
@@ -487,8 +517,15 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 proptest! {
     /// However the bytes are cut, a client reads what it wrote.
     #[test]
-    fn reads_what_was_written(ops in ops(), seed: u64, structured: bool) {
+    fn reads_what_was_written(
+        ops in ops(),
+        seed: u64,
+        structured: bool,
+        waits in prop::collection::hash_map(0..300u64, 1..4u32, 0..20),
+    ) {
         let fake = fake();
+        fake.0.borrow_mut().slow.clone_from(&waits);
+        fake.0.borrow_mut().full = waits;
         let mut client = Client::connected(&fake, seed, structured);
         let mut model = HashMap::new();
         for (cookie, op) in (0..).zip(ops) {

@@ -21,7 +21,7 @@ use super::super::nbd::{
 };
 use super::super::stats::NbdCounters;
 use super::buffer::{Gather, Outbox};
-use super::{Disk, ERASED_AT_ONCE, Fetch, Page, WINDOW};
+use super::{Disk, ERASED_AT_ONCE, Fetch, Page, Stored, WINDOW};
 use crate::core::units::FRAME_SIZE;
 
 /// Requests that may wait for their answers: what Linux's client has under way on one connection
@@ -126,7 +126,7 @@ impl<D: Disk> Transmission<D> {
 
     /// Takes what has come, as long as there is room for answers.
     pub(super) fn receive(&mut self, input: &mut &[u8], counters: &NbdCounters) {
-        while !input.is_empty() {
+        while !input.is_empty() || self.page.holds() {
             match &mut self.expected {
                 Expected::Header => {
                     if self.waiting.len() >= MAX_WAITING {
@@ -146,10 +146,16 @@ impl<D: Disk> Transmission<D> {
                     let Some(bytes) = self.page.take(input, FRAME_SIZE) else { return };
                     let Ok(data) = Page::ref_from_bytes(bytes) else { return };
                     let (cookie, page) = (*cookie, pages.start);
+                    let stored = self.disk.write(page, data);
+                    if stored == Ok(Stored::Later) {
+                        let data = *data;
+                        self.page.hold(&data);
+                        return;
+                    }
                     pages.start += 1;
                     let left = (pages.end - pages.start) as u32 * FRAME_SIZE as u32;
-                    match self.disk.write(page, data) {
-                        Ok(()) => counters.pages_written.add(1),
+                    match stored {
+                        Ok(_) => counters.pages_written.add(1),
                         Err(error) => self.expected = Expected::Skip { cookie, left, error },
                     }
                     if left == 0 {
@@ -265,6 +271,9 @@ impl<D: Disk> Transmission<D> {
 
     /// Sends what there is, as long as there is room.
     pub(super) fn send(&mut self, out: &mut &mut [u8], counters: &NbdCounters) {
+        if self.page.holds() {
+            self.receive(&mut &[][..], counters);
+        }
         loop {
             self.outbox.send(out);
             if out.is_empty() || !self.outbox.is_empty() {
@@ -305,7 +314,7 @@ impl<D: Disk> Transmission<D> {
             }
             let (cookie, pages) = (sending.cookie, sending.pages.clone());
             let window = window_of(&pages);
-            match self.disk.fetch(window.clone()) {
+            match self.disk.fetch(window.clone(), true) {
                 Fetch::Ready => self.announce(cookie, window, &pages),
                 Fetch::Later => return false,
                 Fetch::Failed(error) => self.fail_read(cookie, error, counters),
@@ -335,7 +344,7 @@ impl<D: Disk> Transmission<D> {
 
     /// Begins the first reply that can be begun. False when there is none.
     fn begin_reply(&mut self, counters: &NbdCounters) -> bool {
-        let mut at = 0;
+        let (mut at, mut next) = (0, true);
         while let Some(Reply { cookie, work }) = self.waiting.get_mut(at) {
             let cookie = *cookie;
             match work {
@@ -359,10 +368,10 @@ impl<D: Disk> Transmission<D> {
                 Work::Read { pages } => {
                     let pages = pages.clone();
                     let window = window_of(&pages);
-                    match self.disk.fetch(window.clone()) {
+                    match self.disk.fetch(window.clone(), next) {
                         Fetch::Ready => self.announce(cookie, window, &pages),
                         Fetch::Later => {
-                            at += 1;
+                            (at, next) = (at + 1, false);
                             continue;
                         }
                         Fetch::Failed(error) => self.refuse_read(cookie, error, counters),
@@ -428,6 +437,7 @@ impl<D: Disk> Transmission<D> {
     /// There is no way to go on.
     fn hang_up(&mut self) {
         self.expected = Expected::Nothing;
+        self.page = Gather::new();
         self.waiting.clear();
         self.sending = None;
         self.partial_left = 0;

@@ -9,12 +9,16 @@
 
 #![allow(dead_code, reason = "the store does not use tiers yet")]
 
+mod seal;
+
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::core::units::FRAME_SIZE;
+#[allow(unused_imports, reason = "the store does not use tiers yet")]
+pub(crate) use seal::{Changed, Seal, Sealer};
 
 /// What lies at a place, aligned as `O_DIRECT` wants it.
 #[repr(C, align(4096))]

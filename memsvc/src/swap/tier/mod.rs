@@ -9,7 +9,10 @@
 
 #![allow(dead_code, reason = "the store does not use tiers yet")]
 
+#[cfg(test)]
+mod mem;
 mod seal;
+mod thread;
 
 use std::fmt;
 use std::ops::Range;
@@ -18,7 +21,10 @@ use std::time::Duration;
 
 use crate::core::units::FRAME_SIZE;
 #[allow(unused_imports, reason = "the store does not use tiers yet")]
-pub(crate) use seal::{Changed, Seal, Sealer};
+pub(crate) use {
+    seal::{Changed, Seal, Sealer},
+    thread::Tier,
+};
 
 /// What lies at a place, aligned as `O_DIRECT` wants it.
 #[repr(C, align(4096))]

@@ -9,6 +9,7 @@
 
 #![allow(dead_code, reason = "the store does not use tiers yet")]
 
+mod file;
 #[cfg(test)]
 mod mem;
 mod seal;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use crate::core::units::FRAME_SIZE;
 #[allow(unused_imports, reason = "the store does not use tiers yet")]
 pub(crate) use {
+    file::{FileTier, TierOpenError},
     seal::{Changed, Seal, Sealer},
     thread::Tier,
 };

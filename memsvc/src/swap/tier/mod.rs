@@ -9,12 +9,24 @@
 
 #![allow(dead_code, reason = "the store does not use tiers yet")]
 
+mod file;
+#[cfg(test)]
+mod mem;
+mod seal;
+mod thread;
+
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::core::units::FRAME_SIZE;
+#[allow(unused_imports, reason = "the store does not use tiers yet")]
+pub(crate) use {
+    file::{FileTier, TierOpenError},
+    seal::{Changed, Seal, Sealer},
+    thread::Tier,
+};
 
 /// What lies at a place, aligned as `O_DIRECT` wants it.
 #[repr(C, align(4096))]

@@ -1,0 +1,153 @@
+//! A tier in memory, for tests: it does wrong what it is told to, and sees what is done wrong to it.
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{Block, Done, Op, TierError, Transport};
+use crate::core::units::FRAME_SIZE;
+
+/// What goes wrong, which may be changed at any time, and what was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// Of a hundred operations, so many are refused.
+    pub(crate) refuse: u32,
+    /// Of a hundred writes, so many find no room.
+    pub(crate) full: u32,
+    /// Of a hundred operations, so many find the tier away.
+    pub(crate) away: u32,
+    /// Of a hundred reads, so many come with a bit flipped.
+    pub(crate) flip: u32,
+    /// Nothing ends while this is true.
+    pub(crate) hold: bool,
+    /// The next call of `submit` panics.
+    pub(crate) panic_in_submit: bool,
+    /// The next call of `wait` panics, when something would end.
+    pub(crate) panic_in_wait: bool,
+
+    /// What lies where: places that were written and not discarded. A test may change it.
+    pub(crate) places: HashMap<u64, Box<Block>>,
+    /// Tokens in the order in which they came.
+    pub(crate) submitted: Vec<u64>,
+    /// More than the depth, two for one place, a place that there is not, a token twice.
+    pub(crate) rules_broken: Vec<String>,
+}
+
+/// Operations end in any order; a place that was not written reads as anything, as does one whose write or read
+/// has failed.
+#[derive(Debug)]
+pub(crate) struct MemTier {
+    places: u64,
+    random: fastrand::Rng,
+    faults: Arc<Mutex<Faults>>,
+    under_way: Vec<(u64, Op)>,
+}
+
+impl MemTier {
+    /// Most operations under way.
+    pub(crate) const DEPTH: usize = 8;
+
+    /// With so many places. What happens depends on the seed and the order of what it is asked to do.
+    pub(crate) fn new(places: u64, seed: u64, faults: Arc<Mutex<Faults>>) -> Self {
+        Self { places, random: fastrand::Rng::with_seed(seed), faults, under_way: Vec::new() }
+    }
+
+    fn obey(&mut self, op: &mut Op) -> Result<(), TierError> {
+        let faults = Arc::clone(&self.faults);
+        let faults = &mut *lock(&faults);
+        let random = &mut self.random;
+        let mut strikes = |percent: u32| random.u32(0..100) < percent;
+        let result = match op {
+            _ if strikes(faults.refuse) => Err(TierError::Refused),
+            _ if strikes(faults.away) => Err(TierError::Away),
+            Op::Write { .. } if strikes(faults.full) => Err(TierError::Full),
+            _ => Ok(()),
+        };
+        let flips = strikes(faults.flip);
+        match op {
+            Op::Read { place, block } => match faults.places.get(place) {
+                Some(there) if result.is_ok() => {
+                    block.0 = there.0;
+                    if flips {
+                        block.0[random.usize(0..FRAME_SIZE)] ^= 1 << random.u32(0..8);
+                    }
+                }
+                _ => random.fill(&mut block.0),
+            },
+            Op::Write { place, block } => {
+                let mut new = Box::new(Block(block.0));
+                if result.is_err() {
+                    let keeps = random.usize(0..=FRAME_SIZE);
+                    random.fill(&mut new.0[keeps..]);
+                }
+                faults.places.insert(*place, new);
+            }
+            Op::Discard { places } if result.is_ok() => {
+                places.clone().for_each(|place| _ = faults.places.remove(&place));
+            }
+            Op::Discard { .. } => {}
+        }
+        result
+    }
+}
+
+fn lock(faults: &Mutex<Faults>) -> MutexGuard<'_, Faults> {
+    faults.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn places_of(op: &Op) -> std::ops::Range<u64> {
+    match op {
+        Op::Read { place, .. } | Op::Write { place, .. } => *place..*place + 1,
+        Op::Discard { places } => places.clone(),
+    }
+}
+
+impl Transport for MemTier {
+    fn depth(&self) -> usize {
+        Self::DEPTH
+    }
+
+    fn submit(&mut self, token: u64, op: Op) {
+        let mut faults = lock(&self.faults);
+        if std::mem::take(&mut faults.panic_in_submit) {
+            drop(faults);
+            panic!("as the test wants");
+        }
+        faults.submitted.push(token);
+        let new = places_of(&op);
+        if new.end > self.places || self.under_way.len() >= Self::DEPTH {
+            faults.rules_broken.push(format!("{op:?} is too much"));
+        }
+        for (other_token, other) in &self.under_way {
+            let old = places_of(other);
+            if new.start.max(old.start) < new.end.min(old.end) || token == *other_token {
+                faults.rules_broken.push(format!("{op:?} while {other:?} is under way"));
+            }
+        }
+        drop(faults);
+        self.under_way.push((token, op));
+    }
+
+    fn wait(&mut self, bell: BorrowedFd<'_>, done: &mut dyn FnMut(Done)) {
+        while self.under_way.is_empty() || lock(&self.faults).hold {
+            let timeout = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            let timeout = (!self.under_way.is_empty()).then_some(&timeout);
+            let mut fds = [PollFd::from_borrowed_fd(bell, PollFlags::IN)];
+            let _ = poll(&mut fds, timeout);
+            if fds[0].revents().contains(PollFlags::IN) {
+                return;
+            }
+        }
+        if std::mem::take(&mut lock(&self.faults).panic_in_wait) {
+            panic!("as the test wants");
+        }
+        for _ in 0..self.random.usize(1..=self.under_way.len()) {
+            let at = self.random.usize(0..self.under_way.len());
+            let (token, mut op) = self.under_way.swap_remove(at);
+            let result = self.obey(&mut op);
+            done(Done { token, op, result });
+        }
+    }
+}

@@ -176,6 +176,16 @@ impl<M: Mode> FrameAllocator<M> {
         lock(&self.buddy).free() < self.watermarks.min
     }
 
+    /// True when free memory is below the low watermark.
+    pub fn is_low(&self) -> bool {
+        self.watermarks.is_low(lock(&self.buddy).free())
+    }
+
+    /// True when so many frames are free, those in per-CPU lists not counted.
+    pub fn has_free(&self, frames: u64) -> bool {
+        lock(&self.buddy).free() >= frames
+    }
+
     /// Takes back what [`Self::alloc`] handed out.
     ///
     /// # Errors

@@ -150,6 +150,7 @@ impl MemoryService {
             };
             Swap::in_arena(config, Arc::clone(objects), released)
         });
+        let swap = swap.transpose()?;
         let thread = |source| StartError::Resource { what: "starting a thread", source };
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| thread(error.into()))?;
         let failed = Arc::new(LastWords(Mutex::new(Some(Box::new(failed)))));

@@ -13,6 +13,9 @@ pub enum StartError {
         /// `uname -r`.
         found: String,
     },
+    /// The swap device cannot be had.
+    #[error(transparent)]
+    Swap(#[from] crate::swap::SwapError),
     /// The userfaultfd could not be opened, or only for faults from user mode.
     #[error(
         "no permission for userfaultfd: give this user read and write access to /dev/userfaultfd, \

@@ -130,6 +130,16 @@ impl Objects {
         Ok(())
     }
 
+    /// True when free frames are below the low watermark: what can be spared is to go.
+    pub(crate) fn is_low(&self) -> bool {
+        self.slabs.frames().is_low()
+    }
+
+    /// True when so many frames are free, those of the reserve with them.
+    pub(crate) fn has_room(&self, frames: u64) -> bool {
+        self.slabs.frames().has_free(frames)
+    }
+
     pub(crate) fn info(&self) -> SlabInfo {
         self.slabs.info()
     }

@@ -4,18 +4,21 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::codec::{Codec, Packer};
+use super::codec::Codec;
 use super::nbd::NbdError;
 use super::session::{Disk, Exports, Fetch, Page, Stored};
 use super::stats::NbdCounters;
-use super::store::Store;
+use super::store::{Evictor, Seat, Store};
+use super::waker::Waker;
 use crate::core::units::CpuId;
 
 /// One export; there is no other for those who are connected to it.
 #[derive(Debug)]
 pub(crate) struct Export {
     pub(crate) name: String,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
+    /// Makes room in it, if there are tiers.
+    pub(crate) _evictor: Option<Evictor>,
     pub(crate) codec: Codec,
     pub(crate) counters: NbdCounters,
     /// Connections take turns with the lists of so many CPUs, from this one on.
@@ -31,36 +34,44 @@ impl Export {
     }
 }
 
+/// The exports that one connection may have.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) export: Arc<Export>,
+    pub(crate) waker: Arc<Waker>,
+}
+
 /// An export as one connection uses it.
 #[derive(Debug)]
 pub(crate) struct ExportDisk {
     export: Arc<Export>,
-    packer: Packer,
-    cpu: CpuId,
+    seat: Seat,
 }
 
-impl Exports for Arc<Export> {
+impl Exports for Offer {
     type Disk = ExportDisk;
 
     fn pages(&self, name: &[u8]) -> Option<u64> {
-        self.is_called(name).then(|| self.store.pages())
+        self.export.is_called(name).then(|| self.export.store.pages())
     }
 
     fn open(&self, name: &[u8]) -> Option<ExportDisk> {
-        if !self.is_called(name) {
+        let export = &self.export;
+        if !export.is_called(name) {
             return None;
         }
-        let turn = self.next_cpu.fetch_add(1, Ordering::Relaxed) % self.cpus.max(1);
-        let cpu = CpuId(self.first_cpu + turn);
-        Some(ExportDisk { export: Arc::clone(self), packer: Packer::new(self.codec)?, cpu })
+        let turn = export.next_cpu.fetch_add(1, Ordering::Relaxed) % export.cpus.max(1);
+        let cpu = CpuId(export.first_cpu + turn);
+        let seat = export.store.seat(cpu, export.codec, &self.waker)?;
+        Some(ExportDisk { export: Arc::clone(export), seat })
     }
 
     fn list(&self) -> Vec<(String, String)> {
-        vec![(self.name.clone(), "swap of one guest".to_owned())]
+        vec![(self.export.name.clone(), "swap of one guest".to_owned())]
     }
 
     fn counters(&self) -> &NbdCounters {
-        &self.counters
+        &self.export.counters
     }
 }
 
@@ -70,15 +81,15 @@ impl Disk for ExportDisk {
     }
 
     fn write(&mut self, page: u64, data: &Page) -> Result<Stored, NbdError> {
-        self.export.store.write(self.cpu, &mut self.packer, page, data).map(|()| Stored::Now)
+        self.export.store.write(&mut self.seat, page, data)
     }
 
-    fn fetch(&mut self, _pages: Range<u64>, _next: bool) -> Fetch {
-        Fetch::Ready
+    fn fetch(&mut self, pages: Range<u64>, next: bool) -> Fetch {
+        self.export.store.fetch(&self.seat, pages, next)
     }
 
     fn read(&mut self, page: u64, into: &mut Page) -> Result<(), NbdError> {
-        self.export.store.read(&mut self.packer, page, into)
+        self.export.store.read(&mut self.seat, page, into)
     }
 
     fn is_hole(&self, pages: Range<u64>) -> bool {
@@ -86,6 +97,6 @@ impl Disk for ExportDisk {
     }
 
     fn erase(&mut self, pages: Range<u64>) {
-        self.export.store.erase(self.cpu, pages);
+        self.export.store.erase(self.seat.cpu(), pages);
     }
 }

@@ -4,10 +4,12 @@
 //!   byte 0: where it begins   byte 1: bytes in a piece   the rest: what it says
 //! ```
 
+use std::sync::Arc;
+
 use zerocopy::IntoBytes;
 
 use super::nbd::{ClientFlags, OptionCode, OptionHeader};
-use super::{Codec, Swap, SwapConfig};
+use super::{Codec, Swap, SwapConfig, Waker};
 use crate::core::units::FRAME_SIZE;
 
 /// Pages of the device.
@@ -26,9 +28,10 @@ pub fn run(bytes: &[u8]) {
     let [begins, piece, said @ ..] = bytes else { return };
     let size = PAGES * FRAME_SIZE as u64;
     let codec = Codec::ALL[usize::from(*begins >> 4) % Codec::ALL.len()];
-    let config = SwapConfig { name: "swap".to_owned(), bytes: size, memory: size / 2, codec };
+    let config = SwapConfig { name: "swap".to_owned(), bytes: size, memory: size / 2, codec, tiers: vec![] };
     let Ok(swap) = Swap::standalone(&config) else { return };
-    let mut connection = swap.connect();
+    let Ok(waker) = Waker::new() else { return };
+    let mut connection = swap.connect(&Arc::new(waker));
     let mut input = greeting(begins & 3);
     let before = input.len();
     input.extend_from_slice(said);

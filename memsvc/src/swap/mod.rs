@@ -10,10 +10,11 @@
 //! | `session` | one connection, a state machine |
 //! | `export` | a store under a name |
 //! | `store` | where each page is |
+//! | `tier` | what is below the store: files, other servers |
 //! | `codec` | pages made smaller |
 //!
-//! Nothing in here waits or does I/O: whoever has a socket, or a TCP stack, moves bytes from and to a
-//! [`Connection`].
+//! A [`Connection`] neither waits nor does I/O: whoever has a socket, or a TCP stack, moves bytes from and to
+//! it. Only tiers have threads.
 
 mod codec;
 mod export;
@@ -24,25 +25,29 @@ mod session;
 mod stats;
 mod store;
 mod tier;
+mod waker;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
 pub use codec::Codec;
-pub use stats::{NbdStats, StoreStats, SwapStats};
-pub use tier::{NbdServer, TierConfig};
+pub use stats::{NbdStats, StoreStats, SwapStats, TierStats};
+pub use tier::{NbdServer, TierConfig, TierOpenError};
+pub use waker::Waker;
 
 use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE};
 use crate::space::guest::OUTSIDE;
 use crate::space::objects::Objects;
-use export::Export;
+use export::{Export, Offer};
 use session::Session;
 use stats::NbdCounters;
-use store::{Limits, Released, Store};
+use store::{Evictor, Level, Limits, Released, Store, Tiers};
 
 /// A swap device.
 #[derive(Clone, Debug)]
@@ -55,6 +60,8 @@ pub struct SwapConfig {
     pub memory: u64,
     /// How pages are packed.
     pub codec: Codec,
+    /// Where pages go that do not fit into memory, the first that has room for them.
+    pub tiers: Vec<TierConfig>,
 }
 
 impl SwapConfig {
@@ -79,6 +86,20 @@ pub struct Swap {
     export: Arc<Export>,
 }
 
+/// Why there is no swap device.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapError {
+    /// The kernel has no address space for it.
+    #[error("There is no address space for the swap device: give it less memory")]
+    NoAddressSpace(#[source] io::Error),
+    /// No thread, or nothing random.
+    #[error("The swap device cannot be started")]
+    Resource(#[source] io::Error),
+    /// A directory cannot have a tier's file.
+    #[error(transparent)]
+    File(#[from] tier::TierOpenError),
+}
+
 /// Threads whose slabs do not get in each other's way.
 const CPUS: u8 = 8;
 
@@ -86,43 +107,65 @@ impl Swap {
     /// A device with memory of its own, in no guest's arena: for tools.
     ///
     /// # Errors
-    /// The kernel has no address space for it.
-    pub fn standalone(config: &SwapConfig) -> std::io::Result<Self> {
+    /// The kernel has no address space for it, or a tier cannot be had.
+    pub fn standalone(config: &SwapConfig) -> Result<Self, SwapError> {
         // Slabs are never quite full, and each CPU and size class has some: address space costs nothing.
         let room = u64::from(config.arena_blocks()) * BLOCK_SIZE as u64;
-        let objects = Arc::new(Objects::standalone(room, CPUS)?);
+        let objects = Objects::standalone(room, CPUS).map_err(SwapError::NoAddressSpace)?;
+        Self::new(config, Arc::new(objects), Box::new(|| {}), 0..CPUS)
+    }
+
+    /// A device in a guest's arena. The table of slots is made at once. `released` is called when pages have
+    /// been released, so that what is free may be given back; it must not wait.
+    ///
+    /// # Errors
+    /// A tier cannot be had.
+    pub(crate) fn in_arena(
+        config: &SwapConfig,
+        objects: Arc<Objects>,
+        released: Released,
+    ) -> Result<Self, SwapError> {
+        // One thread serves all connections of a guest.
+        let swap = Self::new(config, objects, released, OUTSIDE.0..OUTSIDE.0 + 1)?;
+        swap.export.store.prepare();
+        Ok(swap)
+    }
+
+    /// Connections take turns with the lists of these CPUs.
+    fn new(
+        config: &SwapConfig,
+        objects: Arc<Objects>,
+        released: Released,
+        cpus: Range<u8>,
+    ) -> Result<Self, SwapError> {
+        let limits = config.limits();
+        let open = |tier| Level::open(tier, limits.pages);
+        let levels = config.tiers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let tiers = match levels.is_empty() {
+            true => None,
+            false => Some(Tiers::new(levels, limits.bytes).map_err(SwapError::Resource)?),
+        };
+        let store = Arc::new(Store::new(limits, objects, released, tiers));
+        let first_cpu = cpus.start;
+        let evictor = Evictor::spawn(&store, CpuId(first_cpu)).map_err(SwapError::Resource)?;
         let export = Export {
             name: config.name.clone(),
-            store: Store::new(config.limits(), objects, Box::new(|| {})),
+            store,
+            _evictor: evictor,
             codec: config.codec,
             counters: NbdCounters::default(),
-            cpus: CPUS,
-            first_cpu: 0,
+            cpus: cpus.end - first_cpu,
+            first_cpu,
             next_cpu: AtomicU8::new(0),
         };
         Ok(Self { export: Arc::new(export) })
     }
 
-    /// A device in a guest's arena. The table of slots is made at once. `released` is called when pages have been released, so that what is free may be
-    /// given back; it must not wait.
-    pub(crate) fn in_arena(config: &SwapConfig, objects: Arc<Objects>, released: Released) -> Self {
-        let export = Export {
-            name: config.name.clone(),
-            store: Store::new(config.limits(), objects, released),
-            codec: config.codec,
-            counters: NbdCounters::default(),
-            // One thread serves all connections of a guest.
-            cpus: 1,
-            first_cpu: OUTSIDE.0,
-            next_cpu: AtomicU8::new(0),
-        };
-        export.store.prepare();
-        Self { export: Arc::new(export) }
-    }
-
-    /// A new connection.
-    pub fn connect(&self) -> Connection {
-        Connection(Session::new(Arc::clone(&self.export)))
+    /// A new connection. The waker rings when it is worth calling [`Connection::send`] again because a page
+    /// has come from a tier, or a tier has made room.
+    pub fn connect(&self, waker: &Arc<Waker>) -> Connection {
+        let offer = Offer { export: Arc::clone(&self.export), waker: Arc::clone(waker) };
+        Connection(Session::new(offer))
     }
 
     /// Gives memory that nothing is stored in back to the host, where the device has memory of its own.
@@ -143,7 +186,7 @@ impl Swap {
 
 /// One NBD connection to a [`Swap`]: bytes go in, bytes come out.
 #[derive(Debug)]
-pub struct Connection(Session<Arc<Export>>);
+pub struct Connection(Session<Offer>);
 
 impl Connection {
     /// Takes bytes that have come, as many as it can now; says how many. Those that are not taken are to be

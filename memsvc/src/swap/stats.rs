@@ -40,7 +40,7 @@ pub struct StoreStats {
     pub stored_pages: u64,
     /// Of these, pages of one word repeated, which take no memory.
     pub same_filled_pages: u64,
-    /// Of these, pages that packing does not make smaller.
+    /// Of these, pages in memory that packing does not make smaller.
     pub incompressible_pages: u64,
     /// Bytes of the pages, packed.
     pub stored_bytes: u64,
@@ -50,6 +50,33 @@ pub struct StoreStats {
     pub no_room: u64,
     /// Pages that could not be read back: a bug.
     pub lost: u64,
+    /// Pages that came back from a tier other than they went there, and were not believed.
+    pub corrupt: u64,
+    /// Writes that waited until tiers had made room.
+    pub throttled: u64,
+    /// What is below, from the first tier to the last.
+    pub tiers: Vec<TierStats>,
+}
+
+/// A tier below the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TierStats {
+    /// Where it is, as it was configured.
+    pub name: String,
+    /// Pages that it can have.
+    pub pages: u64,
+    /// Pages that it has.
+    pub stored_pages: u64,
+    /// Pages that were read.
+    pub pages_read: u64,
+    /// Pages that were written.
+    pub pages_written: u64,
+    /// Pages that it was told are not needed any more.
+    pub pages_discarded: u64,
+    /// Operations that it refused.
+    pub errors: u64,
+    /// Operations that it did not answer in time.
+    pub timeouts: u64,
 }
 
 /// Swap of one guest.

@@ -1,7 +1,6 @@
 //! Swap in a guest's arena: what is stored there is compacted as guest memory is, and gone when it is
 //! released.
 
-use super::codec::Packer;
 use super::*;
 use crate::core::compact::{PolicyKind, Tuning};
 use crate::{Config, MemoryService, RegionSpec};
@@ -11,7 +10,13 @@ const PAGES: u64 = 16 << 8;
 /// A guest of 16 MiB with swap of the same size.
 fn service() -> Arc<MemoryService> {
     let regions = vec![RegionSpec { gpa: 0, len: 16 << 20 }];
-    let swap = SwapConfig { name: "swap".into(), bytes: PAGES << 12, memory: PAGES << 12, codec: Codec::Lz4 };
+    let swap = SwapConfig {
+        name: "swap".into(),
+        bytes: PAGES << 12,
+        memory: PAGES << 12,
+        codec: Codec::Lz4,
+        tiers: vec![],
+    };
     let compaction = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
     let config = Config { swap: Some(swap), compaction, ..Config::new(regions) };
     MemoryService::new(&config, |why| panic!("{why}")).unwrap()
@@ -26,6 +31,10 @@ fn page_of(number: u64) -> session::Page {
     page
 }
 
+fn seat(store: &Store, codec: Codec) -> store::Seat {
+    store.seat(OUTSIDE, codec, &Arc::new(Waker::new().unwrap())).unwrap()
+}
+
 fn frames(service: &MemoryService) -> u64 {
     service.stats().arena.frames_by_type.movable_slab
 }
@@ -34,9 +43,9 @@ fn frames(service: &MemoryService) -> u64 {
 fn pages_stay_as_they_are_while_their_blocks_are_emptied_and_go_when_they_are_erased() {
     let service = service();
     let store = &service.swap().unwrap().export.store;
-    let mut packer = Packer::new(Codec::Lz4).unwrap();
+    let mut seat = seat(store, Codec::Lz4);
     for page in 0..PAGES {
-        store.write(OUTSIDE, &mut packer, page, &page_of(page)).unwrap();
+        store.write(&mut seat, page, &page_of(page)).unwrap();
     }
     let before = frames(&service);
     assert!(before > 0 && before < PAGES / 2, "{before} frames for {PAGES} pages");
@@ -51,7 +60,7 @@ fn pages_stay_as_they_are_while_their_blocks_are_emptied_and_go_when_they_are_er
     assert!(frames(&service) < before / 2, "{} of {before} frames", frames(&service));
     let mut read = [0; FRAME_SIZE];
     for page in 0..PAGES {
-        store.read(&mut packer, page, &mut read).unwrap();
+        store.read(&mut seat, page, &mut read).unwrap();
         let expected = if page % 4 == 0 { page_of(page) } else { [0; FRAME_SIZE] };
         assert!(read == expected, "page {page}");
     }
@@ -69,9 +78,9 @@ fn pages_stay_as_they_are_while_their_blocks_are_emptied_and_go_when_they_are_er
 fn memory_of_erased_pages_goes_back_to_the_host() {
     let service = service();
     let store = &service.swap().unwrap().export.store;
-    let mut packer = Packer::new(Codec::None).unwrap();
+    let mut seat = seat(store, Codec::None);
     for page in 0..PAGES {
-        store.write(OUTSIDE, &mut packer, page, &page_of(page)).unwrap();
+        store.write(&mut seat, page, &page_of(page)).unwrap();
     }
     assert!(service.stats().host.arena_resident_bytes >= PAGES << 12);
     store.erase(OUTSIDE, 0..PAGES);

@@ -5,11 +5,20 @@
 //!              │ no
 //!              ▼
 //!            packed, or whole where that saves too little ──▶ an object in movable slabs
+//!                                                               │ not used for long (`evict`)
+//!            read ◀── `reader`: a place of the connection's ◀── ▼ a place on a tier (`level`)
 //! ```
 //! A page that is written again, or erased, is wiped where it was. A write that finds no room leaves the page
-//! as it was.
+//! as it was; if there are tiers, it waits until they have made room.
 
+mod evict;
+mod level;
+mod places;
+mod pressure;
+mod reader;
+mod seat;
 mod slots;
+mod tiers;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -20,15 +29,24 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::codec::{Codec, Packed, Packer, fill, same_filled};
+use zerocopy::FromBytes;
+
+use super::codec::{Codec, Packed, fill, same_filled};
 use super::nbd::NbdError;
-use super::session::Page;
+use super::session::{Fetch, Page, Stored};
 use super::stats::StoreStats;
+use super::waker::Waker;
 use crate::core::slab::{Handle, SlabError};
 use crate::core::units::{CpuId, FRAMES_PER_BLOCK};
 use crate::space::objects::Objects;
 use crate::stats::Counter;
-use slots::{Slot, Slots};
+pub(crate) use evict::Evictor;
+pub(crate) use level::Level;
+use level::Record;
+use reader::Come;
+pub(crate) use seat::Seat;
+use slots::{Generation, Slot, Slots};
+pub(crate) use tiers::Tiers;
 
 /// What a store may hold, and how.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +74,7 @@ pub(crate) struct Store {
     /// Objects removed.
     removed: AtomicU64,
     released: Hook,
+    tiers: Option<Tiers>,
 }
 
 /// Told that pages have been released.
@@ -69,12 +88,25 @@ impl fmt::Debug for Hook {
     }
 }
 
+/// There is no room for a page, in memory or under the limit.
+#[derive(Debug)]
+struct NoRoom;
+
+/// Frames that pages leave for records of pages on tiers: a slab of them each, for as many pages as are on
+/// their way at a time and more.
+const RECORD_FRAMES: u64 = 4;
+
 /// Objects that are removed before somebody is told: a block's worth of frames at the least.
 const MANY: u64 = FRAMES_PER_BLOCK as u64;
 
 impl Store {
-    /// Nothing is stored.
-    pub(crate) fn new(limits: Limits, objects: Arc<Objects>, released: Released) -> Self {
+    /// Nothing is stored. With tiers there is to be an [`Evictor`].
+    pub(crate) fn new(
+        limits: Limits,
+        objects: Arc<Objects>,
+        released: Released,
+        tiers: Option<Tiers>,
+    ) -> Self {
         Self {
             slots: Slots::new(limits.pages),
             objects,
@@ -87,7 +119,13 @@ impl Store {
             lost: Counter::default(),
             removed: AtomicU64::new(0),
             released: Hook(released),
+            tiers,
         }
+    }
+
+    /// A connection's place here. `None` when there is no memory for it.
+    pub(crate) fn seat(&self, cpu: CpuId, codec: Codec, waker: &Arc<Waker>) -> Option<Seat> {
+        Seat::new(cpu, codec, waker, self.tiers.as_ref())
     }
 
     /// Makes the table of slots, so that it does not grow when a page is stored.
@@ -100,17 +138,11 @@ impl Store {
         self.slots.pages()
     }
 
-    /// Stores a page.
+    /// Stores a page, now or, if tiers have to make room first, when it is offered again.
     ///
     /// # Errors
     /// There is no room, or no such page; it is as it was.
-    pub(crate) fn write(
-        &self,
-        cpu: CpuId,
-        packer: &mut Packer,
-        page: u64,
-        data: &Page,
-    ) -> Result<(), NbdError> {
+    pub(crate) fn write(&self, seat: &mut Seat, page: u64, data: &Page) -> Result<Stored, NbdError> {
         if page >= self.pages() {
             return Err(NbdError::NoSpace);
         }
@@ -118,24 +150,62 @@ impl Store {
             Some(0) => Slot::Empty,
             Some(word) => Slot::Same(word),
             None => {
-                let packed = packer.pack(data);
+                let packed = seat.packer.pack(data);
                 // What it takes the place of goes.
-                let goes = self.slots.see(page, |slot| self.len_of(slot)).unwrap_or(0);
-                let handle = self.put(cpu, &packed, goes).inspect_err(|_| self.no_room.add(1))?;
-                Slot::Object(handle, packed.codec)
+                let goes = self.slots.get(page).map_or(0, |slot| self.len_of(slot));
+                match self.put(seat.cpu, &packed, goes) {
+                    Ok(handle) => Slot::Object(handle, packed.codec),
+                    Err(NoRoom) if self.tiers.as_ref().is_some_and(|tiers| tiers.has_hope(seat)) => {
+                        return Ok(Stored::Later);
+                    }
+                    Err(NoRoom) => {
+                        self.no_room.add(1);
+                        return Err(NbdError::NoSpace);
+                    }
+                }
             }
         };
-        self.count(slot, 1);
-        self.forget(cpu, self.slots.replace(page, slot));
-        Ok(())
+        seat.waits = None;
+        self.replace(seat.cpu, page, slot);
+        if let Some(tiers) = &self.tiers {
+            tiers.stored_one(self.is_tight(tiers.high()));
+        }
+        Ok(Stored::Now)
     }
 
-    /// Reads a page.
+    /// Sees to it that these pages, a window at the most, can be read without waiting until others are fetched.
+    /// If they are `next`, they may take the place of others that have been.
+    pub(crate) fn fetch(&self, seat: &Seat, pages: Range<u64>, next: bool) -> Fetch {
+        let (Some(tiers), Some(reader)) = (&self.tiers, &seat.reader) else { return Fetch::Ready };
+        // First of all: what is in memory now stays there.
+        reader.pin(pages.clone());
+        let mut answer = Fetch::Ready;
+        for page in pages {
+            let Some(mut slot) = self.slots.lock(page) else { return Fetch::Failed(NbdError::Invalid) };
+            slot.touch(tiers.youngest());
+            let Slot::Outside(handle, tier) = slot.get() else { continue };
+            let asked = self.record(handle).zip(tiers.level(tier)).map(|(record, level)| {
+                drop(slot);
+                reader.ask(level, page, record, next)
+            });
+            match asked {
+                Some(Come::Here) => {}
+                Some(Come::NotYet) => answer = Fetch::Later,
+                Some(Come::Failed) => return Fetch::Failed(NbdError::Io),
+                None => return Fetch::Failed(self.lost()),
+            }
+        }
+        answer
+    }
+
+    /// Reads a page that has been fetched.
     ///
     /// # Errors
     /// There is no such page, or what is stored is none.
-    pub(crate) fn read(&self, packer: &mut Packer, page: u64, into: &mut Page) -> Result<(), NbdError> {
-        let read = self.slots.see(page, |slot| match slot {
+    pub(crate) fn read(&self, seat: &mut Seat, page: u64, into: &mut Page) -> Result<(), NbdError> {
+        let packer = &mut seat.packer;
+        let slot = self.slots.lock(page).ok_or(NbdError::Invalid)?;
+        let is_read = match slot.get() {
             Slot::Empty => {
                 into.fill(0);
                 true
@@ -148,27 +218,28 @@ impl Store {
             Slot::Object(handle, codec) => {
                 self.objects.read(handle, |bytes| packer.unpack(codec, bytes, into)).unwrap_or(false)
             }
-        });
-        match read {
-            Some(true) => Ok(()),
-            Some(false) => {
-                self.lost.add(1);
-                Err(NbdError::Io)
+            Slot::Outside(handle, _) => {
+                seat.reader.as_ref().zip(self.record(handle)).is_some_and(|(reader, record)| {
+                    let unpack = |bytes: &[u8]| packer.unpack(record.codec(), bytes, into);
+                    reader.take(page, &record, unpack).unwrap_or(false)
+                })
             }
-            None => Err(NbdError::Invalid),
+        };
+        drop(slot);
+        if let Some(reader) = &seat.reader {
+            reader.unpin(page);
         }
+        if is_read { Ok(()) } else { Err(self.lost()) }
     }
 
     /// True when nothing is stored for any of these.
     pub(crate) fn is_hole(&self, mut pages: Range<u64>) -> bool {
-        pages.all(|page| self.slots.see(page, |slot| slot == Slot::Empty).unwrap_or(true))
+        pages.all(|page| self.slots.get(page).is_none_or(|slot| slot == Slot::Empty))
     }
 
     /// Forgets pages.
     pub(crate) fn erase(&self, cpu: CpuId, pages: Range<u64>) {
-        for page in pages {
-            self.forget(cpu, self.slots.replace(page, Slot::Empty));
-        }
+        pages.for_each(|page| self.replace(cpu, page, Slot::Empty));
     }
 
     /// Where the pages are.
@@ -188,44 +259,98 @@ impl Store {
             limit_bytes: self.limit,
             no_room: self.no_room.get(),
             lost: self.lost.get(),
+            corrupt: self.tiers.as_ref().map_or(0, Tiers::corrupt),
+            throttled: self.tiers.as_ref().map_or(0, |tiers| tiers.pressure.throttled()),
+            tiers: self.tiers.iter().flat_map(Tiers::stats).collect(),
         }
     }
 
+    /// Counts a page that should be there and is not.
+    fn lost(&self) -> NbdError {
+        self.lost.add(1);
+        NbdError::Io
+    }
+
+    /// True when more than so many bytes are stored, or memory is short.
+    fn is_tight(&self, bytes: u64) -> bool {
+        self.bytes.load(Ordering::Relaxed) > bytes || self.objects.is_low()
+    }
+
+    /// Puts a page where it is from now on.
+    fn replace(&self, cpu: CpuId, page: u64, slot: Slot) {
+        let Some(mut locked) = self.slots.lock(page) else { return };
+        let generation = self.tiers.as_ref().map_or(Generation::new(0), Tiers::youngest);
+        let before = locked.replace(slot, generation);
+        drop(locked);
+        self.count(slot, 1);
+        self.forget(cpu, before);
+    }
+
     /// Keeps a page, of which `goes` bytes go as soon as it is there.
-    fn put(&self, cpu: CpuId, packed: &Packed<'_>, goes: u64) -> Result<Handle, NbdError> {
-        let len = packed.bytes.len() as u64;
-        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > self.limit + goes {
-            self.bytes.fetch_sub(len, Ordering::Relaxed);
-            return Err(NbdError::NoSpace);
+    fn put(&self, cpu: CpuId, packed: &Packed<'_>, goes: u64) -> Result<Handle, NoRoom> {
+        // The last frames are for records, so that pages can leave.
+        if self.tiers.is_some() && !self.objects.has_room(RECORD_FRAMES) {
+            return Err(NoRoom);
         }
-        self.objects.put(cpu, packed.bytes).map_err(|error| {
+        self.keep(cpu, packed.bytes, self.limit + goes)
+    }
+
+    /// Keeps bytes, if no more than so many are kept then.
+    fn keep(&self, cpu: CpuId, bytes: &[u8], limit: u64) -> Result<Handle, NoRoom> {
+        let len = bytes.len() as u64;
+        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > limit {
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            return Err(NoRoom);
+        }
+        self.objects.put(cpu, bytes).map_err(|error| {
             self.bytes.fetch_sub(len, Ordering::Relaxed);
             debug_assert!(matches!(error, SlabError::NoFrames { .. } | SlabError::NoTable));
-            NbdError::NoSpace
+            NoRoom
         })
     }
 
     /// What was in a slot is not needed any more.
     fn forget(&self, cpu: CpuId, slot: Slot) {
         self.count(slot, u64::MAX);
-        if let Slot::Object(handle, _) = slot {
-            let len = self.len_of(slot);
-            match self.objects.remove(cpu, handle) {
-                Ok(()) => {
-                    self.bytes.fetch_sub(len, Ordering::Relaxed);
-                    if self.removed.fetch_add(1, Ordering::Relaxed) % MANY == MANY - 1 {
-                        self.released.0();
-                    }
+        match slot {
+            Slot::Object(handle, _) => self.remove(cpu, handle),
+            Slot::Outside(handle, tier) => {
+                if let Some(tiers) = &self.tiers
+                    && let Some((level, record)) = tiers.level(tier).zip(self.record(handle))
+                {
+                    tiers.free_place(level, record.place());
                 }
-                Err(error) => tracing::error!(%error, "a bug: a page of swap could not be freed"),
+                self.remove(cpu, handle);
             }
+            Slot::Empty | Slot::Same(_) => {}
         }
+    }
+
+    /// Frees an object.
+    fn remove(&self, cpu: CpuId, handle: Handle) {
+        let len = self.objects.read(handle, |bytes| bytes.len() as u64).unwrap_or(0);
+        match self.objects.remove(cpu, handle) {
+            Ok(()) => {
+                self.bytes.fetch_sub(len, Ordering::Relaxed);
+                if self.removed.fetch_add(1, Ordering::Relaxed) % MANY == MANY - 1 {
+                    self.released.0();
+                }
+            }
+            Err(error) => tracing::error!(%error, "a bug: a page of swap could not be freed"),
+        }
+    }
+
+    /// What is known of a page on a tier. Nobody removes it meanwhile.
+    fn record(&self, handle: Handle) -> Option<Record> {
+        self.objects.read(handle, |bytes| Record::read_from_bytes(bytes).ok()).ok().flatten()
     }
 
     /// Bytes of a page in memory.
     fn len_of(&self, slot: Slot) -> u64 {
         match slot {
-            Slot::Object(handle, _) => self.objects.read(handle, |bytes| bytes.len() as u64).unwrap_or(0),
+            Slot::Object(handle, _) | Slot::Outside(handle, _) => {
+                self.objects.read(handle, |bytes| bytes.len() as u64).unwrap_or(0)
+            }
             Slot::Empty | Slot::Same(_) => 0,
         }
     }
@@ -236,7 +361,7 @@ impl Store {
             Slot::Empty => return,
             Slot::Same(_) => _ = self.same.fetch_add(one, Ordering::Relaxed),
             Slot::Object(_, Codec::None) => _ = self.whole.fetch_add(one, Ordering::Relaxed),
-            Slot::Object(..) => {}
+            Slot::Object(..) | Slot::Outside(..) => {}
         }
         self.stored.fetch_add(one, Ordering::Relaxed);
     }

@@ -7,8 +7,6 @@
 //! ```
 //! A tier has *places* of a page each. It knows nothing of what lies there: pages are sealed before they come.
 
-#![allow(dead_code, reason = "the store does not use tiers yet")]
-
 mod file;
 #[cfg(test)]
 mod mem;
@@ -21,12 +19,12 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::core::units::FRAME_SIZE;
-#[allow(unused_imports, reason = "the store does not use tiers yet")]
-pub(crate) use {
-    file::{FileTier, TierOpenError},
-    seal::{Changed, Seal, Sealer},
-    thread::Tier,
-};
+pub(crate) use file::FileTier;
+pub use file::TierOpenError;
+#[cfg(test)]
+pub(crate) use mem::{Faults, MemTier};
+pub(crate) use seal::{Seal, Sealer};
+pub(crate) use thread::Tier;
 
 /// What lies at a place, aligned as `O_DIRECT` wants it.
 #[repr(C, align(4096))]

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use super::{Done, Op, TierError, Transport};
 use crate::core::units::FRAME_SIZE;
-pub(crate) use open::TierOpenError;
+pub use open::TierOpenError;
 use open::open_unnamed;
 
 /// Operations under way: enough to keep an NVMe disk busy.

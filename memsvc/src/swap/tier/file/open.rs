@@ -13,7 +13,7 @@ use crate::core::units::FRAME_SIZE;
 
 /// Why there can be no tier in a directory, and what to do about it.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TierOpenError {
+pub enum TierOpenError {
     /// No such directory, or not for us.
     #[error("no file can be made in {directory}: name a directory in which this process may write")]
     Directory {

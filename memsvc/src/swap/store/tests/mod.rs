@@ -1,3 +1,5 @@
+mod tiers;
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
@@ -13,7 +15,12 @@ fn store(bytes: u64) -> Store {
         Limits { pages: PAGES, bytes },
         Arc::new(Objects::standalone(bytes * 2, 2).unwrap()),
         Box::new(|| {}),
+        None,
     )
+}
+
+fn seat(store: &Store, codec: Codec) -> Seat {
+    store.seat(CPU, codec, &Arc::new(Waker::new().unwrap())).unwrap()
 }
 
 /// A page of a kind: zeroes, one word, one that packs well, one that does not.
@@ -53,16 +60,16 @@ proptest! {
     #[test]
     fn is_a_map(ops in ops(), codec in 0..3usize, tight: bool) {
         let store = store(if tight { 64 << 10 } else { 16 << 20 });
-        let mut packer = Packer::new(Codec::ALL[codec]).unwrap();
+        let mut seat = seat(&store, Codec::ALL[codec]);
         let mut model: HashMap<u64, Page> = HashMap::new();
         let mut read = [0; FRAME_SIZE];
         for op in ops {
             match op {
                 Op::Write(page, kind, seed) => {
                     let data = page_of(kind, seed);
-                    match store.write(CPU, &mut packer, page, &data) {
-                        Ok(()) => {
-                            prop_assert!(page < PAGES);
+                    match store.write(&mut seat, page, &data) {
+                        Ok(stored) => {
+                            prop_assert!(page < PAGES && stored == Stored::Now);
                             model.insert(page, data);
                         }
                         Err(error) => {
@@ -77,13 +84,13 @@ proptest! {
                     prop_assert!(store.is_hole(from..to));
                 }
                 Op::Read(page) => {
-                    let result = store.read(&mut packer, page, &mut read);
+                    let result = store.read(&mut seat, page, &mut read);
                     prop_assert_eq!(result.is_ok(), page < PAGES);
                 }
             }
         }
         for page in 0..PAGES {
-            prop_assert_eq!(store.read(&mut packer, page, &mut read), Ok(()));
+            prop_assert_eq!(store.read(&mut seat, page, &mut read), Ok(()));
             prop_assert!(read == model.get(&page).copied().unwrap_or([0; FRAME_SIZE]), "page {}", page);
         }
         let stats = store.stats();
@@ -104,10 +111,10 @@ proptest! {
 #[test]
 fn pages_are_wiped() {
     let store = store(1 << 20);
-    let mut packer = Packer::new(Codec::None).unwrap();
+    let mut seat = seat(&store, Codec::None);
     let secret = page_of(3, 1);
-    store.write(CPU, &mut packer, 0, &secret).unwrap();
-    let Slot::Object(handle, _) = store.slots.see(0, |slot| slot).unwrap() else { panic!("is stored whole") };
+    store.write(&mut seat, 0, &secret).unwrap();
+    let Slot::Object(handle, _) = store.slots.get(0).unwrap() else { panic!("is stored whole") };
     let address = store.objects.read(handle, |bytes| bytes.as_ptr() as usize).unwrap();
     assert!(store.objects.peek_for_test(address) == secret);
     store.erase(CPU, 0..1);
@@ -117,12 +124,12 @@ fn pages_are_wiped() {
 #[test]
 fn a_full_store_takes_what_replaces_as_much() {
     let store = store(16 << 10);
-    let mut packer = Packer::new(Codec::None).unwrap();
+    let mut seat = seat(&store, Codec::None);
     for seed in 0..3 {
         for page in 0..4 {
-            assert_eq!(store.write(CPU, &mut packer, page, &page_of(3, seed * 4 + page)), Ok(()));
+            assert_eq!(store.write(&mut seat, page, &page_of(3, seed * 4 + page)), Ok(Stored::Now));
         }
-        assert_eq!(store.write(CPU, &mut packer, 4, &page_of(3, 99)), Err(NbdError::NoSpace));
+        assert_eq!(store.write(&mut seat, 4, &page_of(3, 99)), Err(NbdError::NoSpace));
     }
 }
 
@@ -133,8 +140,8 @@ fn threads_that_write_and_read_the_same_pages_see_whole_pages_only() {
         for thread in 0..2u64 {
             let store = &store;
             scope.spawn(move || {
-                let mut packer = Packer::new(Codec::Lz4).unwrap();
-                let cpu = CpuId(thread as u8);
+                let waker = Arc::new(Waker::new().unwrap());
+                let mut seat = store.seat(CpuId(thread as u8), Codec::Lz4, &waker).unwrap();
                 let mut random = fastrand::Rng::with_seed(thread);
                 let mut read = [0; FRAME_SIZE];
                 for _ in 0..20_000 {
@@ -147,9 +154,9 @@ fn threads_that_write_and_read_the_same_pages_see_whole_pages_only() {
                         for (at, to) in words.iter_mut().enumerate() {
                             *to = (word << 32 | at as u64).to_ne_bytes();
                         }
-                        store.write(cpu, &mut packer, page, &data).unwrap();
+                        store.write(&mut seat, page, &data).unwrap();
                     } else {
-                        store.read(&mut packer, page, &mut read).unwrap();
+                        store.read(&mut seat, page, &mut read).unwrap();
                         let words = read.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
                         let first =
                             read.as_chunks::<8>().0.first().map_or(0, |word| u64::from_ne_bytes(*word));

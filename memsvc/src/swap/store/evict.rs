@@ -1,0 +1,290 @@
+//! The evictor: a thread that moves pages that have not been used for long from memory to a tier.
+//!
+//! ```text
+//!   choose some ─▶ copy, seal, mark as leaving ─▶ write ─▶ wait for all ─▶ still leaving? ─▶ the record takes
+//!                                                                             │ no            the page's place
+//!                                                                             └─▶ its place on the tier is free
+//! ```
+//! It needs no memory that is not there from the start, but for the records: a frame for 128 pages, which writes
+//! leave for it ([`RECORD_FRAMES`](super::RECORD_FRAMES)); slabs are squeezed if it finds none.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use zerocopy::IntoBytes;
+
+use super::level::{Batch, Level, READERS, Record, Waits, empty_block};
+use super::pressure::Next;
+use super::slots::{Generation, Slot};
+use super::tiers::Tiers;
+use super::{NoRoom, Store};
+use crate::core::slab::Handle;
+use crate::core::units::{CpuId, FRAME_SIZE};
+use crate::swap::session::WINDOW;
+use crate::swap::tier::{Block, Op, TierError};
+
+/// Stack of the thread: no recursion, no pages on it.
+const STACK: usize = 256 << 10;
+
+/// Pages that connections may have been promised.
+const MOST_PROMISED: usize = READERS * WINDOW as usize;
+
+/// The thread; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Evictor {
+    store: Arc<Store>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Evictor {
+    /// Starts it, if the store has tiers. `cpu` as for [`Store::erase`].
+    ///
+    /// # Errors
+    /// There is no thread.
+    pub(crate) fn spawn(store: &Arc<Store>, cpu: CpuId) -> io::Result<Option<Self>> {
+        if store.tiers.is_none() {
+            return Ok(None);
+        }
+        let thread = thread::Builder::new().name("evict".into()).stack_size(STACK).spawn({
+            let store = Arc::clone(store);
+            move || {
+                if let Some(tiers) = &store.tiers {
+                    Eviction::new(&store, tiers, cpu).run();
+                }
+            }
+        })?;
+        Ok(Some(Self { store: Arc::clone(store), thread: Some(thread) }))
+    }
+}
+
+impl Drop for Evictor {
+    fn drop(&mut self) {
+        if let Some(tiers) = &self.store.tiers {
+            tiers.pressure.stop();
+        }
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A page on its way.
+#[derive(Debug)]
+struct Leaving {
+    page: u64,
+    tier: u8,
+    record: Record,
+    /// Of the record.
+    handle: Handle,
+}
+
+/// What the thread has.
+struct Eviction<'a> {
+    store: &'a Store,
+    tiers: &'a Tiers,
+    cpu: CpuId,
+    /// Where it is looked for the next page.
+    hand: u64,
+    batch: Arc<Batch>,
+    blocks: Vec<Box<Block>>,
+    leaving: Vec<Leaving>,
+}
+
+impl<'a> Eviction<'a> {
+    fn new(store: &'a Store, tiers: &'a Tiers, cpu: CpuId) -> Self {
+        Self {
+            store,
+            tiers,
+            cpu,
+            hand: 0,
+            batch: Arc::default(),
+            blocks: (0..Batch::SIZE).map(|_| empty_block()).collect(),
+            leaving: Vec::with_capacity(Batch::SIZE),
+        }
+    }
+
+    fn run(&mut self) {
+        loop {
+            match self.tiers.pressure.next() {
+                Next::Stop => return,
+                Next::Idle => self.discard(),
+                Next::Evict => self.evict(),
+            }
+        }
+    }
+
+    /// Makes room until there is enough of it.
+    fn evict(&mut self) {
+        let pressure = &self.tiers.pressure;
+        while self.store.is_tight(self.tiers.low()) || pressure.has_waiters() {
+            // Who is away is asked with one page, of which the place is lost if there is no answer.
+            let count = if pressure.is_away() { 1 } else { Batch::SIZE };
+            let (left, is_away) = self.move_some(count);
+            if pressure.has_stopped() {
+                return;
+            }
+            if left == 0 {
+                pressure.made_none(is_away);
+                return;
+            }
+            pressure.made_room();
+        }
+    }
+
+    /// Moves so many pages. Says how many have left, and whether a tier did not answer.
+    fn move_some(&mut self, count: usize) -> (u64, bool) {
+        // More pages than connections can have been promised: somebody may leave.
+        for _ in 0..count + MOST_PROMISED {
+            if self.leaving.len() == count {
+                break;
+            }
+            let Some(page) = self.choose() else { break };
+            if !self.send(page) {
+                break;
+            }
+        }
+        let (mut left, mut is_away) = (0, false);
+        let batch = Arc::clone(&self.batch);
+        batch.wait(self.leaving.len(), |index, op, result| {
+            is_away |= result == Err(TierError::Away);
+            left += u64::from(self.arrived(index, result));
+            if let Op::Write { block, .. } | Op::Read { block, .. } = op {
+                self.blocks.push(block);
+            }
+        });
+        self.leaving.clear();
+        (left, is_away)
+    }
+
+    /// A page that has not been used for the longest time, more or less.
+    fn choose(&mut self) -> Option<u64> {
+        let slots = &self.store.slots;
+        let in_memory = |slot| matches!(slot, Slot::Object(..));
+        // Twice the generations and one round more: who is used meanwhile becomes younger.
+        for _ in 0..4 * Generation::COUNT {
+            let oldest = self.tiers.oldest();
+            match slots.find(self.hand..slots.pages(), oldest, in_memory) {
+                Some(page) => {
+                    self.hand = page + 1;
+                    return Some(page);
+                }
+                None if self.hand > 0 => self.hand = 0,
+                None if self.tiers.oldest_is_empty() => {}
+                None => return None,
+            }
+        }
+        None
+    }
+
+    /// Sends a page off. False when there is no place for it, or no memory for its record; a page that cannot
+    /// leave stays.
+    fn send(&mut self, page: u64) -> bool {
+        let Some(mut block) = self.blocks.pop() else { return false };
+        let Some((tier, level, place)) = self.tiers.take_place() else {
+            self.blocks.push(block);
+            return false;
+        };
+        let sealed = self.seal(page, place, &mut block);
+        let handle = sealed.and_then(|record| Some((record, self.keep(&record)?)));
+        let Some((record, handle)) = handle else {
+            self.tiers.free_place(level, place);
+            self.blocks.push(block);
+            // Without a record nobody leaves; a page that somebody uses is no reason to end.
+            if let Some(mut slot) = self.store.slots.lock(page) {
+                slot.stay();
+                slot.touch(self.tiers.youngest());
+            }
+            return sealed.is_none();
+        };
+        let index = self.leaving.len();
+        self.leaving.push(Leaving { page, tier, record, handle });
+        level.begin(Waits::Evictor(Arc::clone(&self.batch), index), Op::Write { place, block });
+        true
+    }
+
+    /// Copies a page that may leave, sealed. `None` when it is to stay.
+    fn seal(&self, page: u64, place: u64, block: &mut Block) -> Option<Record> {
+        let mut slot = self.store.slots.lock(page)?;
+        let Slot::Object(handle, codec) = slot.get() else { return None };
+        if slot.is_leaving() || self.tiers.is_pinned(page) {
+            return None;
+        }
+        let copied = self.store.objects.read(handle, |bytes| {
+            block.0.get_mut(..bytes.len())?.copy_from_slice(bytes);
+            u16::try_from(bytes.len()).ok()
+        });
+        let len = copied.ok().flatten()?;
+        slot.leave();
+        drop(slot);
+        Some(Record::new(self.tiers.sealer().seal(page, len, block), codec, place))
+    }
+
+    /// Keeps a record: in the frames that pages leave, or in what squeezing makes.
+    fn keep(&self, record: &Record) -> Option<Handle> {
+        let keep = || self.store.keep(self.cpu, record.as_bytes(), u64::MAX);
+        keep()
+            .or_else(|NoRoom| {
+                self.store.objects.shrink(self.cpu, true);
+                keep()
+            })
+            .ok()
+    }
+
+    /// A page has been written, or not. True when it has left.
+    fn arrived(&self, index: usize, result: Result<(), TierError>) -> bool {
+        let Some(leaving) = self.leaving.get(index) else { return false };
+        let &Leaving { page, tier, record, handle } = leaving;
+        let level = self.tiers.level(tier);
+        let Some(mut slot) = self.store.slots.lock(page) else { return false };
+        let is_leaving = slot.is_leaving();
+        // Somebody may have been promised it while it was written.
+        if is_leaving && result.is_ok() && !self.tiers.is_pinned(page) {
+            let before = slot.replace(Slot::Outside(handle, tier), self.tiers.oldest());
+            drop(slot);
+            self.store.count(Slot::Outside(handle, tier), 1);
+            self.store.count(before, u64::MAX);
+            if let Slot::Object(object, _) = before {
+                self.store.remove(self.cpu, object);
+            }
+            return true;
+        }
+        if is_leaving {
+            slot.stay();
+            slot.touch(self.tiers.youngest());
+        }
+        drop(slot);
+        self.store.remove(self.cpu, handle);
+        match (result, level) {
+            // It may still be written, at any time: nothing else is to lie there.
+            (Err(TierError::Away), _) | (_, None) => {}
+            (Err(TierError::Full), Some(level)) => level.is_full(record.place()),
+            (_, Some(level)) => self.tiers.free_place(level, record.place()),
+        }
+        // What it would have been room for is gone already.
+        result.is_ok()
+    }
+
+    /// Discards what lies where nothing is needed any more, as long as nobody wants room.
+    fn discard(&mut self) {
+        for level in self.tiers.levels() {
+            while let Some(places) = level.take_freed() {
+                self.discard_run(level, places);
+                if self.tiers.pressure.is_wanted() {
+                    // Later.
+                    self.tiers.pressure.freed();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn discard_run(&self, level: &Level, places: std::ops::Range<u64>) {
+        level.begin(Waits::Evictor(Arc::clone(&self.batch), 0), Op::Discard { places: places.clone() });
+        // Whatever becomes of it: what lies there is not needed.
+        self.batch.wait(1, |_, _, _| level.discarded(places.clone()));
+    }
+}
+
+const _: () = assert!(FRAME_SIZE <= u16::MAX as usize);

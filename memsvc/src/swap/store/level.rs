@@ -1,0 +1,258 @@
+//! One tier as the store uses it: its places, and who waits for what it is at.
+
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::places::Places;
+use super::reader::Reader;
+use crate::core::sync::lock;
+use crate::stats::Counter;
+use crate::swap::SwapError;
+use crate::swap::codec::Codec;
+use crate::swap::stats::TierStats;
+use crate::swap::tier::{Block, Done, FileTier, Op, Seal, Tier, TierConfig, TierError, Transport};
+
+/// Readers whose pages may all be under way at a time: more than a server has connections.
+pub(super) const READERS: usize = 64;
+/// Operations that may wait for a tier.
+const QUEUE: usize = READERS * Reader::PLACES + Batch::SIZE + 1;
+
+/// What stays in memory of a page that is on a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Record {
+    seal: [u8; Seal::SIZE],
+    codec: u8,
+    /// Low five bytes, the lowest first.
+    place: [u8; PLACE],
+}
+
+const PLACE: usize = 5;
+/// Places that there can be.
+pub(super) const MOST_PLACES: u64 = 1 << (8 * PLACE);
+const _: () = assert!(size_of::<Record>() == 32);
+
+impl Record {
+    pub(super) fn new(seal: Seal, codec: Codec, place: u64) -> Self {
+        debug_assert!(place < MOST_PLACES);
+        let [a, b, c, d, e, ..] = place.to_le_bytes();
+        Self { seal: seal.to_bytes(), codec: codec as u8, place: [a, b, c, d, e] }
+    }
+
+    pub(super) fn seal(&self) -> Seal {
+        Seal::from_bytes(self.seal)
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        Codec::ALL.into_iter().find(|codec| *codec as u8 == self.codec).unwrap_or(Codec::None)
+    }
+
+    pub(super) fn place(&self) -> u64 {
+        let [a, b, c, d, e] = self.place;
+        u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])
+    }
+}
+
+/// Who is told that an operation has ended.
+#[derive(Debug)]
+pub(super) enum Waits {
+    /// A connection, for a page in this place of its.
+    Reader(Arc<Reader>, usize),
+    /// The evictor, for one of those under way.
+    Evictor(Arc<Batch>, usize),
+}
+
+/// Operations that the evictor waits for together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    ended: Mutex<Vec<(usize, Op, Result<(), TierError>)>>,
+    bell: Condvar,
+}
+
+impl Batch {
+    /// Most operations.
+    pub(super) const SIZE: usize = 32;
+
+    fn end(&self, index: usize, op: Op, result: Result<(), TierError>) {
+        lock(&self.ended).push((index, op, result));
+        self.bell.notify_one();
+    }
+
+    /// Waits until so many have ended, and hands them over.
+    pub(super) fn wait(&self, count: usize, mut each: impl FnMut(usize, Op, Result<(), TierError>)) {
+        let mut ended = lock(&self.ended);
+        while ended.len() < count {
+            ended = self.bell.wait(ended).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        ended.drain(..).for_each(|(index, op, result)| each(index, op, result));
+    }
+}
+
+/// Who waits, by the token of the operation.
+#[derive(Debug)]
+struct Waiting {
+    by_token: Vec<Option<Waits>>,
+    free: Vec<u32>,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        Self { by_token: (0..QUEUE).map(|_| None).collect(), free: (0..QUEUE as u32).rev().collect() }
+    }
+
+    fn add(&mut self, waits: Waits) -> Result<u64, Waits> {
+        let Some(token) = self.free.pop() else { return Err(waits) };
+        self.by_token[token as usize] = Some(waits);
+        Ok(token.into())
+    }
+
+    fn take(&mut self, token: u64) -> Option<Waits> {
+        let waits = self.by_token.get_mut(token as usize)?.take()?;
+        self.free.push(token as u32);
+        Some(waits)
+    }
+}
+
+/// A tier below the store.
+#[derive(Debug)]
+pub(crate) struct Level {
+    name: String,
+    tier: Tier,
+    waiting: Arc<Mutex<Waiting>>,
+    places: Mutex<Places>,
+    /// The disk was full a moment ago: places are not to be had before then.
+    full_until: Mutex<Option<Instant>>,
+    counts: Arc<Counts>,
+}
+
+/// A disk that is full is tried again after that.
+const FULL: Duration = Duration::from_secs(1);
+
+/// What a tier did.
+#[derive(Debug, Default)]
+struct Counts {
+    read: Counter,
+    written: Counter,
+    discarded: Counter,
+    errors: Counter,
+    away: Counter,
+}
+
+impl Level {
+    /// A tier as configured, for so many pages at the most.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub(crate) fn open(config: &TierConfig, pages: u64) -> Result<Self, SwapError> {
+        let most = pages.min(MOST_PLACES);
+        let (transport, places): (Box<dyn Transport>, u64) = match config {
+            TierConfig::File(directory) => (Box::new(FileTier::open(directory, most)?), most),
+            TierConfig::Nbd { .. } => todo!(),
+        };
+        Self::new(format!("{config:?}"), transport, places).map_err(SwapError::Resource)
+    }
+
+    /// A tier of so many places; its name is for people.
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub(crate) fn new(name: String, transport: Box<dyn Transport>, places: u64) -> std::io::Result<Self> {
+        let waiting = Arc::new(Mutex::new(Waiting::new()));
+        let counts = Arc::<Counts>::default();
+        let tier = Tier::spawn(transport, QUEUE, {
+            let (waiting, counts) = (Arc::clone(&waiting), Arc::clone(&counts));
+            move |Done { token, op, result }| {
+                counts.count(&op, result);
+                let waits = lock(&waiting).take(token);
+                match waits {
+                    Some(Waits::Reader(reader, index)) => reader.arrived(index, op, result),
+                    Some(Waits::Evictor(batch, index)) => batch.end(index, op, result),
+                    None => {}
+                }
+            }
+        })?;
+        let places = Mutex::new(Places::new(places.min(MOST_PLACES)));
+        Ok(Self { name, tier, waiting, places, full_until: Mutex::default(), counts })
+    }
+
+    /// Begins an operation, of which somebody is told that it has ended. There are never more under way than
+    /// those that may wait have room for; if there are, it ends at once.
+    pub(super) fn begin(&self, waits: Waits, op: Op) {
+        let token = lock(&self.waiting).add(waits);
+        let refused = match token {
+            Ok(token) => match self.tier.begin(token, op) {
+                Ok(()) => return,
+                Err(op) => lock(&self.waiting).take(token).map(|waits| (waits, op)),
+            },
+            Err(waits) => Some((waits, op)),
+        };
+        debug_assert!(false, "a tier has more to do than there can be");
+        match refused {
+            Some((Waits::Reader(reader, index), op)) => reader.arrived(index, op, Err(TierError::Refused)),
+            Some((Waits::Evictor(batch, index), op)) => batch.end(index, op, Err(TierError::Refused)),
+            None => {}
+        }
+    }
+
+    /// A place for a page, if there is one.
+    pub(super) fn take_place(&self) -> Option<u64> {
+        let is_full = lock(&self.full_until).is_some_and(|until| Instant::now() < until);
+        if is_full { None } else { lock(&self.places).take() }
+    }
+
+    /// There is a place, but nothing behind it.
+    pub(super) fn is_full(&self, place: u64) {
+        *lock(&self.full_until) = Some(Instant::now() + FULL);
+        self.free_place(place);
+    }
+
+    /// What lies there is not needed any more.
+    pub(super) fn free_place(&self, place: u64) {
+        lock(&self.places).free(place);
+    }
+
+    /// Some places that were freed and not discarded yet; see [`Self::discarded`].
+    pub(super) fn take_freed(&self) -> Option<Range<u64>> {
+        lock(&self.places).take_freed()
+    }
+
+    /// They can be used again.
+    pub(super) fn discarded(&self, places: Range<u64>) {
+        lock(&self.places).discarded(places);
+    }
+
+    pub(super) fn stats(&self) -> TierStats {
+        let places = lock(&self.places);
+        TierStats {
+            name: self.name.clone(),
+            pages: places.count(),
+            stored_pages: places.count() - places.available(),
+            pages_read: self.counts.read.get(),
+            pages_written: self.counts.written.get(),
+            pages_discarded: self.counts.discarded.get(),
+            errors: self.counts.errors.get(),
+            timeouts: self.counts.away.get(),
+        }
+    }
+}
+
+impl Counts {
+    fn count(&self, op: &Op, result: Result<(), TierError>) {
+        match (result, op) {
+            (Ok(()), Op::Read { .. }) => self.read.add(1),
+            (Ok(()), Op::Write { .. }) => self.written.add(1),
+            (Ok(()), Op::Discard { places }) => self.discarded.add(places.end - places.start),
+            (Err(TierError::Away), _) => self.away.add(1),
+            (Err(TierError::Refused | TierError::Full), _) => self.errors.add(1),
+        }
+    }
+}
+
+/// A block of zeroes.
+pub(super) fn empty_block() -> Box<Block> {
+    // Made in place: a block is larger than what should be on a stack.
+    Box::new(Block([0; crate::core::units::FRAME_SIZE]))
+}

@@ -1,0 +1,366 @@
+//! The store with tiers below it, which are told to do wrong.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::*;
+use crate::core::sync::lock;
+use crate::swap::tier::{Faults, MemTier};
+
+/// A store with tiers of so many places each, and what goes wrong with them.
+struct Rig {
+    store: Arc<Store>,
+    faults: Vec<Arc<Mutex<Faults>>>,
+    // Ends before the store does.
+    evictor: Option<Evictor>,
+}
+
+impl Rig {
+    fn new(memory: u64, tiers: &[u64], seed: u64) -> Self {
+        let faults: Vec<Arc<Mutex<Faults>>> = tiers.iter().map(|_| Arc::default()).collect();
+        let levels = tiers.iter().zip(&faults).zip(seed..).map(|((places, faults), seed)| {
+            let tier = MemTier::new(*places, seed, Arc::clone(faults));
+            Level::new("a tier".into(), Box::new(tier), *places).unwrap()
+        });
+        let tiers = Tiers::new(levels.collect(), memory).unwrap();
+        let objects = Arc::new(Objects::standalone(memory * 2 + (4 << 20), 3).unwrap());
+        let limits = Limits { pages: PAGES, bytes: memory };
+        let store = Arc::new(Store::new(limits, objects, Box::new(|| {}), Some(tiers)));
+        let evictor = Evictor::spawn(&store, CpuId(2)).unwrap();
+        Self { store, faults, evictor }
+    }
+
+    fn client(&self, cpu: u8, codec: Codec) -> Client {
+        let waker = Arc::new(Waker::new().unwrap());
+        let seat = self.store.seat(CpuId(cpu), codec, &waker).unwrap();
+        Client { store: Arc::clone(&self.store), waker, seat }
+    }
+
+    fn fail(&self, with: impl Fn(&mut Faults)) {
+        self.faults.iter().for_each(|faults| with(&mut lock(faults)));
+    }
+
+    /// Pages that are not in memory.
+    fn outside(&self) -> Vec<u64> {
+        let is_outside = |page: &u64| matches!(self.store.slots.get(*page), Some(Slot::Outside(..)));
+        (0..PAGES).filter(is_outside).collect()
+    }
+}
+
+/// One who waits as a connection's driver does.
+struct Client {
+    store: Arc<Store>,
+    waker: Arc<Waker>,
+    seat: Seat,
+}
+
+impl Client {
+    /// Until something has changed.
+    fn wait(&self) {
+        let long = Timespec { tv_sec: 60, tv_nsec: 0 };
+        let rung = poll(&mut [PollFd::new(&*self.waker, PollFlags::IN)], Some(&long)).unwrap();
+        assert_eq!(rung, 1, "nobody rings: {:?}", self.store.stats());
+        self.waker.clear();
+    }
+
+    fn write(&mut self, page: u64, data: &Page) -> Result<(), NbdError> {
+        while self.store.write(&mut self.seat, page, data)? == Stored::Later {
+            self.wait();
+        }
+        Ok(())
+    }
+
+    /// Pages one after the other, none of which may be missing once they were promised.
+    fn read(&mut self, pages: Range<u64>) -> Result<Vec<Page>, NbdError> {
+        loop {
+            match self.store.fetch(&self.seat, pages.clone(), true) {
+                Fetch::Ready => break,
+                Fetch::Later => self.wait(),
+                Fetch::Failed(error) => return Err(error),
+            }
+        }
+        let mut read = Vec::new();
+        for page in pages {
+            let mut into = [0xEE; FRAME_SIZE];
+            self.store.read(&mut self.seat, page, &mut into).expect("it was promised");
+            read.push(into);
+        }
+        Ok(read)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Trouble {
+    refuse: u32,
+    full: u32,
+    away: u32,
+    flip: u32,
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    let percent = || prop_oneof![3 => Just(0), 1 => 0..50u32, 1 => Just(100)];
+    (percent(), percent(), prop_oneof![3 => Just(0), 1 => 0..30u32], percent())
+        .prop_map(|(refuse, full, away, flip)| Trouble { refuse, full, away, flip })
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Do(Op),
+    ReadSome(u64, u64),
+    Trouble(Trouble),
+    /// Operations begin and do not end.
+    Hold,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        10 => (0..PAGES, any::<u8>(), 0..50u64).prop_map(|(page, kind, seed)| Step::Do(Op::Write(page, kind, seed))),
+        2 => (0..PAGES, 0..20u64).prop_map(|(page, len)| Step::Do(Op::Erase(page, page + len))),
+        3 => (0..PAGES, 1..64u64).prop_map(|(page, len)| Step::ReadSome(page, len)),
+        1 => trouble().prop_map(Step::Trouble),
+        1 => Just(Step::Hold),
+    ];
+    prop::collection::vec(step, 1..150)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever tiers do, what is read is what was written; what could not be written is as it was; and once
+    /// they do right again nothing is missing.
+    #[test]
+    fn is_a_map_whatever_tiers_do(
+        steps in steps(),
+        codec in 0..3usize,
+        places in prop::collection::vec(1..400u64, 1..3),
+        seed: u64,
+    ) {
+        let mut rig = Rig::new(64 << 10, &places, seed);
+        let mut client = rig.client(0, Codec::ALL[codec]);
+        let mut model: HashMap<u64, Page> = HashMap::new();
+        let mut lost_places = false;
+        let mut was_trouble = false;
+        for step in steps {
+            match step {
+                Step::Do(Op::Write(page, kind, seed)) => {
+                    let data = page_of(kind, seed);
+                    rig.fail(|faults| faults.hold = false);
+                    match client.write(page, &data) {
+                        Ok(()) => _ = model.insert(page, data),
+                        Err(error) => prop_assert_eq!(error, NbdError::NoSpace),
+                    }
+                }
+                Step::Do(Op::Erase(from, to)) => {
+                    rig.store.erase(CPU, from..to);
+                    (from..to).for_each(|page| _ = model.remove(&page));
+                }
+                Step::Do(Op::Read(_)) => {}
+                Step::ReadSome(from, len) => {
+                    rig.fail(|faults| faults.hold = false);
+                    let pages = from..(from + len).min(PAGES);
+                    match client.read(pages.clone()) {
+                        Ok(read) => for (page, read) in pages.zip(read) {
+                            prop_assert!(read == model.get(&page).copied().unwrap_or([0; FRAME_SIZE]), "page {}", page);
+                        },
+                        Err(error) => {
+                            prop_assert_eq!(error, NbdError::Io);
+                            prop_assert!(was_trouble);
+                        }
+                    }
+                }
+                Step::Trouble(Trouble { refuse, full, away, flip }) => {
+                    (was_trouble, lost_places) = (true, lost_places || away > 0);
+                    rig.fail(|faults| {
+                        (faults.refuse, faults.full, faults.away, faults.flip) = (refuse, full, away, flip);
+                    });
+                }
+                Step::Hold => rig.fail(|faults| faults.hold = true),
+            }
+        }
+        rig.fail(|faults| {
+            (faults.refuse, faults.full, faults.away, faults.flip, faults.hold) = (0, 0, 0, 0, false);
+        });
+        // What failed while there was trouble is said once.
+        for page in 0..PAGES {
+            let read = client.read(page..page + 1).or_else(|_| client.read(page..page + 1)).unwrap();
+            prop_assert!(read[0] == model.get(&page).copied().unwrap_or([0; FRAME_SIZE]), "page {}", page);
+        }
+        let stats = rig.store.stats();
+        let stored = model.values().filter(|page| same_filled(page) != Some(0)).count() as u64;
+        let same = model.values().filter(|page| same_filled(page).is_some_and(|word| word != 0)).count() as u64;
+        prop_assert_eq!((stats.stored_pages, stats.same_filled_pages, stats.lost), (stored, same, 0));
+        prop_assert_eq!(stats.tiers.iter().map(|tier| tier.errors + tier.timeouts).sum::<u64>() > 0 && !was_trouble, false);
+
+        rig.evictor = None;
+        rig.store.erase(CPU, 0..PAGES);
+        let stats = rig.store.stats();
+        prop_assert_eq!((stats.stored_pages, stats.incompressible_pages, stats.stored_bytes), (0, 0, 0));
+        prop_assert!(lost_places || stats.tiers.iter().all(|tier| tier.stored_pages == 0), "{:?}", stats);
+        rig.store.objects().shrink(CPU, true);
+        prop_assert_eq!(rig.store.objects().info().caches.iter().map(|cache| cache.slabs).sum::<u64>(), 0);
+        for faults in &rig.faults {
+            prop_assert_eq!(&lock(faults).rules_broken, &Vec::<String>::new());
+        }
+    }
+}
+
+/// Pages that many connections write, read and erase, while most of them are on tiers.
+#[test]
+fn connections_see_whole_pages_only() {
+    // More than all of them may have been promised.
+    let rig = Rig::new(100 << 12, &[10, 300], 7);
+    rig.fail(|faults| (faults.refuse, faults.flip) = (3, 3));
+    std::thread::scope(|scope| {
+        for thread in 0..3u64 {
+            let mut client = rig.client(thread as u8 % 2, Codec::Lz4);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(thread);
+                for _ in 0..3_000 {
+                    let page = random.u64(0..200);
+                    match random.u8(0..8) {
+                        0 => client.store.erase(CpuId(thread as u8 % 2), page..page + 4),
+                        1..5 => {
+                            // The number of the page, and then what nobody can pack.
+                            let mut data = page_of(3, random.u64(..));
+                            let [number, rest @ ..] = data.as_chunks_mut::<8>().0 else { unreachable!() };
+                            *number = page.to_le_bytes();
+                            *rest.last_mut().unwrap() = sum(rest);
+                            client.write(page, &data).unwrap();
+                        }
+                        _ => {
+                            let pages = page..page + random.u64(1..32);
+                            for (page, read) in pages.clone().zip(client.read(pages).into_iter().flatten()) {
+                                let [number, rest @ ..] = read.as_chunks::<8>().0 else { unreachable!() };
+                                let mut checked = rest.to_vec();
+                                *checked.last_mut().unwrap() = sum(rest);
+                                let is_right = *number == page.to_le_bytes() && checked == rest;
+                                assert!(
+                                    is_right || same_filled(&read) == Some(0),
+                                    "page {page} is torn or another's"
+                                );
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let stats = rig.store.stats();
+    assert!(
+        stats.lost == 0 && stats.corrupt > 0 && stats.tiers.iter().all(|tier| tier.pages_read > 0),
+        "{stats:?}"
+    );
+}
+
+/// Of all words but the last.
+fn sum(words: &[[u8; 8]]) -> [u8; 8] {
+    let words = words.split_last().map_or(&[][..], |(_, words)| words);
+    words.iter().fold(0_u64, |sum, word| sum.rotate_left(1) ^ u64::from_le_bytes(*word)).to_le_bytes()
+}
+
+/// Those that were stored last, and those that were read, are in memory; the others are not.
+#[test]
+fn who_has_not_been_used_for_long_leaves() {
+    let rig = Rig::new(128 << 12, &[PAGES], 1);
+    let mut client = rig.client(0, Codec::None);
+    for page in 0..100 {
+        client.write(page, &page_of(3, page)).unwrap();
+    }
+    assert!(rig.outside().is_empty(), "there is room for all");
+    for page in 100..200 {
+        client.read(0..10).unwrap();
+        client.write(page, &page_of(3, page)).unwrap();
+    }
+    let outside = rig.outside();
+    assert!(outside.len() >= 72, "{outside:?}");
+    assert!(outside.iter().all(|page| (10..150).contains(page)), "{outside:?}");
+}
+
+/// When everything is full, there is an error, and what was there is there.
+#[test]
+fn a_full_tier_loses_nothing() {
+    let rig = Rig::new(64 << 10, &[50, 20], 1);
+    let mut client = rig.client(0, Codec::None);
+    let written =
+        (0..PAGES).take_while(|page| client.write(*page, &page_of(3, *page)).is_ok()).count() as u64;
+    // 70 on tiers, whose records take some of the memory, and what fits into memory.
+    assert!((80..86).contains(&written), "{written}");
+    assert_eq!(client.write(written, &page_of(3, 99)), Err(NbdError::NoSpace));
+    for (page, read) in (0..).zip(client.read(0..64).unwrap()) {
+        assert!(read == page_of(3, page), "page {page}");
+    }
+    // What makes room makes room.
+    rig.store.erase(CPU, 0..1);
+    assert_eq!(client.write(written, &page_of(3, 99)), Ok(()));
+    assert_eq!(client.read(written..written + 1).unwrap(), [page_of(3, 99)]);
+    assert!(rig.store.stats().no_room > 0);
+}
+
+/// A tier that is away costs an error, and no page; when it is back all goes on.
+#[test]
+fn a_tier_may_be_away() {
+    let rig = Rig::new(64 << 10, &[PAGES], 1);
+    let mut client = rig.client(0, Codec::None);
+    (0..100).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    rig.fail(|faults| faults.away = 100);
+    let written =
+        (100..PAGES).take_while(|page| client.write(*page, &page_of(3, *page)).is_ok()).count() as u64;
+    assert!(written < 16, "{written} found room");
+    let outside = rig.outside();
+    assert_eq!(client.read(outside[0]..outside[0] + 1), Err(NbdError::Io));
+    let inside = (0..100 + written).find(|page| !outside.contains(page)).unwrap();
+    assert_eq!(client.read(inside..inside + 1).unwrap(), [page_of(3, inside)]);
+    rig.fail(|faults| faults.away = 0);
+    // The first who asks is refused at once; it is tried again for that.
+    let mut tries = 0;
+    while client.write(200, &page_of(3, 200)).is_err() {
+        tries += 1;
+        assert!(tries < 600, "it is not found back");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for page in (0..100 + written).chain([200]) {
+        assert_eq!(client.read(page..page + 1).unwrap(), [page_of(3, page)], "page {page}");
+    }
+    let stats = rig.store.stats();
+    assert!(stats.tiers[0].timeouts > 0 && stats.lost == 0, "{stats:?}");
+}
+
+/// Nothing hangs when a device goes while its tier is at something.
+#[test]
+fn a_store_may_go_at_any_time() {
+    for seed in 0..20 {
+        let rig = Rig::new(64 << 10, &[PAGES], seed);
+        let mut client = rig.client(0, Codec::None);
+        (0..64).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+        rig.fail(|faults| faults.hold = true);
+        let _ = client.store.fetch(&client.seat, 0..40, true);
+        let _ = (64..100).try_for_each(|page| {
+            (client.store.write(&mut client.seat, page, &page_of(3, page)) == Ok(Stored::Now)).then_some(())
+        });
+        let faults = rig.faults.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(5));
+                faults.iter().for_each(|faults| lock(faults).hold = false);
+            });
+            drop((rig, client));
+        });
+    }
+}
+
+/// What was discarded is not on the tier any more, without anybody asking for it.
+#[test]
+fn places_of_erased_pages_are_discarded() {
+    let rig = Rig::new(64 << 10, &[PAGES], 1);
+    let mut client = rig.client(0, Codec::None);
+    (0..200).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    assert!(lock(&rig.faults[0]).places.len() > 150);
+    rig.store.erase(CPU, 0..200);
+    let start = std::time::Instant::now();
+    while !lock(&rig.faults[0]).places.is_empty() {
+        assert!(start.elapsed().as_secs() < 60, "{} places are left", lock(&rig.faults[0]).places.len());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -34,7 +34,7 @@ use std::sync::atomic::AtomicU8;
 
 pub use codec::Codec;
 pub use stats::{NbdStats, StoreStats, SwapStats};
-pub use tier::{NbdServer, TierConfig};
+pub use tier::{AddressError, NbdServer, RemoteStats, TierConfig};
 
 use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE};
 use crate::space::guest::OUTSIDE;

@@ -10,7 +10,7 @@
 //! it. When the queue is full, or an answer to an option waits to be sent, no more is taken: the peer's
 //! window closes.
 
-mod buffer;
+pub(super) mod buffer;
 mod handshake;
 mod transmission;
 

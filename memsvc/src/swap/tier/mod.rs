@@ -9,10 +9,16 @@
 
 #![allow(dead_code, reason = "the store does not use tiers yet")]
 
+mod address;
+mod remote;
+
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
+
+pub use address::AddressError;
+pub use remote::RemoteStats;
 
 use crate::core::units::FRAME_SIZE;
 

@@ -38,7 +38,7 @@ use std::sync::atomic::AtomicU8;
 
 pub use codec::Codec;
 pub use stats::{NbdStats, StoreStats, SwapStats, TierStats};
-pub use tier::{NbdServer, TierConfig, TierOpenError};
+pub use tier::{AddressError, ConnectError, NbdServer, RemoteStats, TierConfig, TierOpenError};
 pub use waker::Waker;
 
 use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE};
@@ -97,7 +97,10 @@ pub enum SwapError {
     Resource(#[source] io::Error),
     /// A directory cannot have a tier's file.
     #[error(transparent)]
-    File(#[from] tier::TierOpenError),
+    File(#[from] TierOpenError),
+    /// A server cannot be a tier.
+    #[error(transparent)]
+    Server(#[from] ConnectError),
 }
 
 /// Threads whose slabs do not get in each other's way.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::tier::RemoteStats;
 use crate::stats::{Counter, counters};
 
 counters! {
@@ -77,6 +78,9 @@ pub struct TierStats {
     pub errors: u64,
     /// Operations that it did not answer in time.
     pub timeouts: u64,
+    /// What the connection to it went through, if it is a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteStats>,
 }
 
 /// Swap of one guest.

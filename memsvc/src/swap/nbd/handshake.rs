@@ -138,6 +138,15 @@ impl<'a> OptionRequest<'a> {
         (wanted.len() == usize::from(count.get()) * size_of::<U16>()).then_some(Self { name, wanted })
     }
 
+    /// The data of `INFO` or `GO` for an export of at most [`MAX_NAME`] bytes of name.
+    pub fn bytes(name: &str, wanted: &[InfoType]) -> Vec<u8> {
+        let mut data = (name.len() as u32).to_be_bytes().to_vec();
+        data.extend_from_slice(name.as_bytes());
+        data.extend_from_slice(&(wanted.len() as u16).to_be_bytes());
+        data.extend(wanted.iter().flat_map(|info| (*info as u16).to_be_bytes()));
+        data
+    }
+
     /// True when this information is wanted.
     pub fn wants(&self, info: InfoType) -> bool {
         self.wanted.chunks_exact(2).any(|number| number == (info as u16).to_be_bytes())
@@ -158,10 +167,30 @@ pub enum ReplyType {
     ErrUnsupported = 1 << 31 | 1,
     /// Its data makes no sense.
     ErrInvalid = 1 << 31 | 3,
+    /// The server's operator does not allow it.
+    ErrPolicy = 1 << 31 | 2,
+    /// The connection has to be one of TLS first.
+    ErrTlsRequired = 1 << 31 | 5,
     /// There is no such export.
     ErrUnknown = 1 << 31 | 6,
+    /// The server is about to end.
+    ErrShutdown = 1 << 31 | 7,
     /// Its data is longer than anything sensible.
     ErrTooBig = 1 << 31 | 9,
+}
+
+impl ReplyType {
+    /// The answer of this number; `None` for those that are not known.
+    pub fn new(code: u32) -> Option<Self> {
+        use ReplyType::{
+            Ack, ErrInvalid, ErrPolicy, ErrShutdown, ErrTlsRequired, ErrTooBig, ErrUnknown, ErrUnsupported,
+            Info, Server,
+        };
+        let errors =
+            [ErrUnsupported, ErrPolicy, ErrInvalid, ErrTlsRequired, ErrUnknown, ErrShutdown, ErrTooBig];
+        let mut known = [Ack, Server, Info].into_iter().chain(errors);
+        known.find(|known| *known as u32 == code)
+    }
 }
 
 /// The answer to an option, before its data.
@@ -193,23 +222,69 @@ impl OptionReplyHeader {
     }
 }
 
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct ExportInfo {
+    kind: U16,
+    bytes: U64,
+    flags: U16,
+}
+
+const _: () = assert!(size_of::<ExportInfo>() == 12);
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct BlockSizeInfo {
+    kind: U16,
+    smallest: U32,
+    best: U32,
+    largest: U32,
+}
+
+const _: () = assert!(size_of::<BlockSizeInfo>() == 14);
+
 /// `NBD_INFO_EXPORT`: size in bytes, and flags.
 pub fn export_info(bytes: u64, flags: TransmissionFlags) -> [u8; 12] {
-    #[derive(IntoBytes, Immutable, Unaligned)]
-    #[repr(C)]
-    struct ExportInfo(U16, U64, U16);
-    let info = ExportInfo((InfoType::Export as u16).into(), bytes.into(), flags.bits().into());
-    zerocopy::transmute!(info)
+    let kind = InfoType::Export as u16;
+    zerocopy::transmute!(ExportInfo { kind: kind.into(), bytes: bytes.into(), flags: flags.bits().into() })
 }
 
 /// `NBD_INFO_BLOCK_SIZE`: smallest, best, largest.
 pub fn block_size_info() -> [u8; 14] {
-    #[derive(IntoBytes, Immutable, Unaligned)]
-    #[repr(C)]
-    struct BlockSizeInfo(U16, U32, U32, U32);
     let kind = InfoType::BlockSize as u16;
-    let info = BlockSizeInfo(kind.into(), BLOCK_BYTES.into(), BLOCK_BYTES.into(), MAX_PAYLOAD.into());
-    zerocopy::transmute!(info)
+    zerocopy::transmute!(BlockSizeInfo {
+        kind: kind.into(),
+        smallest: BLOCK_BYTES.into(),
+        best: BLOCK_BYTES.into(),
+        largest: MAX_PAYLOAD.into(),
+    })
+}
+
+/// A piece of information on an export, as a client needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportFact {
+    /// Its size in bytes, and what it can do.
+    Export(u64, TransmissionFlags),
+    /// The smallest unit of a transfer, in bytes.
+    SmallestBlock(u32),
+    /// Anything else.
+    Other,
+}
+
+impl ExportFact {
+    /// Reads the data of [`ReplyType::Info`]; `None` when its length is not that of its kind.
+    pub fn parse(data: &[u8]) -> Option<Self> {
+        let (kind, _) = U16::read_from_prefix(data).ok()?;
+        if kind == InfoType::Export as u16 {
+            let info = ExportInfo::read_from_bytes(data).ok()?;
+            let flags = TransmissionFlags::from_bits_truncate(info.flags.get());
+            return Some(Self::Export(info.bytes.get(), flags));
+        }
+        if kind == InfoType::BlockSize as u16 {
+            return Some(Self::SmallestBlock(BlockSizeInfo::read_from_bytes(data).ok()?.smallest.get()));
+        }
+        Some(Self::Other)
+    }
 }
 
 /// What stands before the text of `NBD_INFO_NAME` and `NBD_INFO_DESCRIPTION`.

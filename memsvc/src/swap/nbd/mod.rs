@@ -17,7 +17,7 @@ mod handshake;
 mod transmission;
 
 pub use handshake::{
-    ClientFlags, Greeting, HandshakeFlags, InfoType, OptionCode, OptionHeader, OptionReplyHeader,
+    ClientFlags, ExportFact, Greeting, HandshakeFlags, InfoType, OptionCode, OptionHeader, OptionReplyHeader,
     OptionRequest, ReplyType, block_size_info, export_info, export_name_reply, text_info,
 };
 pub use transmission::{

@@ -152,13 +152,16 @@ pub enum NbdError {
     /// It is not served in this way.
     #[error("not supported")]
     NotSupported = 95,
+    /// The server is about to end: what was asked is to be asked again on another connection.
+    #[error("the server is shutting down")]
+    Shutdown = 108,
 }
 
 impl NbdError {
     /// The error of this number, [`NbdError::Io`] for those that are not known; `None` for 0.
     pub fn new(code: u32) -> Option<Self> {
-        use NbdError::{Invalid, Io, NoSpace, NotSupported, Overflow};
-        let known = [Invalid, NoSpace, Overflow, NotSupported];
+        use NbdError::{Invalid, Io, NoSpace, NotSupported, Overflow, Shutdown};
+        let known = [Invalid, NoSpace, Overflow, NotSupported, Shutdown];
         (code != 0).then(|| known.into_iter().find(|known| *known as u32 == code).unwrap_or(Io))
     }
 }

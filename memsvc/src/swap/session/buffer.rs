@@ -2,19 +2,28 @@
 
 /// Gathers a piece of up to `N` bytes out of what comes.
 #[derive(Debug)]
-pub(super) struct Gather<const N: usize> {
+pub(in crate::swap) struct Gather<const N: usize> {
     bytes: Box<[u8; N]>,
     len: usize,
 }
 
 impl<const N: usize> Gather<N> {
-    pub(super) fn new() -> Self {
+    pub(in crate::swap) fn new() -> Self {
         Self { bytes: Box::new([0; N]), len: 0 }
+    }
+
+    /// Forgets what has been gathered.
+    pub(in crate::swap) fn clear(&mut self) {
+        self.len = 0;
     }
 
     /// The next `wanted` bytes, at most `N`, taken off the front of `input`; `None`, and all of `input` is
     /// taken, when they have not all come. Copied only where they come in pieces.
-    pub(super) fn take<'a, 'b: 'a>(&'a mut self, input: &mut &'b [u8], wanted: usize) -> Option<&'a [u8]> {
+    pub(in crate::swap) fn take<'a, 'b: 'a>(
+        &'a mut self,
+        input: &mut &'b [u8],
+        wanted: usize,
+    ) -> Option<&'a [u8]> {
         debug_assert!(wanted <= N);
         if self.len == 0
             && let Some((piece, rest)) = input.split_at_checked(wanted)
@@ -47,27 +56,33 @@ impl<const N: usize> Gather<N> {
 
 /// Bytes that wait to be sent.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(in crate::swap) struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
 }
 
 impl Outbox {
     /// With room for so many without another allocation.
-    pub(super) fn new(room: usize) -> Self {
+    pub(in crate::swap) fn new(room: usize) -> Self {
         Self { bytes: Vec::with_capacity(room), sent: 0 }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::swap) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(in crate::swap) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Forgets what has not been sent.
+    pub(in crate::swap) fn clear(&mut self) {
+        self.bytes.clear();
+        self.sent = 0;
+    }
+
     /// Moves what fits to the front of `out`.
-    pub(super) fn send(&mut self, out: &mut &mut [u8]) {
+    pub(in crate::swap) fn send(&mut self, out: &mut &mut [u8]) {
         let waiting = &self.bytes[self.sent..];
         let now = waiting.len().min(out.len());
         let (room, rest) = std::mem::take(out).split_at_mut(now);
@@ -75,8 +90,7 @@ impl Outbox {
         *out = rest;
         self.sent += now;
         if self.sent == self.bytes.len() {
-            self.bytes.clear();
-            self.sent = 0;
+            self.clear();
         }
     }
 }

@@ -10,7 +10,7 @@
 //! it. When the queue is full, an answer to an option waits to be sent, or a page waits for room in the store,
 //! no more is taken: the peer's window closes.
 
-mod buffer;
+pub(super) mod buffer;
 mod handshake;
 mod transmission;
 

@@ -13,7 +13,9 @@ use crate::stats::Counter;
 use crate::swap::SwapError;
 use crate::swap::codec::Codec;
 use crate::swap::stats::TierStats;
-use crate::swap::tier::{Block, Done, FileTier, Op, Seal, Tier, TierConfig, TierError, Transport};
+use crate::swap::tier::{
+    Block, Done, FileTier, Op, RemoteCounters, RemoteTier, Seal, Tier, TierConfig, TierError, Transport,
+};
 
 /// Readers whose pages may all be under way at a time: more than a server has connections.
 pub(super) const READERS: usize = 64;
@@ -126,6 +128,8 @@ pub(crate) struct Level {
     /// The disk was full a moment ago: places are not to be had before then.
     full_until: Mutex<Option<Instant>>,
     counts: Arc<Counts>,
+    /// What its connection did, if it has one.
+    remote: Option<Arc<RemoteCounters>>,
 }
 
 /// A disk that is full is tried again after that.
@@ -148,11 +152,18 @@ impl Level {
     /// It cannot be had.
     pub(crate) fn open(config: &TierConfig, pages: u64) -> Result<Self, SwapError> {
         let most = pages.min(MOST_PLACES);
-        let (transport, places): (Box<dyn Transport>, u64) = match config {
-            TierConfig::File(directory) => (Box::new(FileTier::open(directory, most)?), most),
-            TierConfig::Nbd { .. } => todo!(),
-        };
-        Self::new(format!("{config:?}"), transport, places).map_err(SwapError::Resource)
+        let name = config.to_string();
+        match config {
+            TierConfig::File(directory) => {
+                Self::new(name, Box::new(FileTier::open(directory, most)?), most).map_err(SwapError::Resource)
+            }
+            TierConfig::Nbd { server, export, timeout } => {
+                let (tier, places) = RemoteTier::connect(server, export, *timeout, most)?;
+                let remote = tier.counters();
+                let level = Self::new(name, Box::new(tier), places).map_err(SwapError::Resource)?;
+                Ok(Self { remote: Some(remote), ..level })
+            }
+        }
     }
 
     /// A tier of so many places; its name is for people.
@@ -175,7 +186,7 @@ impl Level {
             }
         })?;
         let places = Mutex::new(Places::new(places.min(MOST_PLACES)));
-        Ok(Self { name, tier, waiting, places, full_until: Mutex::default(), counts })
+        Ok(Self { name, tier, waiting, places, full_until: Mutex::default(), counts, remote: None })
     }
 
     /// Begins an operation, of which somebody is told that it has ended. There are never more under way than
@@ -235,6 +246,7 @@ impl Level {
             pages_discarded: self.counts.discarded.get(),
             errors: self.counts.errors.get(),
             timeouts: self.counts.away.get(),
+            remote: self.remote.as_ref().map(|counters| counters.snapshot()),
         }
     }
 }

@@ -7,9 +7,11 @@
 //! ```
 //! A tier has *places* of a page each. It knows nothing of what lies there: pages are sealed before they come.
 
+mod address;
 mod file;
 #[cfg(test)]
 mod mem;
+mod remote;
 mod seal;
 mod thread;
 
@@ -19,10 +21,13 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::core::units::FRAME_SIZE;
+pub use address::AddressError;
 pub(crate) use file::FileTier;
 pub use file::TierOpenError;
 #[cfg(test)]
 pub(crate) use mem::{Faults, MemTier};
+pub use remote::{ConnectError, RemoteStats};
+pub(crate) use remote::{RemoteCounters, RemoteTier};
 pub(crate) use seal::{Seal, Sealer};
 pub(crate) use thread::Tier;
 
@@ -91,8 +96,8 @@ pub(crate) trait Transport: Send {
     /// Most operations that may be under way.
     fn depth(&self) -> usize;
 
-    /// Begins an operation. At most [`Transport::depth`] are under way; they may end in any order, and nobody
-    /// has two under way for one place.
+    /// Begins an operation. At most [`Transport::depth`] are under way; they may end in any order. Nobody has two
+    /// under way that change one place; what is read meanwhile there may be anything.
     fn submit(&mut self, token: u64, op: Op);
 
     /// Hands over what has ended. If nothing has, waits until something does or `bell` can be read, which it

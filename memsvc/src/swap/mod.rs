@@ -131,7 +131,7 @@ impl Swap {
     /// The kernel did not take it.
     pub fn shrink(&self) -> std::io::Result<()> {
         let objects = self.export.store.objects();
-        objects.shrink(CpuId(0), false);
+        objects.shrink(CpuId(0), false, || true);
         objects.return_emptied(CpuId(0))
     }
 

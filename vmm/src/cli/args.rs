@@ -19,7 +19,7 @@ use super::{
     run::{Disk, Network, SwapDevice},
     size,
 };
-use crate::vm::config::{Mib, WatermarksConfig};
+use crate::vm::config::{Kib, Mib, WatermarksConfig};
 
 /// Where the API is served and looked for if nobody says otherwise.
 pub(super) const DEFAULT_SOCKET: &str = "/run/aerostat.socket";
@@ -139,6 +139,14 @@ pub(super) struct RunArgs {
     /// Number of vCPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", value_parser = size::cpus, allow_hyphen_values = true)]
     pub(super) cpus: Option<u32>,
+    /// Most memory of the host for the guest's memory and its swap together: somewhat more than --memory at
+    /// least, a size as there [default: as much as both can come to]
+    #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
+    pub(super) memory_limit: Option<Mib>,
+    /// Memory that stays free for what frees memory, such as swapping out: 4M, or 512K, in multiples of 4; 0:
+    /// none [default: by Linux's formula]
+    #[arg(long, value_name = "SIZE", value_parser = size::kib, conflicts_with = "watermarks", allow_hyphen_values = true)]
+    pub(super) min_free: Option<Kib>,
     /// Watermarks of the frame allocator: 4M,5M,6M, a size each as for --memory; K is for KiB, in
     /// multiples of 4 [default: by Linux's formula]
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = size::watermarks, allow_hyphen_values = true)]

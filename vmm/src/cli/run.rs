@@ -10,8 +10,8 @@ use super::{Outcome, args::RunArgs, serve, session::Session, size};
 use crate::{
     api::control::Launcher,
     vm::config::{
-        BalloonConfig, BootSource, CacheType, Drive, IoEngine, MacAddress, Mib, NetworkInterface,
-        SerialConfig, SwapConfig, VmConfig,
+        BalloonConfig, BootSource, CacheType, Drive, IoEngine, MacAddress, MemoryConfig, Mib,
+        NetworkInterface, SerialConfig, SwapConfig, VmConfig,
     },
 };
 
@@ -116,7 +116,7 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     let machine = &mut config.machine_config;
     machine.mem_size_mib = args.memory.unwrap_or(machine.mem_size_mib);
     machine.vcpu_count = args.cpus.unwrap_or(machine.vcpu_count);
-    config.memory.watermarks = args.watermarks.or(config.memory.watermarks);
+    memory(&mut config.memory, args);
     config.memory.compaction = config.memory.compaction.changed_by(args.when.with(args.compaction));
     if let Some(path) = &args.serial {
         config.serial = Some(SerialConfig { serial_out_path: Some(path.clone()) });
@@ -126,6 +126,15 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     networks(&mut config, args);
     config.swap = args.swap.as_ref().map(|swap| swap.0).or(config.swap);
     Ok(config)
+}
+
+/// What stays free, and of how much, as the file says it, changed by the flags that are given.
+fn memory(config: &mut MemoryConfig, args: &RunArgs) {
+    config.limit_mib = args.memory_limit.or(config.limit_mib);
+    // Each says what stays free: a flag takes the place of either.
+    if args.min_free.is_some() || args.watermarks.is_some() {
+        (config.min_free_kib, config.watermarks) = (args.min_free, args.watermarks);
+    }
 }
 
 /// What the file says of the boot, changed by the flags that are given.

@@ -52,6 +52,7 @@ fn human(report: &SwapReport) -> String {
         ("  same-filled", format!("{}, which take no memory", bytes(store.same_filled_pages * page))),
         ("  incompressible", bytes(store.incompressible_pages * page)),
         ("packed", format!("{} of at most {}", bytes(store.stored_bytes), bytes(store.limit_bytes))),
+        ("table of pages", bytes(store.table_bytes)),
         ("ratio", format!("{ratio}, without what is same-filled")),
         ("swapped out", format!("{} pages", grouped(nbd.pages_written))),
         ("swapped in", format!("{} pages", grouped(nbd.pages_read))),

@@ -72,6 +72,9 @@ impl fmt::Debug for Hook {
 /// Objects that are removed before somebody is told: a block's worth of frames at the least.
 const MANY: u64 = FRAMES_PER_BLOCK as u64;
 
+/// Objects that there may be beside one for each page: of pages that are written again, the old and the new.
+const WRITERS: u64 = 64;
+
 impl Store {
     /// Nothing is stored.
     pub(crate) fn new(limits: Limits, objects: Arc<Objects>, released: Released) -> Self {
@@ -90,9 +93,10 @@ impl Store {
         }
     }
 
-    /// Makes the table of slots, so that it does not grow when a page is stored.
+    /// Makes the tables of slots and of objects, so that they do not grow when a page is stored.
     pub(crate) fn prepare(&self) {
         self.slots.prepare();
+        self.objects.prepare(self.pages() + WRITERS);
     }
 
     /// Pages of the export.
@@ -186,6 +190,7 @@ impl Store {
             incompressible_pages: get(&self.whole),
             stored_bytes: get(&self.bytes),
             limit_bytes: self.limit,
+            table_bytes: self.slots.bytes(),
             no_room: self.no_room.get(),
             lost: self.lost.get(),
         }

@@ -6,6 +6,7 @@
 //! A chunk is 512 slots, 2 MiB of the export, with a lock of its own; it is made when the first of its slots is
 //! filled, or before, by [`Slots::prepare`]. A slot takes nine bytes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::core::slab::Handle;
@@ -73,13 +74,16 @@ impl Chunk {
 #[derive(Debug)]
 pub(super) struct Slots {
     chunks: Box<[Mutex<Option<Box<Chunk>>>]>,
+    /// Chunks that are made.
+    made: AtomicU64,
     pages: u64,
 }
 
 impl Slots {
     /// All empty.
     pub(super) fn new(pages: u64) -> Self {
-        Self { chunks: (0..pages.div_ceil(CHUNK)).map(|_| Mutex::new(None)).collect(), pages }
+        let chunks = (0..pages.div_ceil(CHUNK)).map(|_| Mutex::new(None)).collect();
+        Self { chunks, made: AtomicU64::new(0), pages }
     }
 
     /// Pages there are slots for.
@@ -90,8 +94,21 @@ impl Slots {
     /// Makes all chunks, so that filling a slot takes no memory.
     pub(super) fn prepare(&self) {
         for chunk in &self.chunks {
-            lock(chunk).get_or_insert_with(Chunk::new);
+            self.made(&mut lock(chunk));
         }
+    }
+
+    /// Bytes of the table, as far as it is made.
+    pub(super) fn bytes(&self) -> u64 {
+        let chunks = self.made.load(Ordering::Relaxed) * size_of::<Chunk>() as u64;
+        chunks + size_of_val(&*self.chunks) as u64
+    }
+
+    fn made<'a>(&self, chunk: &'a mut Option<Box<Chunk>>) -> &'a mut Chunk {
+        chunk.get_or_insert_with(|| {
+            self.made.fetch_add(1, Ordering::Relaxed);
+            Chunk::new()
+        })
     }
 
     /// Shows where a page is; nobody changes that meanwhile. None when there is no such page.
@@ -108,7 +125,7 @@ impl Slots {
         if chunk.is_none() && slot == Slot::Empty {
             return slot;
         }
-        let chunk = chunk.get_or_insert_with(Chunk::new);
+        let chunk = self.made(&mut chunk);
         let before = chunk.get(index);
         chunk.set(index, slot);
         before

@@ -21,6 +21,11 @@ pub(super) const FAMILIES: &[Family<SwapStats>] = &[
     }),
     Family::gauge("aerostat_swap_stored_bytes", "Bytes of these pages, packed", of!(store.stored_bytes)),
     Family::gauge("aerostat_swap_limit_bytes", "Most of these", of!(store.limit_bytes)),
+    Family::gauge(
+        "aerostat_swap_table_bytes",
+        "Bytes of the table of pages, beside these",
+        of!(store.table_bytes),
+    ),
     Family::counter("aerostat_swap_no_room", "Pages refused for want of room", of!(store.no_room)),
     Family::counter("aerostat_swap_lost", "Pages that could not be read back: a bug", of!(store.lost)),
     Family::counter("aerostat_swap_connections", "NBD connections made", of!(nbd.connections)),

@@ -136,8 +136,8 @@ fn without_a_reserve_nothing_is_stored_then() {
 /// What a store needs at the least: a frame for a page that is written while what it takes the place of is there
 /// still. With less it stops.
 #[test]
-fn two_frames_of_reserve_are_enough_to_go_on() {
-    for (min, enough) in [(2, true), (1, false)] {
+fn the_least_reserve_is_enough_to_go_on() {
+    for (min, enough) in [(STORING, true), (STORING - 1, false)] {
         let tight = Tight::new(min);
         (0..RAM_PAGES).for_each(|page| tight.word(page).store(page, Ordering::Relaxed));
         let _hog = tight.hog();

@@ -20,7 +20,7 @@ pub use core::units::Gfn;
 #[doc(hidden)]
 pub use service::Moved;
 #[cfg(not(memsvc_loom))]
-pub use service::{Config, MemoryService, Outcome, Region};
+pub use service::{Config, MemoryService, Outcome, Region, least_limit};
 #[cfg(not(memsvc_loom))]
 pub use space::host::StartError;
 #[cfg(not(memsvc_loom))]

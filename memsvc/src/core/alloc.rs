@@ -158,17 +158,26 @@ impl<M: Mode> FrameAllocator<M> {
     }
 
     /// If half the reserve is gone, or others wait already, waits in their queue until it is back, `limit`
-    /// at most: for a requester that holds a lock when it asks, and must let go of it first. True when there
-    /// is reason to ask again.
-    pub fn throttle(&self, limit: Duration) -> bool {
-        let free = || lock(&self.buddy).free();
-        let is_back = || {
-            // What was freed before anybody waited may be in a list yet.
-            self.drain_all();
-            self.watermarks.reserve_is_back(free())
-        };
-        (self.throttle.is_waiting() || self.watermarks.reserve_is_half_gone(free()))
-            && matches!(self.throttle.wait(limit, is_back), Waited::Back)
+    /// at most. True when there is reason to ask again.
+    fn throttle(&self, limit: Duration) -> bool {
+        let is_half_gone = || self.watermarks.reserve_is_half_gone(lock(&self.buddy).free());
+        (self.throttle.is_waiting() || is_half_gone()) && self.wait(limit)
+    }
+
+    /// Waits in the same queue until there is memory above the min watermark, `limit` at most: for who was refused
+    /// and cannot do without. True when there is some now; false, at once, when there was some all the time.
+    pub fn wait_for_memory(&self, limit: Duration) -> bool {
+        (self.throttle.is_waiting() || !self.reserve_is_back()) && self.wait(limit)
+    }
+
+    fn wait(&self, limit: Duration) -> bool {
+        matches!(self.throttle.wait(limit, || self.reserve_is_back()), Waited::Back)
+    }
+
+    fn reserve_is_back(&self) -> bool {
+        // What was freed before anybody waited may be in a list yet.
+        self.drain_all();
+        self.watermarks.reserve_is_back(lock(&self.buddy).free())
     }
 
     /// True when free memory is below the min watermark.

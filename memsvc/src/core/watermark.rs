@@ -35,6 +35,29 @@ pub struct Watermarks {
     pub high: u64,
 }
 
+/// How the watermarks of an arena are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// By Linux's formula.
+    #[default]
+    Formula,
+    /// So many frames are the reserve (`vm.min_free_kbytes`), and the others follow. 0: there is none.
+    Min(u64),
+    /// These.
+    Exactly(Watermarks),
+}
+
+impl Choice {
+    /// For an arena of so many frames.
+    pub const fn for_arena(self, frames: u64) -> Watermarks {
+        match self {
+            Choice::Formula => Watermarks::for_arena(frames),
+            Choice::Min(min) => Watermarks::above(min, frames),
+            Choice::Exactly(watermarks) => watermarks,
+        }
+    }
+}
+
 /// Watermarks that cannot work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -57,7 +80,11 @@ impl Watermarks {
         let kib = (frames * KIB_PER_FRAME * 16).isqrt();
         let kib = if kib < MIN_FREE_KIB.0 { MIN_FREE_KIB.0 } else { kib };
         let kib = if kib > MIN_FREE_KIB.1 { MIN_FREE_KIB.1 } else { kib };
-        let min = kib / KIB_PER_FRAME;
+        Watermarks::above(kib / KIB_PER_FRAME, frames)
+    }
+
+    /// With this `min`, and the others above it as [`Self::for_arena`] has them.
+    const fn above(min: u64, frames: u64) -> Watermarks {
         let gap = if min / 4 > frames / SCALE { min / 4 } else { frames / SCALE };
         Watermarks { min, low: min + gap, high: min + 2 * gap }
     }

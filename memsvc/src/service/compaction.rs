@@ -160,8 +160,8 @@ impl Compaction {
     pub(super) fn compact(&self, mut goes_on: impl FnMut() -> bool) -> Compacted {
         let start = Instant::now();
         let mut work = self.make_way();
-        self.space.shrink_slabs(true);
         let mut goes_on = || goes_on() && !self.stopping.load(Ordering::Relaxed);
+        self.space.shrink_slabs(true, &mut goes_on);
         let (mut promoted_blocks, mut run) = (0, Run::default());
         // What is won is what the next are promoted with.
         loop {
@@ -190,10 +190,10 @@ impl Compaction {
         let mut work = self.make_way();
         let block = BLOCK_SIZE as u64;
         let stash_bytes = self.space.give_stash_back() * block;
-        let slab_frames = self.space.shrink_slabs(true);
+        let mut goes_on = || goes_on() && !self.stopping.load(Ordering::Relaxed);
+        let slab_frames = self.space.shrink_slabs(true, &mut goes_on);
         let blocks = bytes.saturating_sub(stash_bytes).div_ceil(block);
         let goal = Goal { blocks, urgency: Urgency::Wanted };
-        let goes_on = || goes_on() && !self.stopping.load(Ordering::Relaxed);
         let run = self.run(&mut work, Trigger::Reclaim, &goal, goes_on);
         let compacted_bytes = run.emptied * block;
         Reclaimed {
@@ -342,14 +342,11 @@ impl Compaction {
     /// Does what there is to do, for these reasons. Returns those for which something was put off.
     fn look(&self, reasons: Reasons, deferrals: &mut Deferrals) -> Reasons {
         let alloc = self.space.allocator();
-        if reasons & (wanted::RELEASED | wanted::LOW) != 0 {
-            self.space.shrink_slabs(reasons & wanted::LOW != 0);
-        }
+        let mut put_off = self.shrink_slabs(reasons & (wanted::RELEASED | wanted::LOW));
         let (tuning, now) = (self.tuning(), alloc.fragmentation());
         if tuning.policy == PolicyKind::Off {
-            return 0;
+            return put_off;
         }
-        let mut put_off = 0;
         let mut note = |reason, is_put_off| put_off |= if is_put_off { reason } else { 0 };
         if reasons & wanted::LOW != 0 {
             let missing = alloc.watermarks().high.saturating_sub(now.free);
@@ -382,6 +379,24 @@ impl Compaction {
         if self.space.has_filled() {
             note(wanted::FILLED, self.promote(&mut deferrals.promote));
         }
+        put_off
+    }
+
+    /// Makes slabs fewer, for these reasons: in any case where memory is low. Else it keeps to its share and makes
+    /// way. Returns the reasons if it did.
+    fn shrink_slabs(&self, reasons: Reasons) -> Reasons {
+        if reasons == 0 {
+            return 0;
+        }
+        let is_low = reasons & wanted::LOW != 0;
+        let mut pace = Pace::new(if is_low { 1 } else { SHARE });
+        let mut put_off = 0;
+        self.space.shrink_slabs(is_low, || {
+            pace.rest();
+            let goes_on = !self.is_in_the_way() && (is_low || self.is_quiet());
+            put_off = if goes_on { 0 } else { reasons };
+            goes_on
+        });
         put_off
     }
 
@@ -453,8 +468,12 @@ impl Compaction {
     }
 
     fn may_go_on(&self) -> bool {
-        let is_stopping = self.stopping.load(Ordering::Relaxed);
-        self.urgent.load(Ordering::Relaxed) == 0 && !is_stopping && self.tuning().policy != PolicyKind::Off
+        !self.is_in_the_way() && self.tuning().policy != PolicyKind::Off
+    }
+
+    /// True when somebody waits for the background to make way, or to end.
+    fn is_in_the_way(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed) > 0 || self.stopping.load(Ordering::Relaxed)
     }
 }
 

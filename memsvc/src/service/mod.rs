@@ -3,6 +3,7 @@
 //! | thread | does | waits for |
 //! | --- | --- | --- |
 //! | `fault` | puts memory behind pages that a vCPU or device waits for | the kernel only |
+//! | `short` | has those fault again for whom there was no memory | free memory |
 //! | `stash` | zeroes blocks ahead of faults | the kernel only |
 //! | `compact` | makes whole blocks when something has changed (`compaction`) | the kernel only |
 //!
@@ -11,6 +12,7 @@
 
 mod compaction;
 mod measure;
+mod size;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,9 +28,9 @@ use crate::core::compact::{Tuning, TuningError};
 use crate::core::request::{AllocError, FreeError};
 use crate::core::sync::{Mutex, lock};
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
-use crate::core::watermark::Watermarks;
+use crate::core::watermark::Choice;
 use crate::space::arena::Arena;
-use crate::space::guest::{GuestSpace, READY_MAX, STASH_MAX, wanted};
+use crate::space::guest::{GuestSpace, wanted};
 use crate::space::host::{self, StartError};
 use crate::space::mapping::Mapping;
 use crate::space::pagemap::Pagemap;
@@ -41,6 +43,7 @@ use crate::swap::{Swap, SwapConfig};
 use compaction::Compaction;
 #[doc(hidden)]
 pub use measure::Moved;
+pub use size::least_limit;
 
 /// The service threads need little: no recursion, no buffers on the stack beyond a few KiB.
 const STACK: usize = 256 << 10;
@@ -50,8 +53,11 @@ const STACK: usize = 256 << 10;
 pub struct Config {
     /// Guest RAM in guest physical address space: multiples of 2 MiB, ascending, not overlapping.
     pub regions: Vec<RegionSpec>,
-    /// Free frames of the arena at which something happens; by Linux's formula if not given.
-    pub watermarks: Option<Watermarks>,
+    /// Most memory of the host for guest RAM and what is kept of its swap, in bytes: that is the arena, rounded
+    /// down to whole blocks. At least [`least_limit`]. None: as much as both can need.
+    pub limit: Option<u64>,
+    /// Free frames of the arena at which something happens.
+    pub watermarks: Choice,
     /// When memory is compacted.
     pub compaction: Tuning,
     /// The guest's swap device, if it is to have one.
@@ -61,7 +67,7 @@ pub struct Config {
 impl Config {
     /// Guest RAM in these regions, all else by formula.
     pub fn new(regions: Vec<RegionSpec>) -> Self {
-        Self { regions, watermarks: None, compaction: Tuning::default(), swap: None }
+        Self { regions, limit: None, watermarks: Choice::Formula, compaction: Tuning::default(), swap: None }
     }
 }
 
@@ -132,7 +138,7 @@ impl MemoryService {
         let no_space = |source| StartError::NoAddressSpace { mib: bytes >> 20, source };
         let guest_blocks = u32::try_from(bytes / BLOCK_SIZE as u64).map_err(|_| StartError::BadRegions)?;
         let swap_blocks = config.swap.as_ref().map_or(0, SwapConfig::arena_blocks);
-        let (arena_blocks, watermarks) = arena_size(guest_blocks, swap_blocks, config.watermarks);
+        let (arena_blocks, watermarks) = size::arena(guest_blocks, swap_blocks, config)?;
         let arena = Arena::new(arena_blocks, &uffd).map_err(no_space)?;
         let mapping = Mapping::new(bytes as usize).map_err(no_space)?;
         uffd.register(mapping.base(), mapping.len(), Watch::Missing)
@@ -165,6 +171,11 @@ impl MemoryService {
             move || space.keep_stash()
         })
         .map_err(thread)?;
+        let short = spawn("short", {
+            let space = Arc::clone(&space);
+            move || space.attend_shortage()
+        })
+        .map_err(thread)?;
         let compaction = Arc::new(Compaction::new(Arc::clone(&space), config.compaction));
         let compact = spawn("compact", {
             let (space, compaction) = (Arc::clone(&space), Arc::clone(&compaction));
@@ -188,7 +199,7 @@ impl MemoryService {
                 region
             })
             .collect();
-        let threads = vec![fault, stash, compact];
+        let threads = vec![fault, short, stash, compact];
         Ok(Arc::new(Self { space, compaction, swap, failed, regions, stop, threads }))
     }
 
@@ -337,18 +348,6 @@ impl Drop for MemoryService {
             let _ = thread.join();
         }
     }
-}
-
-/// Blocks of an arena from which a guest of so many can have all its memory, with the stash full, and
-/// free memory still is not low: guest RAM is not all that is taken from it. What is beyond guest RAM is
-/// address space; there is memory behind it only while it is used.
-fn arena_size(guest_blocks: u32, swap_blocks: u32, watermarks: Option<Watermarks>) -> (u32, Watermarks) {
-    let used = guest_blocks + swap_blocks + (STASH_MAX + READY_MAX) as u32;
-    let frames = |blocks: u32| u64::from(blocks) * FRAMES_PER_BLOCK as u64;
-    // The formula looks at the arena of which it decides the size: a fiftieth more is more than it adds.
-    let watermarks = watermarks.unwrap_or(Watermarks::for_arena(frames(used + used / 50)));
-    let free = watermarks.high.div_ceil(FRAMES_PER_BLOCK as u64) as u32;
-    (used + free, watermarks)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

@@ -42,6 +42,17 @@ pub enum StartError {
         /// MemTotal in MiB.
         host_mib: u64,
     },
+    /// Guest RAM would not fit into what the host gives.
+    #[error(
+        "the memory limit of {limit_mib} MiB is too low for this guest: it takes {least_mib} MiB at least, \
+         which is its memory and what stays free"
+    )]
+    LimitTooLow {
+        /// The limit in MiB.
+        limit_mib: u64,
+        /// The least that it can be, in MiB.
+        least_mib: u64,
+    },
     /// The address space could not be mapped.
     #[error(
         "cannot map {mib} MiB of address space: raise the limit (ulimit -v) or ask for less guest memory"

@@ -95,15 +95,15 @@ impl Objects {
         self.slabs.relocate(cpu, block, |from, to| self.copy(from, to))
     }
 
-    /// Frees slabs that are empty, and moves objects together where that is worth it, or `in_any_case`; says
-    /// how many frames were freed.
-    pub(crate) fn shrink(&self, cpu: CpuId, in_any_case: bool) -> u64 {
+    /// Frees slabs that are empty, and moves objects together where that is worth it, or `in_any_case`, as long
+    /// as it `goes_on`; says how many frames were freed.
+    pub(crate) fn shrink(&self, cpu: CpuId, in_any_case: bool, goes_on: impl FnMut() -> bool) -> u64 {
         let emptied = self.slabs.shrink(cpu, 0);
         let (frames, unused) = self.slabs.usage();
         if !in_any_case && !is_worth_squeezing(frames, unused) {
             return emptied;
         }
-        emptied + self.slabs.squeeze(cpu, |from, to| self.copy(from, to)).frames
+        emptied + self.slabs.squeeze(cpu, goes_on, |from, to| self.copy(from, to)).frames
     }
 
     /// Copies an object that is on the move to its new place.
@@ -138,6 +138,12 @@ impl Objects {
     /// True when so many frames are free, those of the reserve with them.
     pub(crate) fn has_room(&self, frames: u64) -> bool {
         self.slabs.frames().has_free(frames)
+    }
+
+    /// Makes the table of so many objects, so that it does not grow on the way to one of them. It is address
+    /// space until it is used. Where there is none for all of it, it grows as it did.
+    pub(crate) fn prepare(&self, objects: u64) {
+        self.slabs.prepare(objects);
     }
 
     pub(crate) fn info(&self) -> SlabInfo {

@@ -155,7 +155,9 @@ counters! {
         on_ballooned,
         /// Times the host had no huge page to give.
         no_huge_page,
-        /// Could not be resolved; the guest tries again.
+        /// There was no memory above the min watermark; each waits until there is, and comes again.
+        short,
+        /// Could not be resolved for another reason; the guest tries again.
         failed,
     }
 }

@@ -41,7 +41,8 @@ pub use stats::{NbdStats, StoreStats, SwapStats, TierStats};
 pub use tier::{AddressError, ConnectError, NbdServer, RemoteStats, TierConfig, TierOpenError};
 pub use waker::Waker;
 
-use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE};
+use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE, FRAMES_PER_BLOCK};
+use crate::core::watermark::Watermarks;
 use crate::space::guest::OUTSIDE;
 use crate::space::objects::Objects;
 use export::{Export, Offer};
@@ -79,6 +80,12 @@ impl SwapConfig {
 
 /// For slabs of size classes that are hardly used: 119 of them, of at most eight frames, for a few CPUs.
 const SLACK: u64 = 64 << 20;
+
+/// Frames of the reserve that storing pages takes at once, if nothing is released but what each takes the place of:
+/// one for the page and one for that, since one thread stores a page at a time.
+const STORING: u64 = 2;
+// There are more in the least reserve that the formula gives.
+const _: () = assert!(Watermarks::for_arena(FRAMES_PER_BLOCK as u64).min >= 16 * STORING);
 
 /// A swap device.
 #[derive(Clone, Debug)]
@@ -177,7 +184,7 @@ impl Swap {
     /// The kernel did not take it.
     pub fn shrink(&self) -> std::io::Result<()> {
         let objects = self.export.store.objects();
-        objects.shrink(CpuId(0), false);
+        objects.shrink(CpuId(0), false, || true);
         objects.return_emptied(CpuId(0))
     }
 

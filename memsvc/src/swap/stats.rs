@@ -47,6 +47,8 @@ pub struct StoreStats {
     pub stored_bytes: u64,
     /// Most of these.
     pub limit_bytes: u64,
+    /// Bytes of the table that says where each page is, beside these.
+    pub table_bytes: u64,
     /// Writes refused for want of room.
     pub no_room: u64,
     /// Pages that could not be read back: a bug.

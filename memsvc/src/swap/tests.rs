@@ -1,6 +1,9 @@
 //! Swap in a guest's arena: what is stored there is compacted as guest memory is, and gone when it is
 //! released.
 
+mod reserve;
+
+use super::store::Seat;
 use super::*;
 use crate::core::compact::{PolicyKind, Tuning};
 use crate::{Config, MemoryService, RegionSpec};
@@ -31,7 +34,7 @@ fn page_of(number: u64) -> session::Page {
     page
 }
 
-fn seat(store: &Store, codec: Codec) -> store::Seat {
+fn seat(store: &Store, codec: Codec) -> Seat {
     store.seat(OUTSIDE, codec, &Arc::new(Waker::new().unwrap())).unwrap()
 }
 
@@ -47,6 +50,9 @@ fn pages_stay_as_they_are_while_their_blocks_are_emptied_and_go_when_they_are_er
     for page in 0..PAGES {
         store.write(&mut seat, page, &page_of(page)).unwrap();
     }
+    // Nine bytes a page, and a pointer with its lock for each 512.
+    let table = service.swap().unwrap().stats().store.table_bytes;
+    assert!((9 * PAGES + 1..10 * PAGES).contains(&table), "{table}");
     let before = frames(&service);
     assert!(before > 0 && before < PAGES / 2, "{before} frames for {PAGES} pages");
     let charged: Vec<u64> =

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::vm::{
     config::{
-        BalloonConfig, BootSource, ConfigError, Drive, LoggerConfig, MachineConfig, MetricsConfig,
-        SerialConfig, SwapConfig, VmConfig, WatermarksConfig,
+        BalloonConfig, BootSource, ConfigError, Drive, LoggerConfig, MachineConfig, MemoryLimits,
+        MetricsConfig, SerialConfig, SwapConfig, VmConfig, WatermarksConfig,
     },
     exit::ExitSlot,
 };
@@ -131,6 +131,16 @@ impl Controller {
     pub fn set_watermarks(&mut self, watermarks: WatermarksConfig) -> Result<(), ControlError> {
         self.change(|config| {
             config.memory.watermarks = Some(watermarks);
+            Ok(())
+        })
+    }
+
+    /// `PUT /memory/limits`.
+    pub fn set_memory_limits(&mut self, limits: MemoryLimits) -> Result<(), ControlError> {
+        self.change(|config| {
+            let memory = &mut config.memory;
+            memory.limit_mib = limits.limit_mib.or(memory.limit_mib);
+            memory.min_free_kib = limits.min_free_kib.or(memory.min_free_kib);
             Ok(())
         })
     }

@@ -103,6 +103,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         ("PUT", "/metrics", json!({"metrics_path": served.dir.path().join("metrics")})),
         ("PUT", "/machine-config", json!({"vcpu_count": 2, "mem_size_mib": 512, "smt": false})),
         ("PATCH", "/machine-config", json!({"mem_size_mib": 256})),
+        ("PUT", "/memory/limits", json!({"limit_mib": 300})),
         ("PUT", "/memory/watermarks", json!({"min_kib": 1024, "low_kib": 2048, "high_kib": 4096})),
         ("PUT", "/memory/compaction", json!({"policy": "scanner", "extfrag_threshold": 1000})),
         ("PUT", "/boot-source", json!({"kernel_image_path": kernel})),
@@ -141,7 +142,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
     );
     assert_eq!(
         config["memory"],
-        json!({"watermarks": {"min_kib": 1024, "low_kib": 2048, "high_kib": 4096},
+        json!({"limit_mib": 300, "watermarks": {"min_kib": 1024, "low_kib": 2048, "high_kib": 4096},
             "compaction": {"policy": "scanner", "extfrag_threshold": 0, "proactiveness": 100}})
     );
     let late = client.call("PUT", "/memory/watermarks", r#"{"min_kib":0,"low_kib":0,"high_kib":0}"#);

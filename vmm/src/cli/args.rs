@@ -19,7 +19,7 @@ use super::{
     run::{Disk, Network, SwapDevice},
     size,
 };
-use crate::vm::config::{Mib, WatermarksConfig};
+use crate::vm::config::{Kib, Mib, WatermarksConfig};
 
 /// Where the API is served and looked for if nobody says otherwise.
 pub(super) const DEFAULT_SOCKET: &str = "/run/aerostat.socket";
@@ -129,9 +129,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "tap=NAME[,mac=MAC][,mtu=BYTES]")]
     pub(super) net: Vec<Network>,
     /// A swap device for the guest, in memory, packed: ",memory=512M" is the most that the pages may take (64G at most),
-    /// ",compression=zstd" (or none) instead of lz4. The guest reaches it by NBD at 169.254.83.1 on a network
+    /// ",compression=zstd" (or none) instead of lz4. ",tier=WHERE", which may be repeated, is where pages go that
+    /// do not fit, encrypted: a directory on a disk as /PATH, or an NBD server as nbd://HOST[:PORT]/EXPORT or
+    /// nbd+unix:///EXPORT?socket=PATH, which may be away for ",timeout=30" seconds. The guest reaches it by NBD at 169.254.83.1 on a network
     /// card of its own, as 169.254.83.2/30
-    #[arg(long, value_name = "SIZE[,memory=SIZE][,compression=HOW]")]
+    #[arg(long, value_name = "SIZE[,memory=SIZE][,compression=HOW][,tier=WHERE][,timeout=SECONDS]")]
     pub(super) swap: Option<SwapDevice>,
     /// Memory of the guest: 512M, 2G, or a number of MiB [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
@@ -139,6 +141,14 @@ pub(super) struct RunArgs {
     /// Number of vCPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", value_parser = size::cpus, allow_hyphen_values = true)]
     pub(super) cpus: Option<u32>,
+    /// Most memory of the host for the guest's memory and its swap together: somewhat more than --memory at
+    /// least, a size as there [default: as much as both can come to]
+    #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
+    pub(super) memory_limit: Option<Mib>,
+    /// Memory that stays free for what frees memory, such as swapping out: 4M, or 512K, in multiples of 4; 0:
+    /// none [default: by Linux's formula]
+    #[arg(long, value_name = "SIZE", value_parser = size::kib, conflicts_with = "watermarks", allow_hyphen_values = true)]
+    pub(super) min_free: Option<Kib>,
     /// Watermarks of the frame allocator: 4M,5M,6M, a size each as for --memory; K is for KiB, in
     /// multiples of 4 [default: by Linux's formula]
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = size::watermarks, allow_hyphen_values = true)]

@@ -10,8 +10,8 @@ use super::{Outcome, args::RunArgs, serve, session::Session, size};
 use crate::{
     api::control::Launcher,
     vm::config::{
-        BalloonConfig, BootSource, CacheType, Drive, IoEngine, MacAddress, Mib, NetworkInterface,
-        SerialConfig, SwapConfig, VmConfig,
+        BalloonConfig, BootSource, CacheType, Drive, IoEngine, MacAddress, MemoryConfig, Mib,
+        NetworkInterface, SerialConfig, SwapConfig, VmConfig,
     },
 };
 
@@ -77,8 +77,13 @@ impl FromStr for SwapDevice {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (size, rest) = text.split_once(',').map_or((text, None), |(size, rest)| (size, Some(rest)));
-        let mut config =
-            SwapConfig { size_mib: size::device(size)?, memory_mib: None, compression: Codec::default() };
+        let mut config = SwapConfig {
+            size_mib: size::device(size)?,
+            memory_mib: None,
+            compression: Codec::default(),
+            tiers: Vec::new(),
+            tier_timeout: None,
+        };
         let mut is_packed = false;
         for part in rest.into_iter().flat_map(|rest| rest.split(',')) {
             match part.split_once('=') {
@@ -89,9 +94,14 @@ impl FromStr for SwapDevice {
                     config.compression = value.parse()?;
                     is_packed = true;
                 }
+                Some(("tier", value)) => config.tiers.push(value.to_owned()),
+                Some(("timeout", value)) if config.tier_timeout.is_none() => {
+                    config.tier_timeout = Some(size::timeout(value)?);
+                }
                 _ => {
                     return Err(format!(
-                        "\"{part}\" is not known: write memory=SIZE or compression=lz4, zstd or none, each once"
+                        "\"{part}\" is not known: write memory=SIZE, compression=lz4, zstd or none, or \
+                         timeout=SECONDS, each once, or tier=DIRECTORY or NBD-URI"
                     ));
                 }
             }
@@ -116,7 +126,7 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     let machine = &mut config.machine_config;
     machine.mem_size_mib = args.memory.unwrap_or(machine.mem_size_mib);
     machine.vcpu_count = args.cpus.unwrap_or(machine.vcpu_count);
-    config.memory.watermarks = args.watermarks.or(config.memory.watermarks);
+    memory(&mut config.memory, args);
     config.memory.compaction = config.memory.compaction.changed_by(args.when.with(args.compaction));
     if let Some(path) = &args.serial {
         config.serial = Some(SerialConfig { serial_out_path: Some(path.clone()) });
@@ -124,8 +134,17 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     balloon(&mut config, args);
     disks(&mut config, args);
     networks(&mut config, args);
-    config.swap = args.swap.as_ref().map(|swap| swap.0).or(config.swap);
+    config.swap = args.swap.as_ref().map(|swap| swap.0.clone()).or(config.swap);
     Ok(config)
+}
+
+/// What stays free, and of how much, as the file says it, changed by the flags that are given.
+fn memory(config: &mut MemoryConfig, args: &RunArgs) {
+    config.limit_mib = args.memory_limit.or(config.limit_mib);
+    // Each says what stays free: a flag takes the place of either.
+    if args.min_free.is_some() || args.watermarks.is_some() {
+        (config.min_free_kib, config.watermarks) = (args.min_free, args.watermarks);
+    }
 }
 
 /// What the file says of the boot, changed by the flags that are given.

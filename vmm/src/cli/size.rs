@@ -11,11 +11,15 @@ pub(super) fn size(text: &str) -> Result<Mib, String> {
     Ok(Mib(bytes >> 20))
 }
 
+/// A size that comes to whole KiB.
+pub(super) fn kib(text: &str) -> Result<Kib, String> {
+    bytes(text).map(|bytes| Kib(bytes >> 10))
+}
+
 /// Three sizes, for the watermarks min, low and high.
 pub(super) fn watermarks(text: &str) -> Result<WatermarksConfig, String> {
     let wrong = || format!("\"{text}\" is not three sizes: write 4M,5M,6M for min, low and high");
-    let sizes: Result<Vec<_>, _> =
-        text.split(',').map(|size| bytes(size).map(|bytes| Kib(bytes >> 10))).collect();
+    let sizes: Result<Vec<_>, _> = text.split(',').map(kib).collect();
     let [min_kib, low_kib, high_kib] = sizes?.try_into().map_err(|_| wrong())?;
     Ok(WatermarksConfig { min_kib, low_kib, high_kib })
 }
@@ -62,6 +66,13 @@ pub(super) fn device(text: &str) -> Result<Mib, String> {
         }
         size => Ok(size),
     }
+}
+
+/// How long a server may be away, seconds.
+pub(super) fn timeout(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number
+        .ok_or_else(|| format!("\"{text}\" is no time to wait for a tier: write a number of seconds from 1"))
 }
 
 /// A size that is not zero.

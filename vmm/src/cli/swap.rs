@@ -15,7 +15,7 @@ use super::table::{self, grouped};
 use super::{Outcome, output, signals};
 use crate::api::types::SwapReport;
 use crate::swap::{Address, Server};
-use crate::vm::config::{MAX_SWAP_MEMORY, Mib};
+use crate::vm::config::MAX_SWAP_MEMORY;
 use crate::vm::exit::ExitSlot;
 
 /// How often what is not needed any more goes back to the host.
@@ -52,6 +52,7 @@ fn human(report: &SwapReport) -> String {
         ("  same-filled", format!("{}, which take no memory", bytes(store.same_filled_pages * page))),
         ("  incompressible", bytes(store.incompressible_pages * page)),
         ("packed", format!("{} of at most {}", bytes(store.stored_bytes), bytes(store.limit_bytes))),
+        ("table of pages", bytes(store.table_bytes)),
         ("ratio", format!("{ratio}, without what is same-filled")),
         ("swapped out", format!("{} pages", grouped(nbd.pages_written))),
         ("swapped in", format!("{} pages", grouped(nbd.pages_read))),
@@ -82,14 +83,16 @@ fn human(report: &SwapReport) -> String {
 fn serve(args: &SwapServeArgs) -> Outcome {
     let exit = Arc::new(ExitSlot::default());
     signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
-    let bytes = |size: Mib| size.bytes().context("The size is more than can be counted");
-    let config = SwapConfig {
-        name: args.name.clone(),
-        bytes: bytes(args.size)?,
-        memory: bytes(args.memory.unwrap_or(args.size).min(MAX_SWAP_MEMORY))?,
-        codec: args.compression,
+    let config = crate::vm::config::SwapConfig {
+        size_mib: args.size,
+        // More than there can be for a guest is cut, not refused: nothing is taken that is not used.
+        memory_mib: Some(args.memory.unwrap_or(args.size).min(args.size).min(MAX_SWAP_MEMORY)),
+        compression: args.compression,
+        tiers: args.tiers.clone(),
+        tier_timeout: args.tier_timeout,
     };
-    let swap = Swap::standalone(&config).context("There is no address space for the swap device")?;
+    config.validate()?;
+    let swap = Swap::standalone(&SwapConfig { name: args.name.clone(), ..config.device() })?;
     let address = match (&args.socket, args.listen) {
         (Some(path), _) => Address::Unix(path.clone()),
         (None, Some(address)) => Address::Tcp(address),

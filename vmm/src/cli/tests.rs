@@ -51,6 +51,22 @@ fn flags_become_a_configuration() {
 }
 
 #[test]
+fn a_flag_for_the_reserve_takes_the_place_of_what_a_file_says() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("vm.json");
+    let file = json!({"boot-source": {"kernel_image_path": "/k"},
+        "memory": {"limit_mib": 200, "watermarks": {"min_kib": 4, "low_kib": 8, "high_kib": 12}}});
+    std::fs::write(&path, file.to_string()).expect("written");
+    let memory = |flags: &str| {
+        configured(&format!("--config-file {} --memory 128 {flags}", path.display()))["memory"].clone()
+    };
+    let watermarks = json!({"min_kib": 4, "low_kib": 8, "high_kib": 12});
+    assert_eq!(memory(""), json!({"limit_mib": 200, "watermarks": watermarks}));
+    assert_eq!(memory("--min-free 512K --memory-limit 150M"), json!({"limit_mib": 150, "min_free_kib": 512}));
+    assert_eq!(memory("--min-free 0"), json!({"limit_mib": 200, "min_free_kib": 0}));
+}
+
+#[test]
 fn a_guest_of_run_has_512_mib_and_an_empty_balloon() {
     let config = configured("--kernel /k");
     assert_eq!(config["machine-config"]["mem_size_mib"], 512);

@@ -11,13 +11,13 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use memsvc::MemoryService;
-use memsvc::swap::{Connection, Swap, nbd};
+use memsvc::swap::{Connection, Swap, Waker, nbd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::devices::virtio::net::{
@@ -47,6 +47,8 @@ pub struct SwapLink {
     /// Of a frame on its way to the peer.
     frame: Box<[u8]>,
     start: Instant,
+    /// Rings when a connection that waited for a tier can go on.
+    waker: Arc<Waker>,
     timer: TimerFd,
     /// When the timer rings, if it does.
     rings: Option<Duration>,
@@ -72,11 +74,12 @@ impl SwapLink {
             mtu: MTU,
             seed: fastrand::u64(..),
         };
-        let served = Served { swap: swap.clone(), goes_on: Arc::default() };
+        let waker = Arc::new(Waker::new().map_err(NoLink)?);
+        let served = Served { swap: swap.clone(), waker: Arc::clone(&waker), goes_on: Arc::default() };
         let peer = Peer::new(config, served).map_err(|error| NoLink(io::Error::other(error)))?;
         let timer = TimerFd::new().map_err(|error| NoLink(error.into()))?;
         let frame = vec![0; MAX_FRAME].into();
-        Ok(Self { peer, memory: Arc::clone(memory), frame, start: Instant::now(), timer, rings: None })
+        Ok(Self { peer, memory: Arc::clone(memory), frame, start: Instant::now(), waker, timer, rings: None })
     }
 
     /// How the guest sees the card.
@@ -140,11 +143,12 @@ impl NetBackend for SwapLink {
         if self.rings.is_some_and(|rings| rings <= self.start.elapsed()) {
             self.rings = None;
         }
+        self.waker.clear();
         self.poll(inbox);
     }
 
     fn events(&self) -> Vec<RawFd> {
-        vec![self.timer.as_raw_fd()]
+        vec![self.timer.as_raw_fd(), self.waker.as_fd().as_raw_fd()]
     }
 
     fn reset(&mut self) {
@@ -169,6 +173,7 @@ impl Transmit for Buffers<'_, '_> {
 /// What answers on the link: the swap device.
 struct Served {
     swap: Swap,
+    waker: Arc<Waker>,
     /// A connection is at something long.
     goes_on: Arc<AtomicBool>,
 }
@@ -177,7 +182,7 @@ impl Service for Served {
     type Stream = Answer;
 
     fn connect(&mut self) -> Option<Answer> {
-        Some(Answer { connection: self.swap.connect(), goes_on: Arc::clone(&self.goes_on) })
+        Some(Answer { connection: self.swap.connect(&self.waker), goes_on: Arc::clone(&self.goes_on) })
     }
 }
 

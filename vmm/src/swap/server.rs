@@ -9,13 +9,16 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use memsvc::swap::{Connection, Swap};
+use memsvc::swap::{Swap, Waker};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 
 use crate::socket::{ListeningSocket, SocketError, SocketFile};
 
@@ -122,7 +125,7 @@ struct Open {
 
 impl Open {
     /// Serves each connection that comes on a thread of its own.
-    fn serve<S: Read + Write + Send + 'static>(self, next: impl Fn() -> io::Result<S>) {
+    fn serve<S: Read + Write + AsFd + Send + 'static>(self, next: impl Fn() -> io::Result<S>) {
         loop {
             let stream = match next() {
                 Ok(stream) => stream,
@@ -138,10 +141,10 @@ impl Open {
             }
             // Dropped, the stream is closed.
             let Some(place) = place else { continue };
-            let connection = self.swap.connect();
+            let swap = self.swap.clone();
             let started = start(move || {
                 let _place = place;
-                if let Err(error) = serve(stream, connection) {
+                if let Err(error) = serve(stream, &swap) {
                     tracing::info!(%error, "a connection ended");
                 }
             });
@@ -169,7 +172,9 @@ impl Drop for Place {
 }
 
 /// Moves bytes until either side has had enough.
-fn serve(mut stream: impl Read + Write, mut connection: Connection) -> io::Result<()> {
+fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
+    let waker = Arc::new(Waker::new()?);
+    let mut connection = swap.connect(&waker);
     let (mut came, mut goes) = (vec![0; BUFFER], vec![0; BUFFER]);
     let mut waiting = 0..0;
     loop {
@@ -178,14 +183,35 @@ fn serve(mut stream: impl Read + Write, mut connection: Connection) -> io::Resul
         if connection.is_over() {
             return Ok(());
         }
-        if waiting.is_empty() && filled == 0 && !connection.goes_on() {
+        let taken = connection.receive(came.get(waiting.clone()).unwrap_or_default());
+        waiting.start += taken;
+        if filled > 0 || taken > 0 || connection.goes_on() {
+            continue;
+        }
+        // What has come and is not taken waits for a page, as what is read does.
+        if wait(&stream, &waker, waiting.is_empty())? {
             waiting = 0..stream.read(&mut came)?;
             if waiting.is_empty() {
                 return Ok(());
             }
         }
-        waiting.start += connection.receive(came.get(waiting.clone()).unwrap_or_default());
     }
+}
+
+/// Waits until the waker rings or, if that is wanted, something comes: true then.
+fn wait(stream: &impl AsFd, waker: &Waker, for_more: bool) -> io::Result<bool> {
+    let comes = if for_more { PollFlags::IN } else { PollFlags::empty() };
+    let mut fds = [PollFd::new(waker, PollFlags::IN), PollFd::new(stream, comes)];
+    retry_on_intr(|| poll(&mut fds, None))?;
+    let [rung, came] = fds.map(|fd| fd.revents());
+    if !rung.is_empty() {
+        waker.clear();
+    }
+    // Who has gone will not see what is waited for.
+    if !for_more && came.intersects(PollFlags::HUP | PollFlags::ERR) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    Ok(for_more && !came.is_empty())
 }
 
 #[cfg(test)]
@@ -198,7 +224,13 @@ mod tests {
     use super::*;
 
     fn swap() -> Swap {
-        let config = SwapConfig { name: "swap".into(), bytes: 1 << 20, memory: 1 << 20, codec: Codec::Lz4 };
+        let config = SwapConfig {
+            name: "swap".into(),
+            bytes: 1 << 20,
+            memory: 1 << 20,
+            codec: Codec::Lz4,
+            tiers: vec![],
+        };
         Swap::standalone(&config).expect("address space")
     }
 

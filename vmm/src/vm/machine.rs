@@ -17,7 +17,7 @@ use memsvc::{Config, MemoryService, MemoryStats};
 use serde_json::{Map, Value};
 
 use super::bus::Bus;
-use super::config::{Mib, RateLimiter, VmConfig};
+use super::config::{Mib, RateLimiter, SwapConfig, VmConfig};
 use super::event_loop::EventLoop;
 use super::exit::{Exit, ExitSlot};
 use super::kvm::{self, Vm};
@@ -90,12 +90,12 @@ impl Machine {
             let power = Arc::clone(&power);
             move |why| power.failed(why)
         };
-        let watermarks =
-            config.memory.watermarks.map(|marks| marks.watermarks(config.machine_config.mem_size_mib));
-        let watermarks = watermarks.transpose().map_err(LaunchError::new)?;
+        let watermarks = config.memory.watermark_choice(config.machine_config.mem_size_mib);
+        let watermarks = watermarks.map_err(LaunchError::new)?;
+        let limit = config.memory.limit_mib.map(|limit| limit.bytes().unwrap_or(u64::MAX));
         let compaction = config.memory.compaction.tuning();
-        let swap = config.swap.map(|swap| swap.device());
-        let service = Config { regions: regions.clone(), watermarks, compaction, swap };
+        let swap = config.swap.as_ref().map(SwapConfig::device);
+        let service = Config { regions: regions.clone(), limit, watermarks, compaction, swap };
         let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 

@@ -3,10 +3,10 @@
 //! ```text
 //!                   pin: +1 (up to 13)
 //!   free ──▶ idle ◀──────────────────▶ pinned       entry: the object, and in its four spare bits
-//!    ▲        │ ▲    unpin: −1                      0      idle
-//!    │  begin │ │ finish, or dropped                1..13  so many have it pinned
-//!    │        ▼ │                                   14     moving: it is being copied or freed
-//!    └────── moving                                 15     free; the low half is the next free handle
+//!    ▲        │ ▲    unpin: −1                      0      free; the low half is the next free handle
+//!    │  begin │ │ finish, or dropped                1      idle
+//!    │        ▼ │                                   2..14  one less have it pinned
+//!    └────── moving                                 15     moving: it is being copied or freed
 //! ```
 //! Who has an object pinned knows where it lies and that it stays there: nobody can move or free it
 //! meanwhile. What moves cannot be pinned until it has: who wants it waits for one copy of at most a frame.
@@ -26,9 +26,11 @@ pub struct Handle(pub u32);
 
 const STATE: u64 = 15 << STATE_SHIFT;
 const PIN: u64 = 1 << STATE_SHIFT;
-const MOST_PINS: u64 = 13 << STATE_SHIFT;
-const MOVING: u64 = 14 << STATE_SHIFT;
-const FREE: u64 = 15 << STATE_SHIFT;
+/// Zeroes are free handles, so that a table of them is not memory until it is used.
+const FREE: u64 = 0;
+const IDLE: u64 = 1 << STATE_SHIFT;
+const MOST_PINS: u64 = 14 << STATE_SHIFT;
+const MOVING: u64 = 15 << STATE_SHIFT;
 
 /// Handles in the first chunk; each further one is as large as all before it.
 const FIRST_CHUNK: usize = if cfg!(memsvc_loom) { 2 } else { 1024 };
@@ -85,20 +87,34 @@ impl HandleTable {
         } else {
             free.fresh += 1;
         }
-        entry.store(object.to_bits(), Ordering::Release);
+        entry.store(object.to_bits() | IDLE, Ordering::Release);
         Ok(Handle(handle))
     }
 
+    /// Makes the chunks for so many handles, as far as there is address space.
+    pub(super) fn prepare(&self, objects: u64) {
+        let _grow_one_at_a_time = lock(&self.free);
+        let (last, _) = position(u32::try_from(objects).unwrap_or(u32::MAX));
+        for chunk in
+            (0..=last).filter(|&chunk| self.chunks.get(chunk).is_some_and(|cell| cell.get().is_none()))
+        {
+            if self.make(chunk).is_err() {
+                break;
+            }
+        }
+    }
+
     fn grow(&self, handle: u32) -> Result<&AtomicU64, NoTable> {
-        let (chunk, _) = position(handle);
+        self.make(position(handle).0)?;
+        self.entry(handle).ok_or(NoTable)
+    }
+
+    fn make(&self, chunk: usize) -> Result<(), NoTable> {
         let cell = self.chunks.get(chunk).ok_or(NoTable)?;
         let len = if chunk == 0 { FIRST_CHUNK } else { FIRST_CHUNK << (chunk - 1) };
-        let mut entries = Vec::new();
-        entries.try_reserve_exact(len).map_err(|_| NoTable)?;
-        entries.extend((0..len).map(|_| AtomicU64::new(FREE)));
         // Only under the lock of `free`, so it is not set yet.
-        let _ = cell.set(entries.into_boxed_slice());
-        self.entry(handle).ok_or(NoTable)
+        let _ = cell.set(free_handles(len)?);
+        Ok(())
     }
 
     /// Keeps an object where it is.
@@ -126,13 +142,13 @@ impl HandleTable {
     /// The object of a handle, if it is idle at the moment.
     pub(super) fn peek(&self, handle: Handle) -> Option<Object> {
         let now = self.entry(handle.0)?.load(Ordering::Relaxed);
-        (now & STATE == 0).then_some(object_of(now))
+        (now & STATE == IDLE).then_some(object_of(now))
     }
 
     /// Takes an object that is idle, and is this one, to be moved.
     pub(super) fn begin_move(&self, handle: Handle, object: Object) -> Option<Moving<'_>> {
         let entry = self.entry(handle.0)?;
-        let idle = object.to_bits();
+        let idle = object.to_bits() | IDLE;
         // Not before it is taken: a `Moving` that is dropped makes the object idle.
         let taken = entry.compare_exchange(idle, idle | MOVING, Ordering::Acquire, Ordering::Relaxed);
         taken.is_ok().then(|| Moving { entry, object })
@@ -149,7 +165,7 @@ impl HandleTable {
                     wait_a_little();
                     now = entry.load(Ordering::Relaxed);
                 }
-                0 => {
+                IDLE => {
                     match entry.compare_exchange_weak(now, now | MOVING, Ordering::Acquire, Ordering::Relaxed)
                     {
                         Ok(_) => return Ok(Moving { entry, object: object_of(now) }),
@@ -179,6 +195,19 @@ impl HandleTable {
         let (chunk, index) = position(handle);
         self.chunks.get(chunk)?.get()?.get(index)
     }
+}
+
+/// So many free handles, in memory that is zeroed when it is first touched.
+#[cfg(not(memsvc_loom))]
+fn free_handles(len: usize) -> Result<Box<[AtomicU64]>, NoTable> {
+    use zerocopy::FromZeros;
+
+    <[AtomicU64]>::new_box_zeroed_with_elems(len).map_err(|_| NoTable)
+}
+
+#[cfg(memsvc_loom)]
+fn free_handles(len: usize) -> Result<Box<[AtomicU64]>, NoTable> {
+    Ok((0..len).map(|_| AtomicU64::new(FREE)).collect())
 }
 
 /// The chunk of a handle, and its place there.
@@ -243,6 +272,6 @@ impl Moving<'_> {
 
 impl Drop for Moving<'_> {
     fn drop(&mut self) {
-        self.entry.store(self.object.to_bits(), Ordering::Release);
+        self.entry.store(self.object.to_bits() | IDLE, Ordering::Release);
     }
 }

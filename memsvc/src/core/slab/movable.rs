@@ -34,6 +34,12 @@ impl<M: Mode> MovableSlabs<M> {
         }
     }
 
+    /// Makes the table of handles for so many objects, if there is address space for that: none of these needs
+    /// memory for its handle then. What is not used is address space only.
+    pub fn prepare(&self, objects: u64) {
+        self.handles.prepare(objects);
+    }
+
     /// Hands out an object; waits as [`Slabs::alloc`] does.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 //!                                   └──┴──┘─┴▶ free places
 //! ```
 //! All sources are isolated before the first object moves, so that none moves twice. Blocks that have frames
-//! free then are compaction's, as any.
+//! free then are compaction's, as any. Who asks for it is asked in turn, piece by piece, whether it goes on:
+//! it may rest then. Sources that are left are as before.
 
 use super::cache::Place;
 use super::class::{ClassId, GROUP};
@@ -17,6 +18,9 @@ use crate::core::alloc::Mode;
 use crate::core::sync::lock;
 use crate::core::units::{CpuId, FRAMES_PER_BLOCK};
 
+/// Slabs between two questions whether it goes on: at most a block's worth of frames.
+const PIECE: usize = 64;
+
 /// True when so many frames of slabs, of which places that come to `unused` frames are free, are worth
 /// squeezing unasked: a block is to be had, and a quarter of them.
 pub fn is_worth_squeezing(frames: u64, unused: u64) -> bool {
@@ -25,31 +29,42 @@ pub fn is_worth_squeezing(frames: u64, unused: u64) -> bool {
 
 impl<M: Mode> MovableSlabs<M> {
     /// Moves objects together, and returns the slabs that are empty then. `copy` is called as by
-    /// [`MovableSlabs::relocate`].
-    pub fn squeeze(&self, cpu: CpuId, mut copy: impl FnMut(Object, Object)) -> Relocated {
+    /// [`MovableSlabs::relocate`]; `goes_on` before each piece of work.
+    pub fn squeeze(
+        &self,
+        cpu: CpuId,
+        mut goes_on: impl FnMut() -> bool,
+        mut copy: impl FnMut(Object, Object),
+    ) -> Relocated {
         let _one_at_a_time = lock(&self.relocating);
         let mut done = Relocated { frames: self.slabs.shrink(cpu, 0), ..Relocated::default() };
         for class in ClassId::all() {
-            self.squeeze_class(cpu, class, &mut done, &mut copy);
+            if !self.squeeze_class(cpu, class, &mut done, &mut goes_on, &mut copy) {
+                break;
+            }
         }
         done
     }
 
+    /// False when it was stopped.
     fn squeeze_class(
         &self,
         cpu: CpuId,
         class: ClassId,
         done: &mut Relocated,
+        goes_on: &mut impl FnMut() -> bool,
         copy: &mut impl FnMut(Object, Object),
-    ) {
+    ) -> bool {
+        let mut stopped = false;
         let sources = {
             let mut cache = self.slabs.cache(class);
             let sources = cache.sparsest();
             sources.iter().for_each(|slab| cache.isolate(*slab));
             sources
         };
-        for slab in sources {
-            let groups = self.slabs.cache(class).handed_out(slab);
+        for (number, slab) in sources.into_iter().enumerate() {
+            stopped = stopped || number.is_multiple_of(PIECE) && !goes_on();
+            let groups = if stopped { [0; _] } else { self.slabs.cache(class).handed_out(slab) };
             for (group, mut bits) in groups.into_iter().enumerate() {
                 while bits != 0 {
                     let place = (group * GROUP) as u32 + bits.trailing_zeros();
@@ -64,6 +79,7 @@ impl<M: Mode> MovableSlabs<M> {
                 None => done.slabs_left += 1,
             }
         }
+        !stopped
     }
 
     /// A place like that of the object, in a slab that is there.
@@ -114,6 +130,8 @@ mod tests {
             sizes in prop::collection::vec(1..=4096usize, 1..6),
             count in 1..2000usize,
             keep in 1..9usize,
+            // After so many pieces of work it is stopped, and begun again.
+            pieces in 0..3u32,
             seed: u64,
         ) {
             let frames = FrameAllocator::new(Config { blocks: 8, cpus: 1, watermarks: Watermarks::NONE });
@@ -133,11 +151,18 @@ mod tests {
                     slabs.free(CPU, handle).unwrap();
                 }
             }
-            slabs.squeeze(CPU, |from, to| {
+            let mut copy = |from: Object, to: Object| {
                 let what = contents.remove(&from.offset()).unwrap();
                 let before = contents.insert(to.offset(), what);
                 assert_eq!(before, None, "an object was put where another is");
-            });
+            };
+            let mut left = pieces;
+            let goes_on = || {
+                left = left.saturating_sub(1);
+                left > 0
+            };
+            slabs.squeeze(CPU, goes_on, &mut copy);
+            slabs.squeeze(CPU, || true, &mut copy);
             for (offset, (handle, _)) in &contents {
                 prop_assert_eq!(slabs.pin(*handle).unwrap().object().offset(), *offset);
             }

@@ -15,7 +15,7 @@ use crate::core::units::{
 };
 use crate::space::uffd::Fault;
 
-/// How long a fault that could not be resolved waits before it is tried again.
+/// How long a fault that the kernel did not let us resolve waits before it is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Pages that come in with one that is touched, aligned: 64 KiB, as for files (`fault_around_bytes`,
@@ -26,8 +26,24 @@ const AROUND: u32 = 16;
 const GUEST_FRAME: Request =
     Request::new(Order::FRAME, PageType::Guest).charge_to(GUEST).flags(Flags::NOWAIT);
 
+/// Why a fault could not be resolved.
+#[derive(Debug)]
+enum Unresolved {
+    /// There is no memory for it.
+    Short,
+    /// The kernel refused.
+    Refused(io::Error),
+}
+
+impl From<io::Error> for Unresolved {
+    fn from(error: io::Error) -> Self {
+        Unresolved::Refused(error)
+    }
+}
+
 impl GuestSpace {
-    /// Puts memory behind the page that somebody waits for, and wakes them.
+    /// Puts memory behind the page that somebody waits for, and wakes them; or has them wait until there is
+    /// memory.
     pub(crate) fn resolve(&self, fault: Fault) {
         let since = Instant::now();
         self.faults.total.add(1);
@@ -37,20 +53,25 @@ impl GuestSpace {
             return;
         }
         let frame = GuestFrame((offset / FRAME_SIZE) as u32);
-        if let Err(error) = self.populate(frame, since) {
-            self.faults.failed.add(1);
-            if self.faults.failed.get().is_power_of_two() {
-                tracing::error!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
+        match self.populate(frame, since) {
+            Ok(()) => {}
+            Err(Unresolved::Short) => {
+                self.faults.short.add(1);
+                self.shortage.add(frame);
             }
-            // Who waits touches the page again at once: not as fast as the CPU can, nor a line each.
-            if !self.alloc.throttle(RETRY) {
+            Err(Unresolved::Refused(error)) => {
+                self.faults.failed.add(1);
+                if self.faults.failed.get().is_power_of_two() {
+                    tracing::error!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
+                }
+                // Who waits touches the page again at once: not as fast as the CPU can, nor a line each.
                 std::thread::sleep(RETRY);
+                let _ = self.uffd.wake(self.address(frame), FRAME_SIZE);
             }
-            let _ = self.uffd.wake(self.address(frame), FRAME_SIZE);
         }
     }
 
-    fn populate(&self, frame: GuestFrame, since: Instant) -> io::Result<()> {
+    fn populate(&self, frame: GuestFrame, since: Instant) -> Result<(), Unresolved> {
         let guest_block = frame.block();
         let (mut waited, mut no_huge_page) = (false, false);
         loop {
@@ -60,13 +81,17 @@ impl GuestSpace {
             state.last_fault = Instant::now();
             let has_room = self.has_room_for_mapping(&state, guest_block);
             let was_split = match &state.blocks[guest_block.0 as usize] {
-                BlockState::Huge(_) => return self.already_there(frame),
+                BlockState::Huge(_) => return Ok(self.already_there(frame)?),
                 // Nothing is left of it, so it can be whole again.
                 BlockState::Split(split) if split.is_empty() && has_room && !no_huge_page => true,
                 BlockState::Split(split) => match split.page(frame.index()) {
-                    Page::Here(_) => return self.already_there(frame),
-                    Page::AtHome(home) => return self.bring_one(&mut state, frame, home, since),
-                    Page::Busy => return self.wait_for(&mut state, frame, since),
+                    Page::Here(_) => return Ok(self.already_there(frame)?),
+                    Page::AtHome(home) => return Ok(self.bring_one(&mut state, frame, home, since)?),
+                    // Its mover will wake who waits for it.
+                    Page::Busy => {
+                        self.stalls.begin(&mut state, frame, since);
+                        return Ok(());
+                    }
                     Page::Absent => return self.move_frames_in(&mut state, frame),
                 },
                 BlockState::Absent => false,
@@ -81,7 +106,7 @@ impl GuestSpace {
                 };
                 drop(state);
                 self.refill.ring(reason::USED);
-                return result;
+                return Ok(result?);
             }
             drop(state);
             waited = true;
@@ -98,12 +123,6 @@ impl GuestSpace {
                 }
             }
         }
-    }
-
-    /// A mover has the page: it will wake who waits for it.
-    fn wait_for(&self, state: &mut State, frame: GuestFrame, since: Instant) -> io::Result<()> {
-        self.stalls.begin(state, frame, since);
-        Ok(())
     }
 
     /// The page is at home, and waits for its turn with a mover: it is this one's now, and goes where it was
@@ -211,8 +230,8 @@ impl GuestSpace {
     }
 
     /// Single frames for a page of a split block, and for those around it that the guest may use soon.
-    fn move_frames_in(&self, state: &mut State, frame: GuestFrame) -> io::Result<()> {
-        let first = self.zeroed_frame(state).map_err(io::Error::other)?;
+    fn move_frames_in(&self, state: &mut State, frame: GuestFrame) -> Result<(), Unresolved> {
+        let first = self.zeroed_frame(state).map_err(|_| Unresolved::Short)?;
         let mut moves = vec![Move { page: frame, from: first, to: first }];
         for page in around(frame).filter(|&page| page != frame) {
             if state.page(page) != Page::Absent || state.is_given_up(page) {
@@ -239,7 +258,7 @@ impl GuestSpace {
         }
         self.faults.single.add(1);
         self.count_ballooned(state, frame);
-        if arrived { Ok(()) } else { Err(io::Error::other("the kernel did not move a page in")) }
+        if arrived { Ok(()) } else { Err(io::Error::other("the kernel did not move a page in").into()) }
     }
 
     /// A frame for the guest, zeroed, at home.

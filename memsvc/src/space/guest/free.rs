@@ -131,14 +131,18 @@ impl GuestSpace {
     }
 
     /// Frees slabs that are empty, moves objects together where that is worth it or `in_any_case`, and gives
-    /// the blocks back to the kernel that are whole then; says how many frames were freed.
-    pub(crate) fn shrink_slabs(&self, in_any_case: bool) -> u64 {
-        let objects = self.objects.as_ref().map_or(0, |objects| objects.shrink(OUTSIDE, in_any_case));
+    /// the blocks back to the kernel that are whole then; says how many frames were freed. `goes_on` is asked
+    /// before each piece of work.
+    pub(crate) fn shrink_slabs(&self, in_any_case: bool, mut goes_on: impl FnMut() -> bool) -> u64 {
+        let objects =
+            self.objects.as_ref().map_or(0, |objects| objects.shrink(OUTSIDE, in_any_case, &mut goes_on));
         let frames = self.slabs.shrink(OUTSIDE, 0) + objects;
         self.alloc.drain_all();
         // Whoever else frees slabs' frames says nothing of blocks that are whole then. One at a time, because
         // there may be thousands, and faults wait for the lock.
-        while let Some(block) = self.alloc.take_emptied() {
+        while goes_on()
+            && let Some(block) = self.alloc.take_emptied()
+        {
             self.free_block(&mut self.lock_after_faults(), block, Slots::PageTable);
         }
         frames

@@ -19,6 +19,7 @@
 //! | `fault` | in: somebody touches an absent page |
 //! | `balloon` | out: the guest gives pages up, by balloon or report |
 //! | `free` | from guest space or stash back to the arena, and to the kernel |
+//! | `shortage` | faults that wait for memory |
 //! | `stash` | zeroed blocks made ahead of faults |
 //! | `split` | where the pages of a split block are |
 //! | `mover` | harvest and promotion: pages change frames while the guest runs |
@@ -32,6 +33,7 @@ mod fault;
 mod free;
 pub(crate) mod mover;
 mod report;
+mod shortage;
 mod split;
 mod stash;
 
@@ -145,6 +147,7 @@ pub(crate) struct GuestSpace {
     max_mappings: usize,
     /// Wakes the refiller of the stash.
     refill: Arc<Bell>,
+    shortage: shortage::Shortage,
     /// Wakes the compactor.
     compaction: Arc<Bell>,
     faults: FaultCounters,
@@ -210,6 +213,7 @@ impl GuestSpace {
             stalls: Stalls::default(),
             max_mappings: host::max_mappings(),
             refill,
+            shortage: shortage::Shortage::default(),
             compaction,
             faults: FaultCounters::default(),
             moves: MoveCounters::default(),

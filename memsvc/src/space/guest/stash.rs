@@ -87,7 +87,9 @@ impl GuestSpace {
                 self.release_stash(&mut state);
             }
             let wanted = state.burst.min(STASH_MAX).min(state.absent.max(1));
-            if state.stash.len() < wanted {
+            // Ahead of faults nothing is taken that is not to spare; a fault itself may have all above the min
+            // watermark.
+            if state.stash.len() < wanted && self.alloc.has_block_to_spare() {
                 drop(state);
                 match self.make_zeroed_block() {
                     Made::Block => {
@@ -106,8 +108,9 @@ impl GuestSpace {
         }
     }
 
-    /// Ends the refiller.
+    /// Ends the refiller, and the thread that waits for memory.
     pub(crate) fn stop(&self) {
         self.refill.ring(reason::STOP);
+        self.shortage.stop();
     }
 }

@@ -208,7 +208,9 @@ impl<'a> Eviction<'a> {
     fn seal(&self, page: u64, place: u64, block: &mut Block) -> Option<Record> {
         let mut slot = self.store.slots.lock(page)?;
         let Slot::Object(handle, codec) = slot.get() else { return None };
-        if slot.is_leaving() || self.tiers.is_pinned(page) {
+        // One that was written anew since it was chosen would take the older one's mark for its own.
+        let is_here = self.leaving.iter().any(|leaving| leaving.page == page);
+        if is_here || slot.is_leaving() || self.tiers.is_pinned(page) {
             return None;
         }
         let copied = self.store.objects.read(handle, |bytes| {
@@ -226,7 +228,7 @@ impl<'a> Eviction<'a> {
         let keep = || self.store.keep(self.cpu, record.as_bytes(), u64::MAX);
         keep()
             .or_else(|NoRoom| {
-                self.store.objects.shrink(self.cpu, true);
+                self.store.objects.shrink(self.cpu, true, || true);
                 keep()
             })
             .ok()

@@ -67,10 +67,13 @@ pub(super) enum Waits {
     Evictor(Arc<Batch>, usize),
 }
 
+/// One that has ended: its number, the operation, how it went.
+type Ended = (usize, Op, Result<(), TierError>);
+
 /// Operations that the evictor waits for together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    ended: Mutex<Vec<(usize, Op, Result<(), TierError>)>>,
+    ended: Mutex<Vec<Ended>>,
     bell: Condvar,
 }
 

@@ -99,6 +99,9 @@ const RECORD_FRAMES: u64 = 4;
 /// Objects that are removed before somebody is told: a block's worth of frames at the least.
 const MANY: u64 = FRAMES_PER_BLOCK as u64;
 
+/// Objects that there may be beside one for each page: of pages that are written again, the old and the new.
+const WRITERS: u64 = 64;
+
 impl Store {
     /// Nothing is stored. With tiers there is to be an [`Evictor`].
     pub(crate) fn new(
@@ -128,9 +131,10 @@ impl Store {
         Seat::new(cpu, codec, waker, self.tiers.as_ref())
     }
 
-    /// Makes the table of slots, so that it does not grow when a page is stored.
+    /// Makes the tables of slots and of objects, so that they do not grow when a page is stored.
     pub(crate) fn prepare(&self) {
         self.slots.prepare();
+        self.objects.prepare(self.pages() + WRITERS);
     }
 
     /// Pages of the export.
@@ -257,6 +261,7 @@ impl Store {
             incompressible_pages: get(&self.whole),
             stored_bytes: get(&self.bytes),
             limit_bytes: self.limit,
+            table_bytes: self.slots.bytes(),
             no_room: self.no_room.get(),
             lost: self.lost.get(),
             corrupt: self.tiers.as_ref().map_or(0, Tiers::corrupt),

@@ -20,7 +20,6 @@ pub(super) struct Places {
     count: u64,
     /// Neither taken nor being discarded.
     available: u64,
-    freed_count: u64,
     /// Where it is looked for the next one: pages that are written together lie together.
     next: u64,
 }
@@ -29,7 +28,7 @@ impl Places {
     /// So many, all free.
     pub(super) fn new(count: u64) -> Self {
         let (taken, freed) = (Bits::new(count), Bits::new(count));
-        Self { taken, freed, count, available: count, freed_count: 0, next: 0 }
+        Self { taken, freed, count, available: count, next: 0 }
     }
 
     /// How many there are.
@@ -48,7 +47,7 @@ impl Places {
             self.taken.first_clear(self.next..self.count).or_else(|| self.taken.first_clear(0..self.next))?;
         self.taken.set(place, true);
         self.available -= 1;
-        self.freed_count -= u64::from(self.freed.set(place, false));
+        self.freed.set(place, false);
         self.next = place + 1;
         Some(place)
     }
@@ -57,13 +56,8 @@ impl Places {
     pub(super) fn free(&mut self, place: u64) {
         if self.taken.set(place, false) {
             self.available += 1;
-            self.freed_count += u64::from(!self.freed.set(place, true));
+            self.freed.set(place, true);
         }
-    }
-
-    /// How many were freed since they were discarded.
-    pub(super) fn freed(&self) -> u64 {
-        self.freed_count
     }
 
     /// Some neighbours that were freed, which are nobody's until they are [`Self::discarded`].
@@ -75,7 +69,6 @@ impl Places {
             self.freed.set(place, false);
             self.taken.set(place, true);
         }
-        self.freed_count -= end - first;
         self.available -= end - first;
         Some(first..end)
     }
@@ -180,7 +173,6 @@ mod tests {
                 }
                 let discarding: u64 = under_way.iter().map(|range| range.end - range.start).sum();
                 prop_assert_eq!(places.available(), count - taken.len() as u64 - discarding);
-                prop_assert_eq!(places.freed(), freed.len() as u64);
             }
         }
     }

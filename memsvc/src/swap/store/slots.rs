@@ -8,6 +8,7 @@
 //! filled, or before, by [`Slots::prepare`]. A slot takes nine bytes.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::core::slab::Handle;
@@ -102,6 +103,7 @@ impl Chunk {
 /// One slot, locked.
 #[derive(Debug)]
 pub(super) struct Locked<'a> {
+    slots: &'a Slots,
     chunk: MutexGuard<'a, Option<Box<Chunk>>>,
     index: usize,
 }
@@ -117,7 +119,7 @@ impl Locked<'_> {
         if self.chunk.is_none() && slot == Slot::Empty {
             return slot;
         }
-        let chunk = self.chunk.get_or_insert_with(Chunk::new);
+        let chunk = self.slots.made(&mut self.chunk);
         let before = chunk.get(self.index);
         chunk.set(self.index, slot, generation);
         before
@@ -155,13 +157,16 @@ impl Locked<'_> {
 #[derive(Debug)]
 pub(super) struct Slots {
     chunks: Box<[Mutex<Option<Box<Chunk>>>]>,
+    /// Chunks that are made.
+    made: AtomicU64,
     pages: u64,
 }
 
 impl Slots {
     /// All empty.
     pub(super) fn new(pages: u64) -> Self {
-        Self { chunks: (0..pages.div_ceil(CHUNK)).map(|_| Mutex::new(None)).collect(), pages }
+        let chunks = (0..pages.div_ceil(CHUNK)).map(|_| Mutex::new(None)).collect();
+        Self { chunks, made: AtomicU64::new(0), pages }
     }
 
     /// Pages there are slots for.
@@ -172,8 +177,21 @@ impl Slots {
     /// Makes all chunks, so that filling a slot takes no memory.
     pub(super) fn prepare(&self) {
         for chunk in &self.chunks {
-            lock(chunk).get_or_insert_with(Chunk::new);
+            self.made(&mut lock(chunk));
         }
+    }
+
+    /// Bytes of the table, as far as it is made.
+    pub(super) fn bytes(&self) -> u64 {
+        let chunks = self.made.load(Ordering::Relaxed) * size_of::<Chunk>() as u64;
+        chunks + size_of_val(&*self.chunks) as u64
+    }
+
+    fn made<'a>(&self, chunk: &'a mut Option<Box<Chunk>>) -> &'a mut Chunk {
+        chunk.get_or_insert_with(|| {
+            self.made.fetch_add(1, Ordering::Relaxed);
+            Chunk::new()
+        })
     }
 
     /// The slot of a page; nobody changes it meanwhile, nor those of its chunk. `None` when there is no such
@@ -183,7 +201,7 @@ impl Slots {
             return None;
         }
         let chunk = lock(self.chunks.get((page / CHUNK) as usize)?);
-        Some(Locked { chunk, index: (page % CHUNK) as usize })
+        Some(Locked { slots: self, chunk, index: (page % CHUNK) as usize })
     }
 
     /// Where a page is. `None` when there is no such page.

@@ -115,6 +115,11 @@ pub(super) const FAMILIES: &[Family<MemoryStats>] = &[
         of!(faults.no_huge_page),
     ),
     Family::counter(
+        "aerostat_memory_faults_short",
+        "Faults that had to wait for memory, once for each time it was not there",
+        of!(faults.short),
+    ),
+    Family::counter(
         "aerostat_memory_faults_failed",
         "Faults that could not be resolved, so that the guest tried again",
         of!(faults.failed),

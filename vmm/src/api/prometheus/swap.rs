@@ -21,8 +21,23 @@ pub(super) const FAMILIES: &[Family<SwapStats>] = &[
     }),
     Family::gauge("aerostat_swap_stored_bytes", "Bytes of these pages, packed", of!(store.stored_bytes)),
     Family::gauge("aerostat_swap_limit_bytes", "Most of these", of!(store.limit_bytes)),
+    Family::gauge(
+        "aerostat_swap_table_bytes",
+        "Bytes of the table of pages, beside these",
+        of!(store.table_bytes),
+    ),
     Family::counter("aerostat_swap_no_room", "Pages refused for want of room", of!(store.no_room)),
     Family::counter("aerostat_swap_lost", "Pages that could not be read back: a bug", of!(store.lost)),
+    Family::counter(
+        "aerostat_swap_corrupt",
+        "Pages that came back from a tier other than they went there",
+        of!(store.corrupt),
+    ),
+    Family::counter(
+        "aerostat_swap_throttled",
+        "Writes that waited until tiers had made room",
+        of!(store.throttled),
+    ),
     Family::counter("aerostat_swap_connections", "NBD connections made", of!(nbd.connections)),
     Family::counter("aerostat_swap_requests", "NBD requests, by kind", |from, to| {
         let nbd = &from.nbd;

@@ -11,7 +11,7 @@ use crate::{
         fault::Fault,
         types::{MachineConfigUpdate, NetworkInterfaceUpdate},
     },
-    vm::config::{BootSource, Drive, MachineConfig, NetworkInterface, WatermarksConfig},
+    vm::config::{BootSource, Drive, MachineConfig, MemoryLimits, NetworkInterface, WatermarksConfig},
 };
 
 /// Choose kernel, initrd and command line.
@@ -54,6 +54,15 @@ pub(super) async fn watermarks(
     Checked(watermarks): Checked<WatermarksConfig>,
 ) -> Result<StatusCode, Fault> {
     api.change(move |controller| controller.set_watermarks(watermarks)).await
+}
+
+/// Choose how much memory of the host the guest and its swap may take, and how much of it is the reserve.
+#[utoipa::path(put, path = "/memory/limits", tag = "configuration", request_body = MemoryLimits, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn memory_limits(
+    State(api): State<Api>,
+    Checked(limits): Checked<MemoryLimits>,
+) -> Result<StatusCode, Fault> {
+    api.change(move |controller| controller.set_memory_limits(limits)).await
 }
 
 /// Add a disk, or replace the one of this id.

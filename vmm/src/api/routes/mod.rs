@@ -97,6 +97,7 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>, errands: Errands) -> Ro
         .route("/memory/compact", put(compaction::compact))
         .route("/memory/reclaim", put(compaction::reclaim))
         .route("/memory/watermarks", put(config::watermarks))
+        .route("/memory/limits", put(config::memory_limits))
         .route("/openapi.json", get(instance::openapi))
         .route("/boot-source", put(config::boot_source))
         .route(
@@ -158,6 +159,7 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
         config::set_machine_config,
         config::update_machine_config,
         config::watermarks,
+        config::memory_limits,
         config::drive,
         config::network_interface,
         config::update_network_interface,

@@ -50,6 +50,13 @@ pub(in crate::cli) struct SwapServeArgs {
     /// How pages are packed: lz4, zstd, or none
     #[arg(long, value_name = "HOW", default_value = "lz4")]
     pub(in crate::cli) compression: Codec,
+    /// Where pages go that do not fit into memory, the first that has room: a directory on a disk as /PATH, or
+    /// an NBD server as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; may be given again
+    #[arg(long = "tier", value_name = "WHERE")]
+    pub(in crate::cli) tiers: Vec<String>,
+    /// For so many seconds an NBD server may be away before what waits for it fails [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = size::timeout, requires = "tiers")]
+    pub(in crate::cli) tier_timeout: Option<u32>,
     /// Name of the export; clients that name none get it, too
     #[arg(long, value_name = "NAME", default_value = "swap", value_parser = size::instance_id)]
     pub(in crate::cli) name: String,

@@ -110,6 +110,9 @@ pub enum ConfigError {
         /// Size of the device.
         size: Mib,
     },
+    /// Tiers below the swap device that cannot be. The sentence says why.
+    #[error("{0}")]
+    SwapTier(String),
     /// A watermark within a frame.
     #[error("The watermark {name} is {value}, but must be a multiple of 4 KiB, the size of a frame.")]
     WatermarkNotInFrames {
@@ -135,6 +138,33 @@ pub enum ConfigError {
         high: Kib,
         /// Size of guest memory.
         memory: Mib,
+    },
+    /// Both say how much is the reserve.
+    #[error(
+        "The memory section has min_free_kib and watermarks, which both say what stays free: leave one out."
+    )]
+    MinFreeAndWatermarks,
+    /// A reserve within a frame, or of more than makes sense.
+    #[error(
+        "min_free_kib is {min}, but must be a multiple of 4 KiB, and at most a quarter of the guest's memory of {memory}."
+    )]
+    MinFree {
+        /// What was asked for.
+        min: Kib,
+        /// Size of guest memory.
+        memory: Mib,
+    },
+    /// Less than the guest alone can come to.
+    #[error(
+        "The memory limit of {limit} is too low for a guest of {memory}: it must be {least} at least, which is the guest's memory and what stays free."
+    )]
+    MemoryLimit {
+        /// What was asked for.
+        limit: Mib,
+        /// Size of guest memory.
+        memory: Mib,
+        /// The least that it can be.
+        least: Mib,
     },
     /// Compaction that cannot be.
     #[error(transparent)]

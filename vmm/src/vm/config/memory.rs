@@ -1,6 +1,6 @@
 //! `memory`: how the memory service is to run. A section of our own; Firecracker has none.
 
-use memsvc::core::watermark::{WatermarkError, Watermarks};
+use memsvc::core::watermark::{Choice, WatermarkError, Watermarks};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -10,12 +10,33 @@ use super::{CompactionConfig, ConfigError, Kib, Mib};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryConfig {
-    /// How much stays free; by Linux's formula if left out.
+    /// Most memory of the host for the guest's memory and its swap, packed, together, in whole 2 MiB: what is left
+    /// over of it is not used. No limit if left out: each has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_mib: Option<Mib>,
+    /// How much stays free for those who free memory (`vm.min_free_kbytes`), a multiple of 4 KiB, at most a quarter of
+    /// the guest's memory; 0: nothing. By Linux's formula if left out. The other watermarks follow from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_free_kib: Option<Kib>,
+    /// How much stays free, mark by mark; by Linux's formula if left out. Not together with `min_free_kib`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermarks: Option<WatermarksConfig>,
     /// When memory is compacted, and by which policy.
     #[serde(default, skip_serializing_if = "CompactionConfig::is_default")]
     pub compaction: CompactionConfig,
+}
+
+/// How much of the host's memory the guest gets, and how much of that stays free: those fields of
+/// [`MemoryConfig`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryLimits {
+    /// As in the `memory` section; as it was if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_mib: Option<Mib>,
+    /// As in the `memory` section; as it was if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_free_kib: Option<Kib>,
 }
 
 /// Free memory of the frame allocator at which something happens, as `min`, `low` and `high` in
@@ -39,7 +60,33 @@ impl MemoryConfig {
 
     pub(super) fn validate(&self, memory: Mib) -> Result<(), ConfigError> {
         self.watermarks.as_ref().map_or(Ok(()), |watermarks| watermarks.validate(memory))?;
+        if let Some(min) = self.min_free_kib {
+            if self.watermarks.is_some() {
+                return Err(ConfigError::MinFreeAndWatermarks);
+            }
+            if min.frames().is_none() || min.0 > memory.half().0 / 2 {
+                return Err(ConfigError::MinFree { min, memory });
+            }
+        }
+        if let (Some(limit), Ok(choice)) = (self.limit_mib, self.watermark_choice(memory)) {
+            let least = Mib(memsvc::least_limit(memory.bytes().unwrap_or(u64::MAX), choice) >> 20);
+            if limit < least {
+                return Err(ConfigError::MemoryLimit { limit, memory, least });
+            }
+        }
         self.compaction.validate()
+    }
+
+    /// How the watermarks of a guest with so much memory are chosen.
+    ///
+    /// # Errors
+    /// They were not validated for that much memory.
+    pub fn watermark_choice(&self, memory: Mib) -> Result<Choice, WatermarkError> {
+        Ok(match (self.watermarks, self.min_free_kib) {
+            (Some(marks), _) => Choice::Exactly(marks.watermarks(memory)?),
+            (None, Some(min)) => Choice::Min(min.frames().unwrap_or(u64::MAX)),
+            (None, None) => Choice::Formula,
+        })
     }
 }
 

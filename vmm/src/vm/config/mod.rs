@@ -34,7 +34,7 @@ pub use drive::{CacheType, Drive, IoEngine};
 pub use error::ConfigError;
 pub use mac::MacAddress;
 pub use machine::{HugePages, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MachineConfig};
-pub use memory::{MemoryConfig, WatermarksConfig};
+pub use memory::{MemoryConfig, MemoryLimits, WatermarksConfig};
 pub use network::NetworkInterface;
 pub use output::{LogLevel, LoggerConfig, MetricsConfig, SerialConfig, open_output};
 pub use rate::{RateLimiter, TokenBucket};

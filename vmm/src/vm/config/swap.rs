@@ -1,6 +1,8 @@
 //! `swap`: a swap device for the guest, served inside this process.
 
-use memsvc::swap::Codec;
+use std::time::Duration;
+
+use memsvc::swap::{Codec, TierConfig};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -13,31 +15,67 @@ pub(crate) const MAX_MEMORY: Mib = Mib(64 << 10);
 
 /// The guest's swap device. It finds it with its own NBD client on a network card of its own, at
 /// 169.254.83.1, port 10809; its own address there is to be 169.254.83.2/30.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwapConfig {
     /// Size of the device.
     pub size_mib: Mib,
     /// Most memory of the host for what is stored there, packed, up to 64 GiB; the size if left out. What does
-    /// not fit is refused (ENOSPC). Tables take 9 bytes for each 4 KiB of the size beside that.
+    /// not fit goes to the tiers; if they have no room either, it is refused (ENOSPC). Tables take 9 bytes for each 4 KiB of the size beside that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<Mib>,
     /// How pages are packed.
     #[serde(default)]
     pub compression: Codec,
+    /// Where pages go that do not fit into memory, the first that has room, encrypted: a directory on a disk, for
+    /// a file without a name (`/PATH`), or an NBD server (`nbd://HOST[:PORT]/EXPORT`,
+    /// `nbd+unix:///EXPORT?socket=PATH`). With tiers `memory_mib` is 16 at least.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tiers: Vec<String>,
+    /// For so many seconds an NBD server may be away: then what waits for it fails. 30 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier_timeout: Option<u32>,
 }
 
+/// Seconds that a server may be away, if nothing else is said.
+const TIER_TIMEOUT: u32 = 30;
+/// Least memory with tiers: what connections are promised stays there.
+const MIN_MEMORY: Mib = Mib(16);
+/// Most tiers.
+const MAX_TIERS: usize = 4;
+
 impl SwapConfig {
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if self.size_mib == Mib(0) || self.size_mib > MAX_SIZE {
             return Err(ConfigError::SwapSize(self.size_mib));
         }
+        if self.tiers.len() > MAX_TIERS {
+            return Err(ConfigError::SwapTier(format!("{MAX_TIERS} tiers are the most there can be.")));
+        }
+        if self.tier_timeout == Some(0) {
+            return Err(ConfigError::SwapTier("tier_timeout is 1 second at least.".to_owned()));
+        }
+        let memory = self.memory_mib.unwrap_or(self.size_mib);
+        if !self.tiers.is_empty() && memory < MIN_MEMORY {
+            return Err(ConfigError::SwapTier(format!(
+                "A swap device with tiers needs {} MiB of memory at least: raise memory_mib.",
+                MIN_MEMORY.0
+            )));
+        }
+        self.tiers()?;
         match self.memory_mib {
             Some(memory) if memory == Mib(0) || memory > self.size_mib || memory > MAX_MEMORY => {
                 Err(ConfigError::SwapMemory { memory, size: self.size_mib })
             }
             _ => Ok(()),
         }
+    }
+
+    fn tiers(&self) -> Result<Vec<TierConfig>, ConfigError> {
+        let timeout = Duration::from_secs(self.tier_timeout.unwrap_or(TIER_TIMEOUT).into());
+        let parse = |tier: &String| TierConfig::parse(tier, timeout);
+        let tiers = self.tiers.iter().map(parse).collect::<Result<_, _>>();
+        tiers.map_err(|error| ConfigError::SwapTier(format!("{error}.")))
     }
 
     /// The same for the memory service.
@@ -48,6 +86,8 @@ impl SwapConfig {
             bytes: bytes(self.size_mib),
             memory: bytes(self.memory_mib.unwrap_or(self.size_mib.min(MAX_MEMORY))),
             codec: self.compression,
+            // Checked before.
+            tiers: self.tiers().unwrap_or_default(),
         }
     }
 }

@@ -1,4 +1,5 @@
 use memsvc::core::compact::{PolicyKind, Tuning};
+use memsvc::core::watermark::Choice;
 use serde_json::json;
 
 use super::*;
@@ -135,6 +136,20 @@ fn each_mistake_has_its_sentence() {
             "The high watermark of 65540 KiB is more than half of the guest's memory of 128 MiB.",
         ),
         (json!({"memory": {"watermarks": {"min_kib": 0, "low_kib": 0}}}), "missing field `high_kib`"),
+        (
+            json!({"memory": {"min_free_kib": 6}}),
+            "min_free_kib is 6 KiB, but must be a multiple of 4 KiB, and at most a quarter of the guest's memory of 128 MiB.",
+        ),
+        (json!({"memory": {"min_free_kib": 32_772}}), "min_free_kib is 32772 KiB, but must be"),
+        (
+            json!({"memory": {"min_free_kib": 0, "watermarks": {"min_kib": 0, "low_kib": 0, "high_kib": 0}}}),
+            "The memory section has min_free_kib and watermarks, which both say what stays free: leave one out.",
+        ),
+        (
+            json!({"memory": {"limit_mib": 133}}),
+            "The memory limit of 133 MiB is too low for a guest of 128 MiB: it must be 134 MiB at least, which is the guest's memory and what stays free.",
+        ),
+        (json!({"memory": {"limit_mib": 130, "min_free_kib": 0}}), "The memory limit of 130 MiB is too low"),
         (json!({"memory": {"watermark": {}}}), "unknown field `watermark`"),
         (compaction("extfrag_threshold", 1001), "extfrag_threshold is 0 to 1000, and not 1001."),
         (compaction("proactiveness", 101), "proactiveness is 0 to 100, and not 101."),
@@ -168,6 +183,20 @@ fn each_mistake_has_its_sentence() {
         let error = parse(value.clone()).expect_err(&value.to_string());
         assert!(error.starts_with(sentence), "{value}: {error}");
     }
+}
+
+#[test]
+fn the_reserve_is_one_of_three_choices() {
+    let choice = |memory: serde_json::Value| {
+        let memory: MemoryConfig = serde_json::from_value(memory).expect("valid");
+        memory.validate(Mib(128)).expect("valid");
+        memory.watermark_choice(Mib(128)).expect("fit")
+    };
+    assert_eq!(choice(json!({"limit_mib": 134})), Choice::Formula);
+    assert_eq!(choice(json!({"min_free_kib": 0, "limit_mib": 132})), Choice::Min(0));
+    assert_eq!(choice(json!({"min_free_kib": 32_768})), Choice::Min(8192));
+    let marks = choice(json!({"watermarks": {"min_kib": 4, "low_kib": 8, "high_kib": 12}}));
+    assert!(matches!(marks, Choice::Exactly(marks) if (marks.min, marks.low, marks.high) == (1, 2, 3)));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::core::compact::{Compactor, Goal, Occupancy, Policy, PolicyKind, Scanner, Tuning};
 use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
-use crate::core::watermark::Watermarks;
+use crate::core::watermark::{Choice, Watermarks};
 use crate::stats::MemoryStats;
 use crate::{Config, Gfn, MemoryService, RegionSpec};
 
@@ -31,6 +31,7 @@ impl Guest {
     fn with(blocks: usize, watermarks: Option<Watermarks>) -> Self {
         let regions = vec![RegionSpec { gpa: 0, len: (blocks * BLOCK_SIZE) as u64 }];
         let compaction = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
+        let watermarks = watermarks.map_or(Choice::Formula, Choice::Exactly);
         let config = Config { compaction, watermarks, ..Config::new(regions) };
         let service = MemoryService::new(&config, |why| panic!("{why}")).unwrap();
         Self { service, pages: blocks * FRAMES }

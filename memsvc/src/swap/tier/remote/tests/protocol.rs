@@ -2,6 +2,7 @@
 //! anywhere; and against servers that say what they should not.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -12,7 +13,7 @@ use super::super::client::Client;
 use super::super::requests::DEPTH;
 use super::*;
 use crate::swap::nbd::*;
-use crate::swap::{Codec, Connection, Swap, SwapConfig};
+use crate::swap::{Codec, Connection, Swap, SwapConfig, Waker};
 
 const PLACES: u64 = 64;
 const BYTES: u64 = PLACES * FRAME_SIZE as u64;
@@ -29,11 +30,17 @@ struct Wire {
 
 impl Wire {
     fn new(seed: u64) -> Self {
-        let config = SwapConfig { name: "swap".into(), bytes: BYTES, memory: BYTES * 2, codec: Codec::None };
+        let config = SwapConfig {
+            name: "swap".into(),
+            bytes: BYTES,
+            memory: BYTES * 2,
+            codec: Codec::None,
+            tiers: vec![],
+        };
         let swap = Swap::standalone(&config).unwrap();
         let mut client = Client::new("swap");
         client.need(PLACES);
-        let server = swap.connect();
+        let server = swap.connect(&Arc::new(Waker::new().unwrap()));
         let random = fastrand::Rng::with_seed(seed);
         Self { client, server, swap, to_server: Vec::new(), to_client: Vec::new(), random }
     }
@@ -55,7 +62,7 @@ impl Wire {
     /// The connection is lost, with what was on its way.
     fn cut(&mut self) {
         self.client.restart();
-        self.server = self.swap.connect();
+        self.server = self.swap.connect(&Arc::new(Waker::new().unwrap()));
         self.to_server.clear();
         self.to_client.clear();
     }

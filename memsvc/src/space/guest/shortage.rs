@@ -1,0 +1,73 @@
+//! Faults that wait for memory: those for which there was no frame above the min watermark.
+//!
+//! ```text
+//!   fault thread ──▶ waiting ──▶ thread `short`: in the allocator's queue for the reserve
+//!        ▲                             │ memory is back, or the time is over
+//!        └──── they fault again ◀──────┘ all are woken
+//! ```
+//! The fault thread itself never waits for memory. Other faults need none, or are of a device without which
+//! none is freed.
+
+use std::time::Duration;
+
+use super::{GuestSpace, wanted};
+use crate::core::sync::{Mutex, lock};
+use crate::core::units::{FRAME_SIZE, GuestFrame};
+use crate::space::bell::Bell;
+
+/// They try again after so long in any case: as long as the allocator has others wait.
+const LIMIT: Duration = Duration::from_millis(100);
+/// And not sooner than this where there is memory, but not what they need.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Why the thread is woken.
+mod reason {
+    use crate::space::bell::Reasons;
+
+    /// A page waits for memory.
+    pub(super) const SHORT: Reasons = 1;
+    /// It is to end.
+    pub(super) const STOP: Reasons = 2;
+}
+
+/// Pages that somebody waits for, who waits for memory.
+#[derive(Debug, Default)]
+pub(super) struct Shortage {
+    pages: Mutex<Vec<GuestFrame>>,
+    bell: Bell,
+}
+
+impl Shortage {
+    /// Whoever waits for this page waits for memory now.
+    pub(super) fn add(&self, page: GuestFrame) {
+        let mut pages = lock(&self.pages);
+        // One who was interrupted comes again.
+        if !pages.contains(&page) {
+            pages.push(page);
+        }
+        drop(pages);
+        self.bell.ring(reason::SHORT);
+    }
+
+    pub(super) fn stop(&self) {
+        self.bell.ring(reason::STOP);
+    }
+}
+
+impl GuestSpace {
+    /// The loop of the thread that waits for memory in the place of all that do. Ends at [`Self::stop`].
+    pub(crate) fn attend_shortage(&self) {
+        let Shortage { pages, bell } = &self.shortage;
+        bell.hear_here();
+        while bell.wait() & reason::STOP == 0 {
+            // Holes in whole pages, and slabs that are hardly used, are what may be missing.
+            self.compaction.ring(wanted::LOW);
+            if !self.alloc.wait_for_memory(LIMIT) {
+                std::thread::sleep(RETRY);
+            }
+            for page in std::mem::take(&mut *lock(pages)) {
+                let _ = self.uffd.wake(self.address(page), FRAME_SIZE);
+            }
+        }
+    }
+}

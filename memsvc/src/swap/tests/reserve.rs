@@ -1,0 +1,260 @@
+//! Swap and guest RAM in an arena that is too small for both: who gets what is left, and who waits.
+#![allow(unsafe_code)] // touches guest memory, as a CPU would
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::page_type::PageType;
+use crate::core::request::{Flags, Request};
+use crate::core::units::{FRAMES_PER_BLOCK, FrameId, Order};
+use crate::core::watermark::Choice;
+use crate::least_limit;
+use crate::swap::nbd::NbdError;
+
+const RAM: u64 = 16 << 20;
+const DEVICE: u64 = 32 << 20;
+const RAM_PAGES: u64 = RAM >> 12;
+/// Frames of the reserve where there is one.
+const MIN: u64 = 256;
+
+const HOG: Request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
+
+/// A guest of 16 MiB with swap of 32 MiB, of which pages are stored as they are, in the least arena.
+struct Tight(Arc<MemoryService>, Seat);
+
+impl Tight {
+    fn new(min: u64) -> Self {
+        let regions = vec![RegionSpec { gpa: 0, len: RAM }];
+        let swap = SwapConfig {
+            name: "swap".into(),
+            bytes: DEVICE,
+            memory: DEVICE,
+            codec: Codec::None,
+            tiers: vec![],
+        };
+        let watermarks = Choice::Min(min);
+        let limit = Some(least_limit(RAM, watermarks));
+        let config = Config { swap: Some(swap), watermarks, limit, ..Config::new(regions) };
+        let service = MemoryService::new(&config, |why| panic!("{why}")).unwrap();
+        let seat = seat(&service.swap().unwrap().export.store, Codec::None);
+        Self(service, seat)
+    }
+
+    fn store(&self) -> &Store {
+        &self.0.swap().unwrap().export.store
+    }
+
+    fn write(&mut self, page: u64) -> Result<(), NbdError> {
+        let Self(service, seat) = self;
+        service.swap().unwrap().export.store.write(seat, page, &whole_page(page)).map(|_| ())
+    }
+
+    /// Stores pages until there is no room; says how many.
+    fn fill(&mut self) -> u64 {
+        (0..).find(|page| self.write(*page).is_err()).unwrap()
+    }
+
+    fn check(&mut self, page: u64) {
+        let mut read = [0; FRAME_SIZE];
+        self.0.swap().unwrap().export.store.read(&mut self.1, page, &mut read).unwrap();
+        assert!(read == whole_page(page), "page {page} of swap");
+    }
+
+    /// Takes all that is not the reserve, and what the stash gives back then.
+    fn hog(&self) -> Vec<FrameId> {
+        let mut hog = Vec::new();
+        loop {
+            self.settle();
+            let more: Vec<_> = std::iter::from_fn(|| self.0.allocator().alloc(OUTSIDE, &HOG).ok()).collect();
+            if more.is_empty() {
+                return hog;
+            }
+            hog.extend(more);
+        }
+    }
+
+    fn word(&self, page: u64) -> &AtomicU64 {
+        let address = self.0.regions()[0].host + page as usize * FRAME_SIZE;
+        // SAFETY: inside guest RAM, which lives as long as the service.
+        unsafe { AtomicU64::from_ptr(address as *mut u64) }
+    }
+
+    fn free(&self) -> u64 {
+        self.0.allocator().drain_all();
+        self.0.zone_info().free
+    }
+
+    /// Once what comes and goes by itself has gone.
+    fn settle(&self) {
+        until(|| self.0.stats().arena.frames_by_type.stash == 0);
+    }
+}
+
+fn until(what: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed().as_secs() < 60, "it does not come");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A page that takes a frame.
+fn whole_page(number: u64) -> session::Page {
+    let mut random = fastrand::Rng::with_seed(number);
+    std::array::from_fn(|_| random.u8(..))
+}
+
+/// All memory is the guest's and the hog's, down to the min watermark. The store goes on as far as the reserve.
+#[test]
+fn pages_are_stored_when_nobody_else_gets_memory() {
+    let mut tight = Tight::new(MIN);
+    (0..RAM_PAGES).for_each(|page| tight.word(page).store(page + 1, Ordering::Relaxed));
+    let hog = tight.hog();
+    assert_eq!(tight.free(), MIN);
+    assert_eq!(tight.fill(), MIN, "a page for each frame of the reserve");
+    let reserve = tight.0.zone_info().reserve;
+    assert_eq!((reserve.in_use, reserve.lowest_free, tight.free()), (MIN, 0, 0));
+    assert_eq!(tight.write(0), Err(NbdError::NoSpace));
+    (0..MIN).for_each(|page| tight.check(page));
+    // What is released is the reserve again, and not for others.
+    tight.store().erase(OUTSIDE, 0..MIN);
+    assert_eq!((tight.0.zone_info().reserve.in_use, tight.free()), (0, MIN));
+    assert!(tight.0.allocator().alloc(OUTSIDE, &HOG).is_err());
+    for frame in hog {
+        tight.0.allocator().free(OUTSIDE, frame, Order::FRAME).unwrap();
+    }
+    (0..RAM_PAGES).for_each(|page| assert_eq!(tight.word(page).load(Ordering::Relaxed), page + 1));
+}
+
+/// The control: without a reserve the first page finds no room.
+#[test]
+fn without_a_reserve_nothing_is_stored_then() {
+    let mut tight = Tight::new(0);
+    (0..RAM_PAGES).for_each(|page| tight.word(page).store(page + 1, Ordering::Relaxed));
+    let _hog = tight.hog();
+    assert_eq!(tight.free(), 0);
+    assert_eq!(tight.fill(), 0);
+}
+
+/// What a store needs at the least: a frame for a page that is written while what it takes the place of is there
+/// still. With less it stops.
+#[test]
+fn the_least_reserve_is_enough_to_go_on() {
+    for (min, enough) in [(STORING, true), (STORING - 1, false)] {
+        let tight = Tight::new(min);
+        (0..RAM_PAGES).for_each(|page| tight.word(page).store(page, Ordering::Relaxed));
+        let _hog = tight.hog();
+        let mut seat = seat(tight.store(), Codec::Lz4);
+        let went_on = (0..2000).all(|n| tight.store().write(&mut seat, 0, &page_of(n)).is_ok());
+        assert_eq!(went_on, enough, "with {min}");
+    }
+}
+
+/// Swap has all memory before the guest touches its own. The guest waits, and goes on as pages are erased.
+#[test]
+fn a_guest_that_finds_no_memory_waits_and_goes_on_when_there_is_some() {
+    for min in [MIN, 0] {
+        let mut tight = Tight::new(min);
+        let stored = tight.fill();
+        assert_eq!((stored, tight.free()), (least_limit(RAM, Choice::Min(min)) >> 12, 0));
+        let touched = AtomicU64::new(0);
+        thread::scope(|scope| {
+            // Two, so that one waits while the fault of the other comes.
+            for half in [0..RAM_PAGES / 2, RAM_PAGES / 2..RAM_PAGES] {
+                let (tight, touched) = (&tight, &touched);
+                scope.spawn(move || {
+                    for page in half {
+                        tight.word(page).store(page + 1, Ordering::Relaxed);
+                        touched.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            until(|| tight.0.zone_info().reserve.waiting > 0 && tight.0.stats().faults.short >= 2);
+            assert_eq!(touched.load(Ordering::Relaxed), 0);
+            for page in 0..stored {
+                let before = touched.load(Ordering::Relaxed);
+                tight.store().erase(OUTSIDE, page..page + 1);
+                // Of every 16 frames that are free beyond the reserve the guest can have one more page at least.
+                if page > min && (page - min).is_multiple_of(64) {
+                    until(|| touched.load(Ordering::Relaxed) > before.min(RAM_PAGES - 1));
+                }
+            }
+        });
+        let stats = tight.0.stats();
+        assert_eq!((touched.into_inner(), stats.faults.failed), (RAM_PAGES, 0));
+        assert!(tight.0.zone_info().reserve.throttled > 0);
+        (0..RAM_PAGES).for_each(|page| assert_eq!(tight.word(page).load(Ordering::Relaxed), page + 1));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u64),
+    Erase(u64, u64),
+    Touch(u64),
+    GiveUp(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let pages = DEVICE >> 12;
+    prop_oneof![
+        4 => (0..pages).prop_map(Step::Write),
+        2 => (0..pages, 1..2000u64).prop_map(|(page, len)| Step::Erase(page, len)),
+        2 => (0..RAM_PAGES).prop_map(Step::Touch),
+        1 => (0..RAM_PAGES / 512).prop_map(Step::GiveUp),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever was refused: what is stored reads as it was written, charges are what is in use, and all frames
+    /// are somewhere.
+    #[test]
+    fn charges_and_frames_add_up(steps in prop::collection::vec(step(), 1..60)) {
+        let mut tight = Tight::new(MIN);
+        let mut stored = vec![false; (DEVICE >> 12) as usize];
+        for step in steps {
+            match step {
+                // A run, so that memory is short soon.
+                Step::Write(first) => {
+                    for page in first..(first + 1000).min(DEVICE >> 12) {
+                        stored[page as usize] |= tight.write(page).is_ok();
+                    }
+                }
+                Step::Erase(page, len) => {
+                    let pages = page..(page + len).min(DEVICE >> 12);
+                    tight.store().erase(OUTSIDE, pages.clone());
+                    pages.for_each(|page| stored[page as usize] = false);
+                }
+                // Who touches memory that is not there waits: not this thread.
+                Step::Touch(page) if tight.free() > MIN + 2 * FRAMES_PER_BLOCK as u64 => {
+                    tight.word(page).store(page, Ordering::Relaxed);
+                }
+                Step::Touch(_) => {}
+                Step::GiveUp(block) => _ = tight.0.report_free(block << 21, 2 << 20),
+            }
+        }
+        tight.settle();
+        for page in 0..DEVICE >> 12 {
+            if stored[page as usize] {
+                tight.check(page);
+            }
+        }
+        let stats = tight.0.stats();
+        let pages = stored.iter().filter(|stored| **stored).count() as u64;
+        prop_assert_eq!(tight.0.swap().unwrap().stats().store.stored_bytes, pages << 12);
+        prop_assert!(stats.arena.frames_by_type.movable_slab >= pages);
+        prop_assert_eq!(stats.arena.frames, least_limit(RAM, Choice::Min(MIN)) >> 12);
+        let types = &stats.arena.frames_by_type;
+        prop_assert_eq!(
+            stats.arena.charged_frames, types.guest + types.balloon + types.movable_slab,
+            "{:?}", stats.arena
+        );
+        prop_assert_eq!(tight.0.allocator().check(), Ok(()));
+    }
+}

@@ -14,6 +14,7 @@ pub mod bench;
 pub mod console;
 pub mod control;
 pub mod cpio;
+pub mod debian;
 pub mod demo;
 pub mod echo;
 pub mod host;

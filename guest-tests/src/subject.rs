@@ -83,6 +83,8 @@ pub struct Spec {
     pub kernel: Kernel,
     /// In which form.
     pub image: Image,
+    /// Its initial RAM disk, where it is not the agent's.
+    pub initrd: Option<PathBuf>,
     /// RAM.
     pub memory_mib: u64,
     /// vCPUs.
@@ -109,6 +111,7 @@ impl Spec {
             subject,
             kernel,
             image: Image::BzImage,
+            initrd: None,
             memory_mib: 512,
             cpus: 1,
             disks: Vec::new(),
@@ -122,6 +125,12 @@ impl Spec {
     #[must_use]
     pub fn image(mut self, image: Image) -> Self {
         self.image = image;
+        self
+    }
+
+    #[must_use]
+    pub fn initrd(mut self, path: &Path) -> Self {
+        self.initrd = Some(path.to_path_buf());
         self
     }
 
@@ -180,7 +189,10 @@ impl Spec {
     /// # Errors
     /// The initramfs cannot be built, or the monitor has no such device.
     pub fn command(&self, socket: &Path) -> anyhow::Result<Command> {
-        let initramfs = initramfs::ready(self.kernel)?;
+        let initramfs = match &self.initrd {
+            Some(path) => path.clone(),
+            None => initramfs::ready(self.kernel)?,
+        };
         let kernel = match self.image {
             Image::BzImage => self.kernel.vmlinuz(),
             Image::Elf => self.kernel.vmlinux(),

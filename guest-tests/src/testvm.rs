@@ -108,7 +108,8 @@ impl TestVm {
     }
 
     /// An error together with how the monitor stands and what was said last.
-    fn explain(&mut self, error: &anyhow::Error) -> anyhow::Error {
+    #[must_use]
+    pub fn explain(&mut self, error: &anyhow::Error) -> anyhow::Error {
         // A monitor that has just broken off its connections is given the time to end and say why.
         let deadline = Instant::now() + LAST_WORDS;
         let standing = loop {

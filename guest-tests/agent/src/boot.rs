@@ -18,8 +18,18 @@ pub(crate) struct Modules {
     pub(crate) failed: Vec<String>,
 }
 
+/// Mounts, loads modules, and goes on from the root disk where there is one.
+pub(crate) fn run() -> Modules {
+    mounts();
+    let mut modules = load_modules();
+    if let Err(error) = enter_root_disk() {
+        modules.failed.push(format!("root disk: {error}"));
+    }
+    modules
+}
+
 /// Mounts proc, sys, dev and tmp. A failure shows later, in whatever needs the file.
-pub(crate) fn mounts() {
+fn mounts() {
     for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")] {
         let _ = fs::create_dir_all(target);
         let _ = mount(kind, target, kind, 0);
@@ -40,7 +50,7 @@ fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> io::Re
 ///
 /// # Errors
 /// The disk cannot be mounted, or has no `/sbin/init`.
-pub(crate) fn enter_root_disk() -> io::Result<()> {
+fn enter_root_disk() -> io::Result<()> {
     let line = fs::read_to_string("/proc/cmdline")?;
     let Some(disk) = line.split_whitespace().find_map(|word| word.strip_prefix("root=")) else {
         return Ok(());
@@ -57,7 +67,7 @@ pub(crate) fn enter_root_disk() -> io::Result<()> {
 }
 
 /// Loads what `/modules/order` lists, one file name a line.
-pub(crate) fn load_modules() -> Modules {
+fn load_modules() -> Modules {
     let mut result = Modules::default();
     let order = fs::read_to_string(format!("{MODULES}/order")).unwrap_or_default();
     for name in order.lines().map(str::trim).filter(|name| !name.is_empty()) {

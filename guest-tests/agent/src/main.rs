@@ -5,7 +5,8 @@
 //! ```
 //!
 //! It is process 1, so it must never end by itself: a request that fails, or even panics, is answered
-//! with an error.
+//! with an error. On a Debian disk it is a service instead: another init has mounted and loaded everything,
+//! and powers off when the agent asks it to.
 
 mod block;
 mod boot;
@@ -27,12 +28,8 @@ mod swap;
 use guest_agent::{Answer, Ready, Reply};
 
 fn main() {
-    boot::mounts();
     kernel::quiet_console();
-    let mut modules = boot::load_modules();
-    if let Err(error) = boot::enter_root_disk() {
-        modules.failed.push(format!("root disk: {error}"));
-    }
+    let modules = if power::is_init() { boot::run() } else { boot::Modules::default() };
     let mut port = match serial::Port::open() {
         Ok(port) => port,
         Err(error) => {

@@ -1,11 +1,13 @@
 //! The ways a guest ends.
 
+#![allow(unsafe_code, reason = "kill(2) with a signal of the realtime range is called directly")]
+
 use rustix::system::{RebootCommand, reboot};
 
 /// How the machine is to end once the answer is out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
-    /// ACPI power-off.
+    /// ACPI power-off; after an orderly shutdown, if the agent is not init itself.
     PowerOff,
     /// Machine reset.
     Reset,
@@ -28,8 +30,19 @@ impl Ending {
     }
 }
 
+/// Whether the agent is process 1.
+pub(crate) fn is_init() -> bool {
+    std::process::id() == 1
+}
+
 /// Powers the machine off.
 pub(crate) fn off() -> ! {
+    if !is_init() {
+        // What systemd takes for poweroff.target (systemd(1), "Signals").
+        // SAFETY: a signal to process 1, whose answer is that it ends this one.
+        unsafe { libc::kill(1, libc::SIGRTMIN() + 4) };
+        wait_for_ever()
+    }
     finally(RebootCommand::PowerOff)
 }
 

@@ -7,6 +7,7 @@
 
 mod balloon;
 mod boot;
+mod debian;
 mod disk;
 mod life;
 mod memory;
@@ -25,7 +26,7 @@ const SPARE_MIB: u64 = 8;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     if !arguments.list
-        && let Err(error) = kvm_host::enter()
+        && let Err(error) = prepare()
     {
         eprintln!("scenarios: {error:?}");
         return ExitCode::FAILURE;
@@ -38,7 +39,16 @@ fn main() -> ExitCode {
     trials.extend(memory::trials());
     trials.extend(life::trials());
     trials.extend(swap::trials());
+    trials.extend(debian::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Makes all that cannot be made in the nested host, and goes there.
+fn prepare() -> anyhow::Result<()> {
+    if !kvm_host::inside() {
+        guest_tests::debian::build()?;
+    }
+    kvm_host::enter()
 }
 
 /// A scenario that holds for every monitor.

@@ -1,0 +1,98 @@
+//! A Debian guest turns swap on as `configs/swap` says, and shuts down well with pages out there.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use guest_tests::agent_client::Herd;
+use guest_tests::debian::{self, Initramfs};
+use guest_tests::{Content, Subject, SwapLink, TestVm};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::ours;
+
+const SWAP_MIB: u64 = 256;
+/// Kernel, systemd and udevd leave some 50 MiB; the hog wants more.
+const RAM_MIB: u64 = 160;
+const HERD: Herd = Herd { processes: 1, mib: 72, seed: 11, content: Content { zero_percent: 10, ratio: 3 } };
+const PATIENCE: Duration = Duration::from_secs(300);
+const DEVICE: &str = "nbd0";
+/// Of the guest's log, in bytes.
+const LOG: u32 = 64 << 10;
+/// Between two looks at a guest that shuts down.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    [
+        ours("debian::a_unit_turns_swap_on_and_off_again", unit),
+        ours("debian::an_initramfs_turns_swap_on_before_the_root_is_mounted", snippet),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Pages go out and come back right, and some are out there still when the guest is told to power off.
+fn unit() -> anyhow::Result<()> {
+    boots(Initramfs::Agent, |vm| {
+        vm.agent.hogs_start(HERD, PATIENCE)?;
+        vm.agent.hogs_read()?;
+        let hogs = vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0)?;
+        ensure!(hogs.verified >= HERD.pages() && hogs.page_in.count > 0, "{hogs:?}");
+        vm.agent.hogs_stop()?;
+        // What the hog has pushed out of others.
+        ensure!(vm.agent.swap_used_mib(DEVICE)? > Some(0), "nothing is swapped");
+        ensure!(number(vm, "/store/stored_pages")? > 0, "the monitor stores nothing");
+        let kept = vm.agent.read_file("/proc/sys/vm/min_free_kbytes")?;
+        ensure!(kept.trim() == "8192", "vm.min_free_kbytes is {kept}");
+        Ok(())
+    })
+}
+
+fn snippet() -> anyhow::Result<()> {
+    boots(Initramfs::Debian, |vm| {
+        let log = vm.agent.kernel_log(LOG)?;
+        let at = |what: &str| log.find(what).with_context(|| format!("{what:?} is not in the log:\n{log}"));
+        ensure!(at("swap on /dev/nbd0")? < at("EXT4-fs (vda): mounted")?, "swap came after the root:\n{log}");
+        Ok(())
+    })
+}
+
+fn boots(
+    initramfs: Initramfs,
+    scenario: impl FnOnce(&mut TestVm) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let link = SwapLink::new(Subject::Aerostat, SWAP_MIB)?;
+    let guest = debian::guest(Subject::Aerostat, initramfs, directory.path())?;
+    let mut vm = link.attach(guest.memory_mib(RAM_MIB)).start()?;
+    let whole = |vm: &mut TestVm| {
+        ensure!(vm.agent.swap_used_mib(DEVICE)?.is_some(), "swap is not on:\n{}", vm.agent.kernel_log(LOG)?);
+        ensure!(number(vm, "/link/opened")? >= 2, "swap is not on the link");
+        scenario(vm)?;
+        powers_off(vm)
+    };
+    whole(&mut vm).map_err(|error| vm.explain(&error))
+}
+
+/// The guest ends by itself, and has taken leave of the swap server before: it cannot hold it up then.
+fn powers_off(vm: &mut TestVm) -> anyhow::Result<()> {
+    let opened = number(vm, "/link/opened")?;
+    vm.agent.power_off()?;
+    let (mut closed, end) = (0, Instant::now() + PATIENCE);
+    while let Ok(now) = number(vm, "/link/closed") {
+        closed = now;
+        ensure!(Instant::now() < end, "the guest does not end within {PATIENCE:?}");
+        sleep(INTERVAL);
+    }
+    let status = vm.wait_exit()?;
+    ensure!(status.success(), "the monitor ended with {status} after a power-off");
+    ensure!(closed == opened, "of {opened} connections the guest has closed {closed}");
+    Ok(())
+}
+
+fn number(vm: &TestVm, path: &str) -> anyhow::Result<u64> {
+    let swap = vm.control.api("GET", "/swap", Value::Null)?;
+    swap.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {swap}"))
+}

@@ -126,8 +126,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     /// Whatever tiers do, what is read is what was written; what could not be written is as it was; and once
     /// they do right again nothing is missing.
     #[test]

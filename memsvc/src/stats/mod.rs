@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 mod allocator;
 mod compaction;
+mod latency;
 mod mover;
 
 pub use allocator::{
@@ -11,9 +12,12 @@ pub use allocator::{
     SlabInfo, TypeInfo, ZoneInfo,
 };
 pub use compaction::{Compacted, CompactionInfo, Reclaimed, Trigger, TriggerInfo};
-pub use mover::{MoveCounts, MoverStats, StallBucket, StallStats};
 #[cfg(not(memsvc_loom))]
-pub(crate) use mover::{MoverCounters, StallCounters};
+pub(crate) use latency::LatencyCounters;
+pub use latency::{LatencyBucket, LatencyStats};
+#[cfg(not(memsvc_loom))]
+pub(crate) use mover::MoverCounters;
+pub use mover::{MoveCounts, MoverStats};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use super::codec::Codec;
 use super::nbd::NbdError;
 use super::session::{Disk, Exports, Fetch, Page, Stored};
-use super::stats::NbdCounters;
+use super::stats::{NbdCounters, SwapLatencies};
 use super::store::{Evictor, Seat, Store};
 use super::waker::Waker;
 use crate::core::units::CpuId;
@@ -21,6 +22,9 @@ pub(crate) struct Export {
     pub(crate) _evictor: Option<Evictor>,
     pub(crate) codec: Codec,
     pub(crate) counters: NbdCounters,
+    pub(crate) latencies: SwapLatencies,
+    /// When it was made.
+    pub(crate) since: Instant,
     /// Connections take turns with the lists of so many CPUs, from this one on.
     pub(crate) cpus: u8,
     pub(crate) first_cpu: u8,
@@ -98,5 +102,13 @@ impl Disk for ExportDisk {
 
     fn erase(&mut self, pages: Range<u64>) {
         self.export.store.erase(self.seat.cpu(), pages);
+    }
+
+    fn now(&self) -> Duration {
+        self.export.since.elapsed()
+    }
+
+    fn latencies(&self) -> &SwapLatencies {
+        &self.export.latencies
     }
 }

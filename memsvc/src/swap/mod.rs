@@ -35,9 +35,10 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::time::Instant;
 
 pub use codec::Codec;
-pub use stats::{NbdStats, StoreStats, SwapStats, TierStats};
+pub use stats::{NbdStats, StoreStats, SwapLatency, SwapStats, TierStats};
 pub use tier::{AddressError, ConnectError, NbdServer, RemoteStats, TierConfig, TierOpenError};
 pub use waker::Waker;
 
@@ -47,7 +48,7 @@ use crate::space::guest::OUTSIDE;
 use crate::space::objects::Objects;
 use export::{Export, Offer};
 use session::Session;
-use stats::NbdCounters;
+use stats::{NbdCounters, SwapLatencies};
 use store::{Evictor, Level, Limits, Released, Store, Tiers};
 
 /// A swap device.
@@ -164,6 +165,8 @@ impl Swap {
             _evictor: evictor,
             codec: config.codec,
             counters: NbdCounters::default(),
+            latencies: SwapLatencies::default(),
+            since: Instant::now(),
             cpus: cpus.end - first_cpu,
             first_cpu,
             next_cpu: AtomicU8::new(0),
@@ -188,9 +191,15 @@ impl Swap {
         objects.return_emptied(CpuId(0))
     }
 
-    /// What is stored, and what connections asked for.
+    /// What is stored, what connections asked for, and how long that took.
     pub fn stats(&self) -> SwapStats {
-        SwapStats { store: self.export.store.stats(), nbd: self.export.counters.snapshot() }
+        let export = &self.export;
+        SwapStats {
+            uptime_us: u64::try_from(export.since.elapsed().as_micros()).unwrap_or(u64::MAX),
+            store: export.store.stats(),
+            nbd: export.counters.snapshot(),
+            latency: export.latencies.snapshot(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::tier::RemoteStats;
-use crate::stats::{Counter, counters};
+use crate::stats::{Counter, LatencyCounters, LatencyStats, counters};
 
 counters! {
     /// What NBD connections asked for.
@@ -43,8 +43,15 @@ pub struct StoreStats {
     pub same_filled_pages: u64,
     /// Of these, pages in memory that packing does not make smaller.
     pub incompressible_pages: u64,
-    /// Bytes of the pages, packed.
+    /// Of these, pages on tiers.
+    pub tier_pages: u64,
+    /// Bytes in memory of the pages, packed, and of the records of pages on tiers.
     pub stored_bytes: u64,
+    /// Of these, bytes of the records.
+    pub record_bytes: u64,
+    /// What packing makes of pages in memory that are not same-filled: their bytes by those they take, in
+    /// thousandths. 0 when there are none.
+    pub ratio_thousandths: u64,
     /// Most of these.
     pub limit_bytes: u64,
     /// Bytes of the table that says where each page is, beside these.
@@ -59,6 +66,15 @@ pub struct StoreStats {
     pub throttled: u64,
     /// What is below, from the first tier to the last.
     pub tiers: Vec<TierStats>,
+}
+
+impl StoreStats {
+    /// Pages in memory that are smaller for being packed.
+    pub fn packed_pages(&self) -> u64 {
+        let others = self.same_filled_pages + self.incompressible_pages + self.tier_pages;
+        // They are counted one after the other while pages come and go.
+        self.stored_pages.saturating_sub(others)
+    }
 }
 
 /// A tier below the store.
@@ -85,11 +101,46 @@ pub struct TierStats {
     pub remote: Option<RemoteStats>,
 }
 
+/// How long requests took, from when their header had come until their reply could be sent. Those that were
+/// answered by an error are not among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SwapLatency {
+    /// Reads of which all that is sent first (256 KiB at the most) was in memory.
+    pub reads: LatencyStats,
+    /// The other reads: they waited for a tier.
+    pub reads_from_tiers: LatencyStats,
+    /// Writes; the time in which their data came is part of it.
+    pub writes: LatencyStats,
+}
+
+/// The live counters of these.
+#[derive(Debug, Default)]
+pub(crate) struct SwapLatencies {
+    pub(crate) reads: LatencyCounters,
+    pub(crate) reads_from_tiers: LatencyCounters,
+    pub(crate) writes: LatencyCounters,
+}
+
+impl SwapLatencies {
+    pub(crate) fn snapshot(&self) -> SwapLatency {
+        SwapLatency {
+            reads: self.reads.snapshot(),
+            reads_from_tiers: self.reads_from_tiers.snapshot(),
+            writes: self.writes.snapshot(),
+        }
+    }
+}
+
 /// Swap of one guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SwapStats {
+    /// How long there has been a device, microseconds. Counters began at 0 then: who reads twice knows how fast
+    /// they grow.
+    pub uptime_us: u64,
     /// What is stored.
     pub store: StoreStats,
     /// What was asked for.
     pub nbd: NbdStats,
+    /// How long it took.
+    pub latency: SwapLatency,
 }

@@ -176,8 +176,9 @@ impl Controller {
 
     /// `GET /swap`.
     pub fn swap(&mut self) -> Result<SwapReport, ControlError> {
-        let (stats, link) = self.running()?.swap_stats().ok_or(ControlError::NoSwap)?;
-        Ok(SwapReport { stats, link })
+        let vm = self.running()?;
+        let (stats, link) = vm.swap_stats().ok_or(ControlError::NoSwap)?;
+        Ok(SwapReport { stats, reserve: vm.zone_info().reserve, link })
     }
 
     /// `PUT /serial`.

@@ -3,7 +3,11 @@
 
 use std::borrow::Cow;
 
-use memsvc::{core::page_type::PageType, stats::FramesByType, swap::SwapStats};
+use memsvc::{
+    core::page_type::PageType,
+    stats::{FramesByType, ReserveInfo},
+    swap::SwapStats,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -56,10 +60,12 @@ pub struct Version {
 /// `GET /swap`: the swap device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SwapReport {
-    /// What is stored, and what the guest asked for.
+    /// What is stored, what the guest asked for, and how long that took.
     #[serde(flatten)]
     pub stats: SwapStats,
-    /// Counters of the link on which it does.
+    /// The reserve from which swap goes on when memory is short, as in `GET /memory/zone`.
+    pub reserve: ReserveInfo,
+    /// Counters of the link on which the guest asks: what came and went, and what was dropped.
     #[schema(value_type = Object)]
     pub link: serde_json::Value,
 }

@@ -1,5 +1,6 @@
 //! What the benchmark says, field by field: `--json`, and what table and chart are made of.
 
+use memsvc::stats::LatencyStats;
 use serde::{Deserialize, Serialize};
 
 use super::{Policy, pattern::Pattern, times::Summary};
@@ -99,8 +100,7 @@ pub struct WorkDone {
     pub stalls: Stalls,
 }
 
-/// Up to 2^24 µs, as in `GET /memory`.
-const BUCKETS: usize = 25;
+const BUCKETS: usize = LatencyStats::BUCKETS;
 
 /// Waits for a page on the move.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ use memsvc::{
         request::{Flags, Request},
         units::{BLOCK_SIZE, BlockId, CpuId, FRAMES_PER_BLOCK, FrameId, Order},
     },
-    stats::StallStats,
+    stats::LatencyStats,
 };
 
 use super::{
@@ -181,7 +181,7 @@ impl Memory for Served {
     }
 }
 
-fn stalls(stats: &StallStats) -> Stalls {
+fn stalls(stats: &LatencyStats) -> Stalls {
     let bucket = |below_us| stats.buckets.iter().find(|it| it.below_us == below_us).map_or(0, |it| it.count);
     Stalls::new(std::array::from_fn(|bit| bucket(1 << bit)), stats.max_us)
 }

@@ -1,19 +1,18 @@
 //! `aerostat swap`: swap devices.
 
+mod show;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use memsvc::core::units::FRAME_SIZE;
-use memsvc::swap::{Swap, SwapConfig, SwapStats};
+use memsvc::swap::{Swap, SwapConfig};
 use serde::Serialize;
 
 use super::args::{SwapArgs, SwapCommand, SwapServeArgs};
-use super::memory::{amount::bytes, answer};
-use super::table::{self, grouped};
+use super::memory::answer;
 use super::{Outcome, output, signals};
-use crate::api::types::SwapReport;
 use crate::swap::{Address, Server};
 use crate::vm::config::MAX_SWAP_MEMORY;
 use crate::vm::exit::ExitSlot;
@@ -30,54 +29,9 @@ struct Served {
 /// Does it.
 pub(super) fn swap(args: SwapArgs) -> Outcome {
     match args.command {
-        SwapCommand::Show(target) => answer(&target, "/swap", human),
+        SwapCommand::Show(target) => answer(&target, "/swap", show::human),
         SwapCommand::Serve(args) => serve(&args),
     }
-}
-
-/// What `GET /swap` says.
-fn human(report: &SwapReport) -> String {
-    let SwapStats { store, nbd } = &report.stats;
-    let page = FRAME_SIZE as u64;
-    let ratio = match store.stored_bytes {
-        0 => "-".to_owned(),
-        packed => {
-            let objects = store.stored_pages.saturating_sub(store.same_filled_pages);
-            format!("{:.2}:1", (objects * page) as f64 / packed as f64)
-        }
-    };
-    table::pairs(&[
-        ("size", bytes(store.pages * page)),
-        ("stored", bytes(store.stored_pages * page)),
-        ("  same-filled", format!("{}, which take no memory", bytes(store.same_filled_pages * page))),
-        ("  incompressible", bytes(store.incompressible_pages * page)),
-        ("packed", format!("{} of at most {}", bytes(store.stored_bytes), bytes(store.limit_bytes))),
-        ("table of pages", bytes(store.table_bytes)),
-        ("ratio", format!("{ratio}, without what is same-filled")),
-        ("swapped out", format!("{} pages", grouped(nbd.pages_written))),
-        ("swapped in", format!("{} pages", grouped(nbd.pages_read))),
-        (
-            "requests",
-            format!(
-                "{} reads, {} writes, {} erasures, {} flushes",
-                grouped(nbd.reads),
-                grouped(nbd.writes),
-                grouped(nbd.erasures),
-                grouped(nbd.flushes)
-            ),
-        ),
-        (
-            "refused",
-            format!(
-                "{} pages for want of room, {} requests, {} connections",
-                grouped(store.no_room),
-                grouped(nbd.refused),
-                grouped(nbd.malformed)
-            ),
-        ),
-        ("lost", format!("{} pages", grouped(store.lost))),
-        ("connections", grouped(nbd.connections)),
-    ])
 }
 
 fn serve(args: &SwapServeArgs) -> Outcome {

@@ -1,4 +1,5 @@
-//! One NBD connection, as a state machine: bytes go in, bytes come out. No I/O, no clock, no locks of its own.
+//! One NBD connection, as a state machine: bytes go in, bytes come out. No I/O, no clock, no locks of its own:
+//! who has the pages says what time it is.
 //!
 //! ```text
 //!   new ──▶ Handshake ── GO, EXPORT_NAME ──▶ Transmission ── DISC ──▶ what was asked is answered ──▶ Over
@@ -19,9 +20,10 @@ mod transmission;
 mod tests;
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::nbd::NbdError;
-use super::stats::NbdCounters;
+use super::stats::{NbdCounters, SwapLatencies};
 use crate::core::units::FRAME_SIZE;
 use handshake::{Handshake, Next};
 use transmission::Transmission;
@@ -93,6 +95,12 @@ pub(crate) trait Disk {
 
     /// Forgets pages: they read as zeroes. At most [`ERASED_AT_ONCE`].
     fn erase(&mut self, pages: Range<u64>);
+
+    /// The time, from whenever. Asked for once when a read or a write comes, and once when it is answered.
+    fn now(&self) -> Duration;
+
+    /// Where it is counted how long requests took.
+    fn latencies(&self) -> &SwapLatencies;
 }
 
 /// Pages that are fetched together: 256 KiB, more than Linux asks for in one request when it swaps.

@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::nbd::*;
-use super::super::stats::NbdStats;
+use super::super::stats::{NbdStats, SwapLatencies};
 use super::*;
 
 /// Pages in a map, with errors and delays on request.
@@ -22,12 +22,15 @@ struct Pages {
     /// Pages for which there is no room until they have been offered so many times.
     full: HashMap<u64, u32>,
     most_erased: u64,
+    /// What time it is, and how often somebody asked.
+    now: Duration,
+    asked: Cell<u64>,
 }
 
 const PAGES: u64 = 10_000;
 
 #[derive(Debug, Clone)]
-struct Fake(Rc<RefCell<Pages>>, Rc<NbdCounters>);
+struct Fake(Rc<RefCell<Pages>>, Rc<NbdCounters>, Rc<SwapLatencies>);
 
 impl Exports for Fake {
     type Disk = Fake;
@@ -102,10 +105,20 @@ impl Disk for Fake {
         all.most_erased = all.most_erased.max(pages.end - pages.start);
         pages.for_each(|page| _ = all.pages.remove(&page));
     }
+
+    fn now(&self) -> Duration {
+        let pages = self.0.borrow();
+        pages.asked.set(pages.asked.get() + 1);
+        pages.now
+    }
+
+    fn latencies(&self) -> &SwapLatencies {
+        &self.2
+    }
 }
 
 fn fake() -> Fake {
-    Fake(Rc::default(), Rc::default())
+    Fake(Rc::default(), Rc::default(), Rc::default())
 }
 
 /// A client: what it sends goes in pieces of random length, what comes is gathered.
@@ -452,6 +465,49 @@ fn a_page_that_waits_for_room_is_stored_when_there_is_some() {
         assert_eq!(client.simple(), (2, None));
         assert_eq!(client.take(4096), page(2));
     }
+}
+
+#[test]
+fn it_is_counted_how_long_each_request_took() {
+    let fake = fake();
+    let later = |us| fake.0.borrow_mut().now += Duration::from_micros(us);
+    let mut client = Client::connected(&fake, 1, false);
+    // A write: from its header on, however its data comes.
+    client.request(Command::Write, 1, 0..2);
+    client.settle();
+    later(10);
+    client.say(page(1));
+    client.settle();
+    later(20);
+    client.say(page(2));
+    assert_eq!(client.simple(), (1, None));
+    // A read of what is there, while another waits for a tier.
+    fake.0.borrow_mut().slow.insert(1, u32::MAX);
+    client.request(Command::Read, 2, 1..2);
+    client.settle();
+    later(100);
+    client.request(Command::Read, 3, 0..1);
+    assert_eq!(client.simple(), (3, None));
+    assert_eq!(client.take(4096), page(1));
+    later(1000);
+    fake.0.borrow_mut().slow.clear();
+    assert_eq!(client.simple(), (2, None));
+    assert_eq!(client.take(4096), page(2));
+    let asked = fake.0.borrow().asked.get();
+    // Errors, and what is neither.
+    fake.0.borrow_mut().bad = vec![5];
+    client.request(Command::Read, 4, 5..6);
+    assert_eq!(client.simple(), (4, Some(NbdError::Io)));
+    client.request(Command::Write, 5, 5..6);
+    client.say(page(1));
+    assert_eq!(client.simple(), (5, Some(NbdError::NoSpace)));
+    client.request(Command::Flush, 6, 0..0);
+    assert_eq!(client.simple(), (6, None));
+    let took = fake.2.snapshot();
+    let [writes, reads, from_tiers] =
+        [took.writes, took.reads, took.reads_from_tiers].map(|took| (took.count, took.total_us));
+    assert_eq!((writes, reads, from_tiers), ((1, 30), (1, 0), (1, 1100)));
+    assert_eq!(asked, 2 * 3, "twice a request, not each time it is tried");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -38,6 +39,8 @@ enum Expected {
     Write {
         cookie: u64,
         pages: Range<u64>,
+        /// When the header came.
+        came: Duration,
     },
     /// Data of a write that has failed; so many bytes are still to come.
     Skip {
@@ -53,8 +56,15 @@ enum Expected {
 #[derive(Debug)]
 enum Work {
     Done(Option<NbdError>),
+    /// A write that came then is stored.
+    Stored {
+        came: Duration,
+    },
+    /// A read that came then, and whether it had to wait for a tier.
     Read {
         pages: Range<u64>,
+        came: Duration,
+        waited: bool,
     },
     /// A read that makes no sense. Where replies come in chunks, one to a read does in any case.
     RefusedRead(NbdError),
@@ -142,10 +152,10 @@ impl<D: Disk> Transmission<D> {
                         }
                     }
                 }
-                Expected::Write { cookie, pages } => {
+                Expected::Write { cookie, pages, came } => {
                     let Some(bytes) = self.page.take(input, FRAME_SIZE) else { return };
                     let Ok(data) = Page::ref_from_bytes(bytes) else { return };
-                    let (cookie, page) = (*cookie, pages.start);
+                    let (cookie, page, came) = (*cookie, pages.start, *came);
                     let stored = self.disk.write(page, data);
                     if stored == Ok(Stored::Later) {
                         let data = *data;
@@ -159,11 +169,10 @@ impl<D: Disk> Transmission<D> {
                         Err(error) => self.expected = Expected::Skip { cookie, left, error },
                     }
                     if left == 0 {
-                        let result = match self.expected {
-                            Expected::Skip { error, .. } => Some(error),
-                            _ => None,
-                        };
-                        self.finish(cookie, result, counters);
+                        match self.expected {
+                            Expected::Skip { error, .. } => self.refuse_write(cookie, error, counters),
+                            _ => self.finish(cookie, Work::Stored { came }),
+                        }
                     }
                 }
                 Expected::Skip { cookie, left, error } => {
@@ -172,7 +181,7 @@ impl<D: Disk> Transmission<D> {
                     *left -= now as u32;
                     if *left == 0 {
                         let (cookie, error) = (*cookie, *error);
-                        self.finish(cookie, Some(error), counters);
+                        self.refuse_write(cookie, error, counters);
                     }
                 }
                 Expected::Nothing => *input = &[],
@@ -181,9 +190,15 @@ impl<D: Disk> Transmission<D> {
     }
 
     /// Data of a write has come.
-    fn finish(&mut self, cookie: u64, result: Option<NbdError>, counters: &NbdCounters) {
+    fn finish(&mut self, cookie: u64, work: Work) {
         self.expected = Expected::Header;
-        self.answer(cookie, result, counters);
+        self.waiting.push_back(Reply { cookie, work });
+    }
+
+    /// Data of a write has come that could not be stored.
+    fn refuse_write(&mut self, cookie: u64, error: NbdError, counters: &NbdCounters) {
+        counters.errors.add(1);
+        self.finish(cookie, Work::Done(Some(error)));
     }
 
     fn answer(&mut self, cookie: u64, result: Option<NbdError>, counters: &NbdCounters) {
@@ -216,11 +231,12 @@ impl<D: Disk> Transmission<D> {
         match command {
             Some(Command::Write) => {
                 counters.writes.add(1);
-                self.expected = Expected::Write { cookie, pages };
+                self.expected = Expected::Write { cookie, pages, came: self.disk.now() };
             }
             Some(Command::Read) => {
                 counters.reads.add(1);
-                self.waiting.push_back(Reply { cookie, work: Work::Read { pages } });
+                let came = self.disk.now();
+                self.waiting.push_back(Reply { cookie, work: Work::Read { pages, came, waited: false } });
             }
             Some(Command::Trim | Command::WriteZeroes) => {
                 counters.erasures.add(1);
@@ -351,6 +367,11 @@ impl<D: Disk> Transmission<D> {
                 Work::Done(result) => {
                     self.outbox.push(SimpleReply::new(cookie, *result).as_bytes());
                 }
+                Work::Stored { came } => {
+                    let took = self.disk.now().saturating_sub(*came);
+                    self.disk.latencies().writes.record(took);
+                    self.outbox.push(SimpleReply::new(cookie, None).as_bytes());
+                }
                 Work::RefusedRead(error) => {
                     let error = *error;
                     self.refuse_read(cookie, error, counters);
@@ -365,12 +386,18 @@ impl<D: Disk> Transmission<D> {
                     }
                     self.outbox.push(SimpleReply::new(cookie, None).as_bytes());
                 }
-                Work::Read { pages } => {
-                    let pages = pages.clone();
-                    let window = window_of(&pages);
+                Work::Read { pages, came, waited } => {
+                    let window = window_of(pages);
                     match self.disk.fetch(window.clone(), next) {
-                        Fetch::Ready => self.announce(cookie, window, &pages),
+                        Fetch::Ready => {
+                            let latencies = self.disk.latencies();
+                            let reads = if *waited { &latencies.reads_from_tiers } else { &latencies.reads };
+                            reads.record(self.disk.now().saturating_sub(*came));
+                            let pages = pages.clone();
+                            self.announce(cookie, window, &pages);
+                        }
                         Fetch::Later => {
+                            *waited = true;
                             (at, next) = (at + 1, false);
                             continue;
                         }

@@ -37,7 +37,7 @@ use super::session::{Fetch, Page, Stored};
 use super::stats::StoreStats;
 use super::waker::Waker;
 use crate::core::slab::{Handle, SlabError};
-use crate::core::units::{CpuId, FRAMES_PER_BLOCK};
+use crate::core::units::{CpuId, FRAME_SIZE, FRAMES_PER_BLOCK};
 use crate::space::objects::Objects;
 use crate::stats::Counter;
 pub(crate) use evict::Evictor;
@@ -67,6 +67,8 @@ pub(crate) struct Store {
     stored: AtomicU64,
     same: AtomicU64,
     whole: AtomicU64,
+    /// Pages on tiers.
+    outside: AtomicU64,
     /// Bytes of packed pages, those of whole ones with them.
     bytes: AtomicU64,
     no_room: Counter,
@@ -117,6 +119,7 @@ impl Store {
             stored: AtomicU64::new(0),
             same: AtomicU64::new(0),
             whole: AtomicU64::new(0),
+            outside: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             no_room: Counter::default(),
             lost: Counter::default(),
@@ -253,13 +256,22 @@ impl Store {
 
     /// What is stored.
     pub(crate) fn stats(&self) -> StoreStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // One that is counted out before it is counted in, by two threads, is less than none for a moment.
+        let get =
+            |counter: &AtomicU64| u64::try_from(counter.load(Ordering::Relaxed).cast_signed()).unwrap_or(0);
+        let (stored, same, outside) = (get(&self.stored), get(&self.same), get(&self.outside));
+        let (bytes, records) = (get(&self.bytes), outside * size_of::<Record>() as u64);
+        // Pages come and go while they are counted.
+        let in_memory = stored.saturating_sub(same + outside) * FRAME_SIZE as u64;
         StoreStats {
             pages: self.pages(),
-            stored_pages: get(&self.stored),
-            same_filled_pages: get(&self.same),
+            stored_pages: stored,
+            same_filled_pages: same,
             incompressible_pages: get(&self.whole),
-            stored_bytes: get(&self.bytes),
+            tier_pages: outside,
+            stored_bytes: bytes,
+            record_bytes: records,
+            ratio_thousandths: (in_memory * 1000).checked_div(bytes.saturating_sub(records)).unwrap_or(0),
             limit_bytes: self.limit,
             table_bytes: self.slots.bytes(),
             no_room: self.no_room.get(),
@@ -366,7 +378,8 @@ impl Store {
             Slot::Empty => return,
             Slot::Same(_) => _ = self.same.fetch_add(one, Ordering::Relaxed),
             Slot::Object(_, Codec::None) => _ = self.whole.fetch_add(one, Ordering::Relaxed),
-            Slot::Object(..) | Slot::Outside(..) => {}
+            Slot::Outside(..) => _ = self.outside.fetch_add(one, Ordering::Relaxed),
+            Slot::Object(..) => {}
         }
         self.stored.fetch_add(one, Ordering::Relaxed);
     }

@@ -12,6 +12,7 @@ use super::family::Samples;
 const HELP: &[(&str, &str)] = &[
     ("activations", "Times the driver brought the device to life"),
     ("activations_refused", "Activations refused, because a queue was set up wrongly"),
+    ("bad_checksums", "Frames of the guest with a wrong checksum"),
     ("bad_commands", "Hinting commands of the guest that were no number"),
     ("bad_config_writes", "Writes of the guest to configuration that is not the driver's"),
     ("bad_kicks", "Kicks of queues that do not exist"),
@@ -22,25 +23,40 @@ const HELP: &[(&str, &str)] = &[
     ("bad_stats_buffers", "Statistics buffers that make no sense"),
     ("bad_status_writes", "Status writes out of order, or that clear bits"),
     ("bytes", "Random bytes handed out"),
+    ("bytes_in", "Bytes of frames from the guest"),
+    ("bytes_out", "Bytes of frames to the guest"),
+    ("closed", "Connections closed in order"),
     ("deflate_buffers", "Buffers of pages to take back"),
     ("deflated_pages", "Pages taken back"),
+    ("evicted", "Connections that were silent, given up for new ones"),
     ("features_refused", "Feature sets refused"),
     ("flushes", "Flushes served"),
+    ("frames_in", "Frames from the guest, those that were dropped included"),
+    ("frames_out", "Frames to the guest"),
     ("hinted_pages", "Pages hinted free that were freed"),
     ("hinted_ranges", "Ranges hinted free"),
     ("host_errors", "Requests that the host could not serve"),
     ("inflate_buffers", "Buffers of pages to give up"),
     ("inflated_pages", "Pages given up"),
+    ("malformed", "Frames of the guest that are not what they say, and fragments"),
+    ("no_room", "Times the guest had no room for what was to be sent"),
+    ("not_for_us", "Frames that are not from the link's guest to its peer"),
+    ("opened", "Connections that the service took"),
     ("poisoned_ranges", "Ranges kept, because the guest wants its poison value back"),
     ("queue_errors", "Rings that made no sense; each stopped the device until its reset"),
     ("read_bytes", "Bytes read"),
     ("reads", "Reads served"),
-    ("refused", "Requests refused: beyond the end, too long, or writes to a read-only disk"),
+    (
+        "refused",
+        "Refused: requests beyond the end, too long, or writes to a read-only disk; connections when all are in use",
+    ),
     ("refused_pages", "Pages refused: outside RAM, twice the same, or never given up"),
     ("register_kicks", "Kicks that came through the register rather than through the kernel"),
+    ("replies_dropped", "Answers to single frames that were not fetched"),
     ("reported_pages", "Pages reported free that were freed"),
     ("reported_ranges", "Ranges reported free"),
     ("requests", "Requests served"),
+    ("reset", "Connections reset by the guest, or gone with a reset of the device"),
     ("resets", "Resets by the driver"),
     ("rx_bad_chains", "Receive chains given back empty: not writable, outside RAM, or without a byte"),
     ("rx_bytes", "Bytes that the guest received"),
@@ -58,9 +74,15 @@ const HELP: &[(&str, &str)] = &[
     ("tx_dropped_refused", "Frames of the guest that the host did not want"),
     ("tx_packets", "Frames that the guest sent"),
     ("tx_rate_limited", "Times that the rate limiter stopped what the guest sends"),
+    ("under_pressure", "Frames that have nothing to do with swap, dropped because memory was short"),
     ("unclaimed_mmio", "Accesses of the guest to addresses that no device claims"),
     ("unclaimed_ports", "Accesses of the guest to ports that no device claims"),
+    (
+        "unfetched",
+        "Frames that have nothing to do with swap, dropped because their answers would not have been fetched",
+    ),
     ("unknown_stats", "Statistics with a tag that nobody knows"),
+    ("unserved", "Frames of protocols that nobody here speaks"),
     ("unsupported", "Requests of a type that the device does not know"),
     ("writes", "Writes served"),
     ("written_bytes", "Bytes written"),
@@ -94,6 +116,7 @@ mod tests {
         balloon::BalloonMetrics, blk::BlockMetrics, net::NetMetrics, rng::RngMetrics,
         transport::TransportMetrics,
     };
+    use crate::link::LinkMetrics;
 
     #[test]
     fn every_counter_of_a_device_has_a_meaning_of_its_own() {
@@ -104,6 +127,7 @@ mod tests {
             value(serde_json::to_value(NetMetrics::default())),
             value(serde_json::to_value(RngMetrics::default())),
             value(serde_json::to_value(TransportMetrics::default())),
+            value(serde_json::to_value(LinkMetrics::default())),
         ] {
             for name in counters.as_object().expect("object").keys() {
                 assert!(help(name).is_some(), "HELP does not say what {name} means");

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use memsvc::stats::LatencyStats;
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
     metrics::MetricType,
@@ -33,6 +34,16 @@ impl<S> Family<S> {
         read: fn(&S, &mut Samples<'_>) -> fmt::Result,
     ) -> Self {
         Self { name, kind: MetricType::Counter, help, read }
+    }
+
+    /// How many took how long, in seconds, from the start of the guest. Samples are called `name` and `_bucket`,
+    /// `_sum` and `_count`.
+    pub(super) const fn histogram(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&S, &mut Samples<'_>) -> fmt::Result,
+    ) -> Self {
+        Self { name, kind: MetricType::Histogram, help, read }
     }
 }
 
@@ -81,6 +92,20 @@ impl<'a> Samples<'a> {
     /// The sample with these labels: names and values.
     pub(super) fn with(&mut self, labels: impl EncodeLabelSet, value: impl Into<Number>) -> fmt::Result {
         sample(&mut self.encoder.encode_family(&labels)?, self.kind, value.into())
+    }
+
+    /// The histogram with these labels. All buckets are there, those of which none took so long too.
+    pub(super) fn times(&mut self, labels: impl EncodeLabelSet, times: &LatencyStats) -> fmt::Result {
+        let count =
+            |below_us| times.buckets.iter().find(|it| it.below_us == below_us).map_or(0, |it| it.count);
+        let buckets: [_; LatencyStats::BUCKETS] = std::array::from_fn(|bit| {
+            let below_us = 1_u64 << bit;
+            // Longer ones are in the last.
+            let is_last = bit == LatencyStats::BUCKETS - 1;
+            (if is_last { f64::INFINITY } else { below_us as f64 / 1e6 }, count(below_us))
+        });
+        let mut encoder = self.encoder.encode_family(&labels)?;
+        encoder.encode_histogram::<NoLabelSet>(times.total_us as f64 / 1e6, times.count, &buckets, None)
     }
 
     /// A sample for each value of one label.

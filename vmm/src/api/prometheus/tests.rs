@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use memsvc::stats::{LatencyBucket, LatencyStats};
+use memsvc::swap::{RemoteStats, StoreStats, TierStats};
 use serde_json::json;
 
 use super::*;
@@ -13,7 +15,7 @@ use crate::api::{
 
 /// Fields that are labels, or that the text says in another way or place; and the frames by type of
 /// `TypeInfo`, which are those of `MemoryStats`.
-const NOT_SAID_AS_THEY_ARE: [&str; 20] = [
+const NOT_SAID_AS_THEY_ARE: [&str; 31] = [
     "/memory/guest/blocks",
     "/memory/arena/blocks",
     "/memory/mover/stalls/count",
@@ -33,7 +35,18 @@ const NOT_SAID_AS_THEY_ARE: [&str; 20] = [
     "/compaction/holes",
     "/compaction/promoted_blocks",
     "/compaction/background_cpu_us",
+    "/swap/uptime_us",
     "/swap/store/stored_pages",
+    "/swap/store/ratio_thousandths",
+    "/swap/latency/reads/count",
+    "/swap/latency/reads/total_us",
+    "/swap/latency/reads/max_us",
+    "/swap/latency/reads_from_tiers/count",
+    "/swap/latency/reads_from_tiers/total_us",
+    "/swap/latency/reads_from_tiers/max_us",
+    "/swap/latency/writes/count",
+    "/swap/latency/writes/total_us",
+    "/swap/latency/writes/max_us",
 ];
 
 /// A guest whose every number is another one, and where each is.
@@ -49,7 +62,13 @@ fn scrape() -> (Scrape, BTreeMap<String, u64>) {
         "zone": ZoneInfo { cpus: vec![Default::default()], ..Default::default() },
         "slabs": SlabInfo { caches: vec![Default::default()] },
         "compaction": CompactionInfo::default(),
-        "swap": SwapStats::default(),
+        "swap": SwapStats {
+            store: StoreStats {
+                tiers: vec![TierStats { remote: Some(RemoteStats::default()), ..TierStats::default() }],
+                ..StoreStats::default()
+            },
+            ..SwapStats::default()
+        },
         "devices": {"block_root": {"reads": 0}, "transport_block_root": {"resets": 0}, "balloon": {"resets": 0}},
     });
     all["types"]["migrate_types"] = json!([{"migrate_type": "movable", "blocks": 0, "free_chunks": [0, 0]}]);
@@ -124,6 +143,11 @@ fn samples(text: &str) -> Vec<(String, f64)> {
                 "gauge" => "",
                 "counter" => "_total",
                 "info" => "_info",
+                "histogram" => {
+                    let suffix = name.strip_prefix(family).expect("the family's name");
+                    assert!(["_bucket", "_sum", "_count"].contains(&suffix), "{line}");
+                    suffix
+                }
                 _ => panic!("{line} has no type"),
             };
             assert_eq!(name.strip_prefix(family), Some(suffix), "{line} belongs to {family}");
@@ -166,6 +190,20 @@ fn names_and_labels_are_as_documented() {
     let cache = &mut running.slabs.caches[0];
     (cache.objects, cache.active_objects) = (80, 50);
     (cache.slabs, cache.frames_per_slab) = (10, 3);
+    let swap = running.swap.as_mut().expect("swap");
+    swap.store.ratio_thousandths = 2_750;
+    swap.store.tiers[0].name = "/mnt/ssd".to_owned();
+    swap.store.tiers[0].stored_pages = 77;
+    swap.latency.reads = LatencyStats {
+        count: 9,
+        total_us: 1_250_000,
+        max_us: 900_000,
+        buckets: vec![
+            LatencyBucket { below_us: 64, count: 6 },
+            LatencyBucket { below_us: 1 << 20, count: 2 },
+            LatencyBucket { below_us: 1 << 24, count: 1 },
+        ],
+    };
     let text = scrape.into_text().expect("text");
     let samples: BTreeMap<_, _> = samples(&text).into_iter().collect();
     let info = format!("aerostat_info{{version=\"{VERSION}\",id=\"a\",state=\"Paused\"}}");
@@ -182,6 +220,16 @@ fn names_and_labels_are_as_documented() {
         ("aerostat_memory_slab_objects{cache=\"\",state=\"free\"}", 30.0),
         ("aerostat_memory_slab_frames{cache=\"\"}", 30.0),
         ("aerostat_guest_free_bytes", 1_048_576.0),
+        ("aerostat_swap_ratio", 2.75),
+        ("aerostat_swap_tier_stored_pages{tier=\"0\",name=\"/mnt/ssd\"}", 77.0),
+        ("aerostat_swap_latency_seconds_bucket{le=\"0.000032\",request=\"read\"}", 0.0),
+        ("aerostat_swap_latency_seconds_bucket{le=\"0.000064\",request=\"read\"}", 6.0),
+        ("aerostat_swap_latency_seconds_bucket{le=\"8.388608\",request=\"read\"}", 8.0),
+        ("aerostat_swap_latency_seconds_bucket{le=\"+Inf\",request=\"read\"}", 9.0),
+        ("aerostat_swap_latency_seconds_count{request=\"read\"}", 9.0),
+        ("aerostat_swap_latency_seconds_sum{request=\"read\"}", 1.25),
+        ("aerostat_swap_latency_max_seconds{request=\"read\"}", 0.9),
+        ("aerostat_swap_latency_seconds_count{request=\"write\"}", 0.0),
     ] {
         assert_eq!(samples.get(name), Some(&value), "{name} in\n{text}");
     }

@@ -23,7 +23,7 @@ pub(super) fn blocks(count: u64) -> String {
 }
 
 /// A time of so many microseconds.
-pub(super) fn seconds(us: u64) -> String {
+pub(in crate::cli) fn seconds(us: u64) -> String {
     format!("{:.2} s", us as f64 / 1e6)
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use memsvc::{MemoryStats, stats::StallStats};
+use memsvc::{MemoryStats, stats::LatencyStats};
 
 use super::{
     super::table::{self, grouped},
@@ -166,7 +166,7 @@ fn resident(resident: u64, huge: u64) -> String {
 }
 
 /// How long somebody had to wait for a page on the move.
-fn stalls(stalls: &StallStats) -> String {
+fn stalls(stalls: &LatencyStats) -> String {
     if stalls.count == 0 {
         return "none".to_owned();
     }

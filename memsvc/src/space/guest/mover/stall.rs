@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::State;
 use crate::core::units::GuestFrame;
-use crate::stats::{StallCounters, StallStats};
+use crate::stats::{LatencyCounters, LatencyStats};
 
 /// A page that somebody waits for while a mover has it.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub(in super::super) struct Waiter {
 pub(in super::super) struct Stalls {
     /// Fault handlers that want the lock.
     here: AtomicU32,
-    counters: StallCounters,
+    counters: LatencyCounters,
 }
 
 /// A fault handler wants the lock, until this is dropped.
@@ -67,7 +67,7 @@ impl Stalls {
         self.counters.record(since.elapsed());
     }
 
-    pub(in super::super) fn snapshot(&self) -> StallStats {
+    pub(in super::super) fn snapshot(&self) -> LatencyStats {
         self.counters.snapshot()
     }
 }

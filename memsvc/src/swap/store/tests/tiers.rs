@@ -189,12 +189,14 @@ proptest! {
         let stored = model.values().filter(|page| same_filled(page) != Some(0)).count() as u64;
         let same = model.values().filter(|page| same_filled(page).is_some_and(|word| word != 0)).count() as u64;
         prop_assert_eq!((stats.stored_pages, stats.same_filled_pages, stats.lost), (stored, same, 0));
+        prop_assert!(stats.tier_pages <= stored - same && stats.record_bytes <= stats.stored_bytes, "{:?}", stats);
         prop_assert_eq!(stats.tiers.iter().map(|tier| tier.errors + tier.timeouts).sum::<u64>() > 0 && !was_trouble, false);
 
         rig.evictor = None;
         rig.store.erase(CPU, 0..PAGES);
         let stats = rig.store.stats();
         prop_assert_eq!((stats.stored_pages, stats.incompressible_pages, stats.stored_bytes), (0, 0, 0));
+        prop_assert_eq!(stats.tier_pages, 0);
         prop_assert!(lost_places || stats.tiers.iter().all(|tier| tier.stored_pages == 0), "{:?}", stats);
         rig.store.objects().shrink(CPU, true, || true);
         prop_assert_eq!(rig.store.objects().info().caches.iter().map(|cache| cache.slabs).sum::<u64>(), 0);

@@ -125,12 +125,18 @@ impl<'a> Eviction<'a> {
     /// Makes room until there is enough of it.
     fn evict(&mut self) {
         let pressure = &self.tiers.pressure;
+        let mut others = self.tiers.levels().len().saturating_sub(1);
         while self.store.is_tight(self.tiers.low()) || pressure.has_waiters() {
             // Who is away is asked with one page, of which the place is lost if there is no answer.
             let count = if pressure.is_away() { 1 } else { Batch::SIZE };
             let (left, is_away) = self.move_some(count);
             if pressure.has_stopped() {
                 return;
+            }
+            // The next tier may stand in for one that has just gone.
+            if left == 0 && is_away && !pressure.is_away() && others > 0 {
+                others -= 1;
+                continue;
             }
             if left == 0 {
                 pressure.made_none(is_away);

@@ -68,7 +68,8 @@ impl Program {
                 command.args(["--foreground", "--unix"]).arg(socket).args(["memory", &size]);
             }
             Program::QemuNbd => {
-                File::create(&image)?.set_len(mib << 20)?;
+                // What lies there stays when the server is started again.
+                File::options().create(true).append(true).open(&image)?.set_len(mib << 20)?;
                 qemu_options(&mut command, EXPORT).arg("--socket").arg(socket).arg(&image);
             }
             Program::NbdServer => {
@@ -137,6 +138,32 @@ impl NbdServer {
             server.daemon = Some(Daemon::read(&pid_file(server.directory.path()))?);
         }
         Ok(server)
+    }
+
+    /// Kills it, in the middle of whatever it is at.
+    ///
+    /// # Errors
+    /// It has ended before.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.0.try_wait()? {
+            bail!("the server has ended with {status}");
+        }
+        self.child.0.kill()?;
+        self.child.0.wait()?;
+        Ok(())
+    }
+
+    /// Starts a server on a socket again, with what its export holds.
+    ///
+    /// # Errors
+    /// As [`Self::on_socket`].
+    pub fn start_again(self, program: Program, mib: u64) -> anyhow::Result<Self> {
+        let Self { child, directory, .. } = self;
+        drop(child);
+        let socket = socket(&directory);
+        fs::remove_file(&socket)?;
+        let command = program.command(&socket, mib)?;
+        Self::start(command, directory, || UnixStream::connect(&socket).is_ok())
     }
 
     fn start(mut command: Command, directory: TempDir, listens: impl Fn() -> bool) -> anyhow::Result<Self> {

@@ -42,8 +42,8 @@ pub struct SwapLink(Way);
 #[derive(Debug)]
 enum Way {
     Tap(Tap, NbdServer),
-    /// So many MiB.
-    Inside(u64),
+    /// As `--swap` takes it.
+    Inside(String),
 }
 
 /// What a network that works was seen to do.
@@ -64,9 +64,15 @@ impl SwapLink {
     /// The host cannot offer it.
     pub fn new(subject: Subject, mib: u64) -> anyhow::Result<Self> {
         match subject {
-            Subject::Aerostat => Ok(Self(Way::Inside(mib))),
+            Subject::Aerostat => Ok(Self::inside(format!("{mib}M"))),
             Subject::QemuPc | Subject::QemuMicrovm => Self::over_tap(mib),
         }
+    }
+
+    /// Swap as Aerostat's `--swap` says.
+    #[must_use]
+    pub fn inside(swap: String) -> Self {
+        Self(Way::Inside(swap))
     }
 
     /// Readies so much swap in a server on the host, behind a TAP.
@@ -84,7 +90,7 @@ impl SwapLink {
     pub fn attach(&self, spec: Spec) -> Spec {
         match &self.0 {
             Way::Tap(tap, _) => spec.tap(tap.name()),
-            Way::Inside(mib) => spec.argument("--swap").argument(&format!("{mib}M")),
+            Way::Inside(swap) => spec.argument("--swap").argument(swap),
         }
     }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
-use guest_tests::{Content, Flood, Subject, SwapLink, TestVm};
+use guest_tests::nbd_server::{NbdServer, Program};
+use guest_tests::{Content, Flood, Spec, Subject, SwapLink, TestVm};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{guest, scenario};
+use crate::{guest, ours, scenario};
 
 const SWAP_MIB: u64 = 256;
 /// A guest whose kernel leaves some 80 MiB, and processes that want more.
@@ -19,11 +20,20 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// `VIRTIO_NET_F_MAC` (virtio 1.3, 5.1.3): Linux takes it wherever it is offered, and all offer it.
 const HAS_MAC: u32 = 5;
 
+/// Random data, of which more is swapped than the memory holds that swap may have.
+const LARGE_HERD: Herd =
+    Herd { processes: 2, mib: 56, seed: 7, content: Content { zero_percent: 0, ratio: 1 } };
+/// The server below the swap.
+const BELOW: (Program, u64) = (Program::QemuNbd, SWAP_MIB);
+
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         scenario("swap::the_network_brings_pings_and_transfers_through_a_flood", network),
         scenario("swap::what_exceeds_memory_comes_back_right", exceeds),
-    ]
+    ];
+    trials.extend(ours("swap::a_server_below_is_killed_and_all_goes_on_until_it_stays_away", below));
+    trials.extend(ours("swap::a_reset_in_the_middle_of_swapping_ends_well", reset));
+    trials
 }
 
 fn network() -> anyhow::Result<()> {
@@ -67,6 +77,75 @@ fn exceeds() -> anyhow::Result<()> {
         ensure!(vm.agent.swap_used_mib(&device)?.is_none(), "swap is still on");
         vm.agent.nbd_disconnect(&device)
     })
+}
+
+/// A guest that swaps more than memory may hold: the rest is on a server. One that is away may be so for an hour.
+fn with_tier(server: &NbdServer) -> anyhow::Result<(SwapLink, Spec)> {
+    let link = SwapLink::inside(format!("{SWAP_MIB}M,memory=16M,tier={},timeout=3600", server.uri()));
+    let spec = link.attach(guest()?.memory_mib(SMALL_MIB));
+    Ok((link, spec))
+}
+
+/// Turns swap on, and has it filled by hogs that go on reading and verifying.
+fn overflow(link: &SwapLink, vm: &mut TestVm) -> anyhow::Result<()> {
+    link.check(vm)?;
+    link.swap_on(vm, 2)?;
+    vm.agent.hogs_start(LARGE_HERD, PATIENCE)?;
+    let tier = tier(vm)?;
+    ensure!(tier["pages_written"].as_u64() > Some(0), "nothing has left memory: {tier}");
+    vm.agent.hogs_read()
+}
+
+/// What the host says of the tier.
+fn tier(vm: &TestVm) -> anyhow::Result<Value> {
+    let swap = vm.control.api("GET", "/swap", Value::Null)?;
+    swap.pointer("/store/tiers/0").cloned().with_context(|| format!("no tier: {swap}"))
+}
+
+fn below() -> anyhow::Result<()> {
+    let mut server = NbdServer::on_socket(BELOW.0, BELOW.1)?;
+    let (link, spec) = with_tier(&server)?;
+    let mut vm = spec.start()?;
+    overflow(&link, &mut vm)?;
+    server.kill()?;
+    sleep(Duration::from_secs(1));
+    server = server.start_again(BELOW.0, BELOW.1)?;
+    // The rest of a pass at the least is read since.
+    let passes = vm.agent.hogs_status()?.passes;
+    let hogs = vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > passes)?;
+    ensure!(hogs.verified >= LARGE_HERD.pages() && hogs.page_in.count > 0, "{hogs:?}");
+    let swap = vm.control.api("GET", "/swap", Value::Null)?;
+    let number =
+        |path: &str| swap.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {swap}"));
+    for some in
+        ["/store/tiers/0/pages_read", "/store/tiers/0/remote/lost", "/store/tiers/0/remote/reconnects"]
+    {
+        ensure!(number(some)? > 0, "{some}: {swap}");
+    }
+    let faults =
+        ["/store/lost", "/store/corrupt", "/store/no_room", "/nbd/errors", "/store/tiers/0/timeouts"];
+    for fault in faults {
+        ensure!(number(fault)? == 0, "{fault}: {swap}");
+    }
+
+    // Away for good, while pages wait for it: who ends the guest does not wait for an hour.
+    server.kill()?;
+    sleep(Duration::from_secs(1));
+    vm.terminate()?;
+    let status = vm.wait_exit()?;
+    ensure!(status.code().is_some(), "the monitor ended with {status}:\n{}", vm.transcript());
+    Ok(())
+}
+
+fn reset() -> anyhow::Result<()> {
+    let server = NbdServer::on_socket(BELOW.0, BELOW.1)?;
+    let (link, spec) = with_tier(&server)?;
+    let mut vm = spec.start()?;
+    overflow(&link, &mut vm)?;
+    vm.agent.reboot()?;
+    let status = vm.wait_exit()?;
+    ensure!(status.success(), "the monitor ended with {status}:\n{}", vm.transcript());
+    Ok(())
 }
 
 /// What the host says of the guest's swap is what the guest did.

@@ -36,7 +36,8 @@ impl Waker {
     /// Before connections are asked again: from now on it rings anew.
     pub fn clear(&self) {
         let _ = rustix::io::read(&self.event, &mut [0; 8]);
-        self.is_rung.store(false, Ordering::Release);
+        // Sees all that was done before it rang.
+        self.is_rung.swap(false, Ordering::AcqRel);
     }
 }
 

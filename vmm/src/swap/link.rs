@@ -7,7 +7,8 @@
 //!                              └───── the guest's own buffers ◀───┘ or the timer, when nothing comes
 //! ```
 //! All of it runs on the devices' thread. Buffers for frames and sockets are there from the start; a connection
-//! takes some 20 KiB when it is made, of which there are 16 at the most.
+//! takes some 20 KiB when it is made, and 256 KiB more for pages that come from tiers, if there are any. Of
+//! connections there are 16 at the most.
 
 use std::io;
 use std::net::Ipv4Addr;

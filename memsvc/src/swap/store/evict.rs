@@ -9,6 +9,7 @@
 //! leave for it ([`RECORD_FRAMES`](super::RECORD_FRAMES)); slabs are squeezed if it finds none.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -62,6 +63,8 @@ impl Drop for Evictor {
     fn drop(&mut self) {
         if let Some(tiers) = &self.store.tiers {
             tiers.pressure.stop();
+            // It is not waited for who is away.
+            tiers.levels().iter().for_each(Level::close);
         }
         if let Some(thread) = self.thread.take() {
             // A panic has been reported where it happened.
@@ -90,6 +93,9 @@ struct Eviction<'a> {
     batch: Arc<Batch>,
     blocks: Vec<Box<Block>>,
     leaving: Vec<Leaving>,
+    /// Of each tier, places that it was to discard when it did not answer. It may still do it: nothing is to lie
+    /// there until it has said that it did.
+    undone: Vec<Option<Range<u64>>>,
 }
 
 impl<'a> Eviction<'a> {
@@ -102,6 +108,7 @@ impl<'a> Eviction<'a> {
             batch: Arc::default(),
             blocks: (0..Batch::SIZE).map(|_| empty_block()).collect(),
             leaving: Vec::with_capacity(Batch::SIZE),
+            undone: vec![None; tiers.levels().len()],
         }
     }
 
@@ -118,12 +125,18 @@ impl<'a> Eviction<'a> {
     /// Makes room until there is enough of it.
     fn evict(&mut self) {
         let pressure = &self.tiers.pressure;
+        let mut others = self.tiers.levels().len().saturating_sub(1);
         while self.store.is_tight(self.tiers.low()) || pressure.has_waiters() {
             // Who is away is asked with one page, of which the place is lost if there is no answer.
             let count = if pressure.is_away() { 1 } else { Batch::SIZE };
             let (left, is_away) = self.move_some(count);
             if pressure.has_stopped() {
                 return;
+            }
+            // The next tier may stand in for one that has just gone.
+            if left == 0 && is_away && !pressure.is_away() && others > 0 {
+                others -= 1;
+                continue;
             }
             if left == 0 {
                 pressure.made_none(is_away);
@@ -270,23 +283,31 @@ impl<'a> Eviction<'a> {
 
     /// Discards what lies where nothing is needed any more, as long as nobody wants room.
     fn discard(&mut self) {
-        for level in self.tiers.levels() {
-            while let Some(places) = level.take_freed() {
-                self.discard_run(level, places);
-                if self.tiers.pressure.is_wanted() {
+        let Self { tiers, batch, undone, .. } = self;
+        for (level, undone) in tiers.levels().iter().zip(undone) {
+            while let Some(places) = undone.take().or_else(|| level.take_freed()) {
+                if discard_run(batch, level, &places) == Err(TierError::Away) {
+                    *undone = Some(places);
+                    tiers.pressure.freed();
+                    break;
+                }
+                // Whether it did it or not: what lies there is not needed.
+                level.discarded(places);
+                if tiers.pressure.is_wanted() {
                     // Later.
-                    self.tiers.pressure.freed();
+                    tiers.pressure.freed();
                     return;
                 }
             }
         }
     }
+}
 
-    fn discard_run(&self, level: &Level, places: std::ops::Range<u64>) {
-        level.begin(Waits::Evictor(Arc::clone(&self.batch), 0), Op::Discard { places: places.clone() });
-        // Whatever becomes of it: what lies there is not needed.
-        self.batch.wait(1, |_, _, _| level.discarded(places.clone()));
-    }
+fn discard_run(batch: &Arc<Batch>, level: &Level, places: &Range<u64>) -> Result<(), TierError> {
+    level.begin(Waits::Evictor(Arc::clone(batch), 0), Op::Discard { places: places.clone() });
+    let mut result = Ok(());
+    batch.wait(1, |_, _, ended| result = ended);
+    result
 }
 
 const _: () = assert!(FRAME_SIZE <= u16::MAX as usize);

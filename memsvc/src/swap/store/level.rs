@@ -1,6 +1,7 @@
 //! One tier as the store uses it: its places, and who waits for what it is at.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,10 @@ impl Waiting {
     }
 
     fn add(&mut self, waits: Waits) -> Result<u64, Waits> {
-        let Some(token) = self.free.pop() else { return Err(waits) };
+        // The evictor's are there for it, whatever connections ask for.
+        let kept = if matches!(waits, Waits::Reader(..)) { Batch::SIZE } else { 0 };
+        let token = if self.free.len() > kept { self.free.pop() } else { None };
+        let Some(token) = token else { return Err(waits) };
         self.by_token[token as usize] = Some(waits);
         Ok(token.into())
     }
@@ -131,6 +135,8 @@ pub(crate) struct Level {
     /// The disk was full a moment ago: places are not to be had before then.
     full_until: Mutex<Option<Instant>>,
     counts: Arc<Counts>,
+    /// It has not answered for the stated time, and is not back.
+    is_away: Arc<AtomicBool>,
     /// What its connection did, if it has one.
     remote: Option<Arc<RemoteCounters>>,
 }
@@ -162,9 +168,9 @@ impl Level {
             }
             TierConfig::Nbd { server, export, timeout } => {
                 let (tier, places) = RemoteTier::connect(server, export, *timeout, most)?;
-                let remote = tier.counters();
+                let (is_away, remote) = (tier.is_away(), Some(tier.counters()));
                 let level = Self::new(name, Box::new(tier), places).map_err(SwapError::Resource)?;
-                Ok(Self { remote: Some(remote), ..level })
+                Ok(Self { is_away, remote, ..level })
             }
         }
     }
@@ -189,11 +195,12 @@ impl Level {
             }
         })?;
         let places = Mutex::new(Places::new(places.min(MOST_PLACES)));
-        Ok(Self { name, tier, waiting, places, full_until: Mutex::default(), counts, remote: None })
+        let (full_until, is_away) = (Mutex::default(), Arc::default());
+        Ok(Self { name, tier, waiting, places, full_until, counts, is_away, remote: None })
     }
 
-    /// Begins an operation, of which somebody is told that it has ended. There are never more under way than
-    /// those that may wait have room for; if there are, it ends at once.
+    /// Begins an operation, of which somebody is told that it has ended. It is refused at once when the tier is
+    /// closed, or has more to do than connections can ask for: those that have gone may leave much behind.
     pub(super) fn begin(&self, waits: Waits, op: Op) {
         let token = lock(&self.waiting).add(waits);
         let refused = match token {
@@ -203,7 +210,6 @@ impl Level {
             },
             Err(waits) => Some((waits, op)),
         };
-        debug_assert!(false, "a tier has more to do than there can be");
         match refused {
             Some((Waits::Reader(reader, index), op)) => reader.arrived(index, op, Err(TierError::Refused)),
             Some((Waits::Evictor(batch, index), op)) => batch.end(index, op, Err(TierError::Refused)),
@@ -211,10 +217,15 @@ impl Level {
         }
     }
 
-    /// A place for a page, if there is one.
+    /// Ends all operations as soon as can be; from now on they are refused.
+    pub(super) fn close(&self) {
+        self.tier.close();
+    }
+
+    /// A place for a page, if there is one that can be written now.
     pub(super) fn take_place(&self) -> Option<u64> {
         let is_full = lock(&self.full_until).is_some_and(|until| Instant::now() < until);
-        if is_full { None } else { lock(&self.places).take() }
+        if is_full || self.is_away.load(Ordering::Relaxed) { None } else { lock(&self.places).take() }
     }
 
     /// There is a place, but nothing behind it.

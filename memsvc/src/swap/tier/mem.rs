@@ -22,6 +22,8 @@ pub(crate) struct Faults {
     pub(crate) flip: u32,
     /// Nothing ends while this is true.
     pub(crate) hold: bool,
+    /// Discards that find it away are done when it is back, after the first operation.
+    pub(crate) late: bool,
     /// The next call of `submit` panics.
     pub(crate) panic_in_submit: bool,
     /// The next call of `wait` panics, when something would end.
@@ -43,6 +45,9 @@ pub(crate) struct MemTier {
     random: fastrand::Rng,
     faults: Arc<Mutex<Faults>>,
     under_way: Vec<(u64, Op)>,
+    /// Discards that are done late.
+    late: Vec<std::ops::Range<u64>>,
+    has_given_up: bool,
 }
 
 impl MemTier {
@@ -51,7 +56,14 @@ impl MemTier {
 
     /// With so many places. What happens depends on the seed and the order of what it is asked to do.
     pub(crate) fn new(places: u64, seed: u64, faults: Arc<Mutex<Faults>>) -> Self {
-        Self { places, random: fastrand::Rng::with_seed(seed), faults, under_way: Vec::new() }
+        Self {
+            places,
+            random: fastrand::Rng::with_seed(seed),
+            faults,
+            under_way: Vec::new(),
+            late: Vec::new(),
+            has_given_up: false,
+        }
     }
 
     fn obey(&mut self, op: &mut Op) -> Result<(), TierError> {
@@ -87,7 +99,11 @@ impl MemTier {
             Op::Discard { places } if result.is_ok() => {
                 places.clone().for_each(|place| _ = faults.places.remove(&place));
             }
+            Op::Discard { places } if faults.late => self.late.push(places.clone()),
             Op::Discard { .. } => {}
+        }
+        if result.is_ok() {
+            self.late.drain(..).flatten().for_each(|place| _ = faults.places.remove(&place));
         }
         result
     }
@@ -130,7 +146,15 @@ impl Transport for MemTier {
         self.under_way.push((token, op));
     }
 
+    fn give_up(&mut self) {
+        self.has_given_up = true;
+    }
+
     fn wait(&mut self, bell: BorrowedFd<'_>, done: &mut dyn FnMut(Done)) {
+        if self.has_given_up {
+            let away = |(token, op)| Done { token, op, result: Err(TierError::Away) };
+            return self.under_way.drain(..).map(away).for_each(done);
+        }
         while self.under_way.is_empty() || lock(&self.faults).hold {
             let timeout = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
             let timeout = (!self.under_way.is_empty()).then_some(&timeout);

@@ -103,6 +103,10 @@ pub(crate) trait Transport: Send {
     /// Hands over what has ended. If nothing has, waits until something does or `bell` can be read, which it
     /// leaves unread.
     fn wait(&mut self, bell: BorrowedFd<'_>, done: &mut dyn FnMut(Done));
+
+    /// Nobody needs what is under way any more: what would wait for somebody else ends as
+    /// [`TierError::Away`]. Nothing is submitted from now on.
+    fn give_up(&mut self) {}
 }
 
 /// Where a tier is.

@@ -6,7 +6,7 @@
 //!          discards ─┘     (depth)
 //! ```
 //! Every operation that was begun ends with one call of `done`, on this thread, whatever happens: when the tier
-//! is dropped what has not been taken up is handed back, and when the transport panics everything is.
+//! is closed what has not been taken up is handed back, and when the transport panics everything is.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -70,7 +70,7 @@ impl Tier {
     /// and allocates nothing.
     ///
     /// # Errors
-    /// The operation, if too many wait.
+    /// The operation, if too many wait or the tier is closed.
     pub(crate) fn begin(&self, token: u64, op: Op) -> Result<(), Op> {
         let mut queue = self.shared.lock();
         queue.push(token, op)?;
@@ -81,13 +81,18 @@ impl Tier {
         }
         Ok(())
     }
+
+    /// Ends all that was begun as soon as can be, and takes no more.
+    pub(crate) fn close(&self) {
+        self.shared.lock().is_closing = true;
+        self.shared.ring();
+    }
 }
 
 impl Drop for Tier {
-    /// Waits for what the transport has, and for the calls of `done`.
+    /// Closes it, and waits for the calls of `done`.
     fn drop(&mut self) {
-        self.shared.lock().is_closing = true;
-        self.shared.ring();
+        self.close();
         if let Some(thread) = self.thread.take()
             // It may be dropped by `done`.
             && thread.thread().id() != thread::current().id()
@@ -139,7 +144,7 @@ impl Queue {
             Op::Write { .. } => writes,
             Op::Discard { .. } => discards,
         };
-        if kind.len() >= self.capacity {
+        if self.is_closing || kind.len() >= self.capacity {
             return Err(op);
         }
         kind.push_back((token, op));
@@ -165,8 +170,12 @@ impl<F: FnMut(Done)> Worker<F> {
     fn run(mut self) {
         loop {
             let is_closing = self.take_up();
-            if is_closing && self.under_way.is_empty() {
-                return;
+            if is_closing {
+                if self.under_way.is_empty() {
+                    return;
+                }
+                let give_up = || self.transport.give_up();
+                catch_unwind(AssertUnwindSafe(give_up)).unwrap_or_else(|panic| self.give_up(panic));
             }
             let Self { transport, ended, shared, .. } = &mut self;
             let wait = || transport.wait(shared.bell.as_fd(), &mut |done| ended.push(done));

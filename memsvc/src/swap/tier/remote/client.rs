@@ -52,13 +52,13 @@ impl Client {
         if is_there {
             self.requests.submit(token, op, deadline);
         } else {
-            self.refuse(token, op);
+            self.end(token, op, TierError::Refused);
         }
     }
 
-    /// Takes an operation, and refuses it.
-    pub(super) fn refuse(&mut self, token: u64, op: Op) {
-        self.requests.end(token, op, Err(TierError::Refused));
+    /// Takes an operation, which ends in this way at once.
+    pub(super) fn end(&mut self, token: u64, op: Op, error: TierError) {
+        self.requests.end(token, op, Err(error));
     }
 
     /// Takes bytes that have come.

@@ -14,8 +14,9 @@
 //!
 //! An operation waits for at most the stated time since it was submitted, however often the connection is
 //! lost meanwhile; then it ends as [`TierError::Away`]. Until then all that has not been answered is sent
-//! again on the next connection; see [`requests`] for why that is right. Nothing is allocated after
-//! [`RemoteTier::connect`].
+//! again on the next connection; see [`requests`] for why that is right. Once one has waited in vain, those that
+//! come end so at once, until the server is back: nobody waits for the stated time again and again. Nothing is
+//! allocated after [`RemoteTier::connect`].
 //!
 //! A write that has ended as `Away` may still be done by a server that comes back to it: its place is better
 //! not used again soon.
@@ -33,6 +34,7 @@ mod tests;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -103,6 +105,10 @@ pub(crate) struct RemoteTier {
     output: Box<[u8]>,
     /// What of it is still to be sent.
     unsent: Range<usize>,
+    /// When something came the last time.
+    heard: Instant,
+    /// It has not answered for the stated time, and is not back.
+    is_away: Arc<AtomicBool>,
     counters: Arc<RemoteCounters>,
 }
 
@@ -133,6 +139,8 @@ impl RemoteTier {
             input: vec![0; BUFFER].into(),
             output: vec![0; BUFFER].into(),
             unsent: 0..0,
+            heard: Instant::now(),
+            is_away: Arc::default(),
             counters: Arc::default(),
         };
         let mut result = Err(Broken::Silent);
@@ -160,6 +168,11 @@ impl RemoteTier {
             }
             self.sleep(None, Instant::now());
         }
+    }
+
+    /// True while it has not answered for the stated time, and is not back: nothing is sent then.
+    pub(crate) fn is_away(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_away)
     }
 
     /// Where it is counted how it goes.
@@ -194,6 +207,9 @@ impl RemoteTier {
         }
         let was_chosen = self.client.export().is_some();
         let received = receive_some(socket, &mut self.input)?;
+        if received > 0 {
+            self.heard = now;
+        }
         self.client.receive(&self.input[..received])?;
         let is_chosen = self.client.export().is_some();
         if !is_chosen && *ready_by <= now {
@@ -204,6 +220,7 @@ impl RemoteTier {
         }
         if self.client.is_served() {
             self.rest = FIRST_REST;
+            self.is_away.store(false, Ordering::Relaxed);
             if self.said != Said::Serves {
                 self.said = Said::Serves;
                 tracing::info!(server = self.uri, "the NBD server is back");
@@ -236,8 +253,13 @@ impl RemoteTier {
     /// Ends what has waited for too long. A server that has been asked may still answer: then there has to be
     /// another connection, which does not know of it.
     fn expire(&mut self, now: Instant) {
+        let first = self.client.next_deadline();
         let (count, were_sent) = self.client.expire(now);
         self.counters.timeouts.add(count);
+        // One that is slow with some is not away.
+        if count > 0 && first.is_some_and(|first| self.heard + self.timeout <= first) {
+            self.is_away.store(true, Ordering::Relaxed);
+        }
         if were_sent {
             self.lose(&Broken::Silent, now);
         }
@@ -288,7 +310,9 @@ impl Transport for RemoteTier {
 
     fn submit(&mut self, token: u64, op: Op) {
         if self.said == Said::Unfit {
-            self.client.refuse(token, op);
+            self.client.end(token, op, TierError::Refused);
+        } else if self.is_away.load(Ordering::Relaxed) {
+            self.client.end(token, op, TierError::Away);
         } else {
             self.client.submit(token, op, Instant::now() + self.timeout);
         }
@@ -310,6 +334,14 @@ impl Transport for RemoteTier {
                 return;
             }
         }
+    }
+
+    fn give_up(&mut self) {
+        self.client.end_all(TierError::Away);
+        self.client.restart();
+        self.unsent = 0..0;
+        // The server may answer what it was asked: nobody hears it.
+        self.link = Link::Resting(Instant::now() + LONGEST_REST);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Clients that others wrote, against the NBD server: what they wrote is what they read, and what they
 //! say of it is right. Needs no KVM.
 
+mod tiers;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -137,26 +139,30 @@ fn qemu_io_writes_reads_trims_and_is_told_of_what_cannot_be() {
 fn fio_verifies_what_it_wrote_at_depths_1_and_32() {
     let served = Served::new(&["--size", "64M"]);
     for (depth, size) in [("1", "16M"), ("32", "64M")] {
-        let text = output(
-            "fio",
-            &[
-                "--name=verify",
-                "--ioengine=nbd",
-                &format!("--uri={}", served.uri()),
-                "--rw=randwrite",
-                "--bs=4k-256k",
-                "--blockalign=4k",
-                &format!("--size={size}"),
-                &format!("--iodepth={depth}"),
-                "--verify=crc32c",
-                "--verify_fatal=1",
-                "--output-format=json",
-                "--allow_file_create=0",
-            ],
-        );
-        let json = text.get(text.find('{').unwrap_or(0)..).unwrap_or_default();
-        let report: serde_json::Value = serde_json::from_str(json).expect("JSON");
-        assert_eq!(report["jobs"][0]["error"], 0, "{report}");
-        assert_ne!(report["jobs"][0]["read"]["total_ios"], 0, "nothing was verified");
+        fio_verifies(&served, depth, size);
     }
+}
+
+fn fio_verifies(served: &Served, depth: &str, size: &str) {
+    let text = output(
+        "fio",
+        &[
+            "--name=verify",
+            "--ioengine=nbd",
+            &format!("--uri={}", served.uri()),
+            "--rw=randwrite",
+            "--bs=4k-256k",
+            "--blockalign=4k",
+            &format!("--size={size}"),
+            &format!("--iodepth={depth}"),
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--output-format=json",
+            "--allow_file_create=0",
+        ],
+    );
+    let json = text.get(text.find('{').unwrap_or(0)..).unwrap_or_default();
+    let report: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    assert_eq!(report["jobs"][0]["error"], 0, "{report}");
+    assert_ne!(report["jobs"][0]["read"]["total_ios"], 0, "nothing was verified");
 }

@@ -188,6 +188,11 @@ impl Swap {
         objects.return_emptied(CpuId(0))
     }
 
+    /// Memory is low: pages are to leave for tiers, if there are any.
+    pub(crate) fn make_room(&self) {
+        self.export.store.make_room();
+    }
+
     /// What is stored, and what connections asked for.
     pub fn stats(&self) -> SwapStats {
         SwapStats { store: self.export.store.stats(), nbd: self.export.counters.snapshot() }

@@ -24,6 +24,7 @@ use crate::core::units::{BLOCK_SIZE, BlockId, FRAMES_PER_BLOCK};
 use crate::space::bell::Reasons;
 use crate::space::guest::{GuestSpace, wanted};
 use crate::stats::{Compacted, CompactionInfo, Counter, Reclaimed, Trigger, TriggerInfo};
+use crate::swap::Swap;
 
 /// Nothing may have changed for so long before what has is looked at: a balloon that is being inflated
 /// empties many blocks by itself.
@@ -46,6 +47,8 @@ const DIRECT_BLOCKS: u64 = 8;
 #[derive(Debug)]
 pub(super) struct Compaction {
     space: Arc<GuestSpace>,
+    /// Of which pages may leave for tiers.
+    swap: Option<Swap>,
     work: Mutex<Work>,
     tuning: Mutex<Tuning>,
     /// Somebody waits for the background to make way.
@@ -124,9 +127,10 @@ impl Turn<'_> {
 }
 
 impl Compaction {
-    pub(super) fn new(space: Arc<GuestSpace>, tuning: Tuning) -> Self {
+    pub(super) fn new(space: Arc<GuestSpace>, swap: Option<Swap>, tuning: Tuning) -> Self {
         Self {
             space,
+            swap,
             work: Mutex::new(Work::new(tuning.policy)),
             tuning: Mutex::new(tuning),
             urgent: AtomicU32::new(0),
@@ -342,6 +346,12 @@ impl Compaction {
     /// Does what there is to do, for these reasons. Returns those for which something was put off.
     fn look(&self, reasons: Reasons, deferrals: &mut Deferrals) -> Reasons {
         let alloc = self.space.allocator();
+        // Who needs memory may be a guest that waits for its own, and so swaps nothing.
+        if let Some(swap) = &self.swap
+            && reasons & wanted::LOW != 0
+        {
+            swap.make_room();
+        }
         let mut put_off = self.shrink_slabs(reasons & (wanted::RELEASED | wanted::LOW));
         let (tuning, now) = (self.tuning(), alloc.fragmentation());
         if tuning.policy == PolicyKind::Off {

@@ -1,10 +1,14 @@
-//! Harvest and promotion by themselves, to measure them.
+//! What only measurements and experiments need: harvest and promotion by themselves, and a host that is short of
+//! memory.
 
 use std::time::{Duration, Instant};
 
 use super::MemoryService;
 use crate::core::compact::{Compactor, PolicyKind};
-use crate::core::units::BLOCK_SIZE;
+use crate::core::page_type::PageType;
+use crate::core::request::{Flags, Request};
+use crate::core::units::{BLOCK_SIZE, Order};
+use crate::space::guest::OUTSIDE;
 
 /// What moving came to.
 #[doc(hidden)]
@@ -35,6 +39,24 @@ impl MemoryService {
     pub fn measure_promotion(&self, movers: usize) -> Moved {
         let (blocks, took) = self.space.promote_with(movers);
         Moved { blocks, bytes: blocks * BLOCK_SIZE as u64, took }
+    }
+
+    /// Takes all that is free above the min watermark, for good; says how many frames. What is released later is
+    /// free again.
+    #[doc(hidden)]
+    pub fn occupy(&self) -> u64 {
+        const FRAME: Request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
+        let alloc = self.allocator();
+        let mut taken = 0;
+        loop {
+            // What lies in the lists of CPUs is free, too.
+            alloc.drain_all();
+            let more = std::iter::from_fn(|| alloc.alloc(OUTSIDE, &FRAME).ok()).count();
+            if more == 0 {
+                return taken;
+            }
+            taken += more as u64;
+        }
     }
 
     fn copied_bytes(&self) -> u64 {

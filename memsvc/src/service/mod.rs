@@ -176,7 +176,7 @@ impl MemoryService {
             move || space.attend_shortage()
         })
         .map_err(thread)?;
-        let compaction = Arc::new(Compaction::new(Arc::clone(&space), config.compaction));
+        let compaction = Arc::new(Compaction::new(Arc::clone(&space), swap.clone(), config.compaction));
         let compact = spawn("compact", {
             let (space, compaction) = (Arc::clone(&space), Arc::clone(&compaction));
             let failed = Arc::clone(&failed);

@@ -191,6 +191,11 @@ impl Swap {
         objects.return_emptied(CpuId(0))
     }
 
+    /// Memory is low: pages are to leave for tiers, if there are any.
+    pub(crate) fn make_room(&self) {
+        self.export.store.make_room();
+    }
+
     /// What is stored, what connections asked for, and how long that took.
     pub fn stats(&self) -> SwapStats {
         let export = &self.export;

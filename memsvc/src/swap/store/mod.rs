@@ -249,6 +249,13 @@ impl Store {
         pages.for_each(|page| self.replace(cpu, page, Slot::Empty));
     }
 
+    /// Pages are to leave as long as memory is short.
+    pub(crate) fn make_room(&self) {
+        if let Some(tiers) = &self.tiers {
+            tiers.pressure.want();
+        }
+    }
+
     /// Where the pages are.
     pub(crate) fn objects(&self) -> &Objects {
         &self.objects

@@ -14,6 +14,8 @@ use crate::core::units::{FRAMES_PER_BLOCK, FrameId, Order};
 use crate::core::watermark::Choice;
 use crate::least_limit;
 use crate::swap::nbd::NbdError;
+use crate::swap::session::{Fetch, Stored};
+use crate::swap::tier::TierConfig;
 
 const RAM: u64 = 16 << 20;
 const DEVICE: u64 = 32 << 20;
@@ -28,14 +30,14 @@ struct Tight(Arc<MemoryService>, Seat);
 
 impl Tight {
     fn new(min: u64) -> Self {
+        Self::over(min, vec![])
+    }
+
+    /// The same, with these below.
+    fn over(min: u64, tiers: Vec<TierConfig>) -> Self {
         let regions = vec![RegionSpec { gpa: 0, len: RAM }];
-        let swap = SwapConfig {
-            name: "swap".into(),
-            bytes: DEVICE,
-            memory: DEVICE,
-            codec: Codec::None,
-            tiers: vec![],
-        };
+        let swap =
+            SwapConfig { name: "swap".into(), bytes: DEVICE, memory: DEVICE, codec: Codec::None, tiers };
         let watermarks = Choice::Min(min);
         let limit = Some(least_limit(RAM, watermarks));
         let config = Config { swap: Some(swap), watermarks, limit, ..Config::new(regions) };
@@ -48,9 +50,15 @@ impl Tight {
         &self.0.swap().unwrap().export.store
     }
 
+    /// Once tiers have made room, if they have to.
     fn write(&mut self, page: u64) -> Result<(), NbdError> {
         let Self(service, seat) = self;
-        service.swap().unwrap().export.store.write(seat, page, &whole_page(page)).map(|_| ())
+        let store = &service.swap().unwrap().export.store;
+        until_done(|| match store.write(seat, page, &whole_page(page)) {
+            Ok(Stored::Later) => None,
+            Ok(Stored::Now) => Some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })
     }
 
     /// Stores pages until there is no room; says how many.
@@ -60,7 +68,13 @@ impl Tight {
 
     fn check(&mut self, page: u64) {
         let mut read = [0; FRAME_SIZE];
-        self.0.swap().unwrap().export.store.read(&mut self.1, page, &mut read).unwrap();
+        let store = &self.0.swap().unwrap().export.store;
+        until_done(|| match store.fetch(&self.1, page..page + 1, true) {
+            Fetch::Later => None,
+            Fetch::Ready => Some(()),
+            Fetch::Failed(error) => panic!("page {page} of swap: {error:?}"),
+        });
+        store.read(&mut self.1, page, &mut read).unwrap();
         assert!(read == whole_page(page), "page {page} of swap");
     }
 
@@ -95,11 +109,24 @@ impl Tight {
 }
 
 fn until(what: impl Fn() -> bool) {
+    until_done(|| what().then_some(()));
+}
+
+fn until_done<T>(mut what: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
-    while !what() {
+    loop {
+        if let Some(done) = what() {
+            return done;
+        }
         assert!(start.elapsed().as_secs() < 60, "it does not come");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+fn disk() -> (tempfile::TempDir, Vec<TierConfig>) {
+    let directory = tempfile::tempdir().unwrap();
+    let tiers = vec![TierConfig::File(directory.path().to_path_buf())];
+    (directory, tiers)
 }
 
 /// A page that takes a frame.
@@ -189,6 +216,44 @@ fn a_guest_that_finds_no_memory_waits_and_goes_on_when_there_is_some() {
         assert!(tight.0.zone_info().reserve.throttled > 0);
         (0..RAM_PAGES).for_each(|page| assert_eq!(tight.word(page).load(Ordering::Relaxed), page + 1));
     }
+}
+
+/// All memory is the guest's and the host's, down to the min watermark. A device that is larger than what is left
+/// goes on through its tier, and without a reserve it does not, though the tier has room.
+#[test]
+fn with_a_tier_the_reserve_is_enough_for_the_whole_device() {
+    for min in [MIN, 0] {
+        let (_directory, tiers) = disk();
+        let mut tight = Tight::over(min, tiers);
+        (0..RAM_PAGES).for_each(|page| tight.word(page).store(page, Ordering::Relaxed));
+        tight.settle();
+        tight.0.occupy();
+        assert_eq!(tight.free(), min);
+        let written: Vec<_> =
+            (0..DEVICE >> 12).map(|page| tight.write(page)).take_while(Result::is_ok).collect();
+        let stats = tight.0.swap().unwrap().stats().store;
+        let tier = &stats.tiers[0];
+        if min == 0 {
+            assert_eq!((written.len(), tier.stored_pages, stats.no_room), (0, 0, 1));
+            continue;
+        }
+        assert_eq!((written.len() as u64, stats.no_room), (DEVICE >> 12, 0));
+        assert!(tier.stored_pages >= (DEVICE >> 12) - min, "{tier:?}");
+        assert!(tight.0.zone_info().reserve.lowest_free < min / 2);
+        (0..DEVICE >> 12).for_each(|page| tight.check(page));
+        (0..RAM_PAGES).for_each(|page| assert_eq!(tight.word(page).load(Ordering::Relaxed), page));
+    }
+}
+
+/// Swap has all memory before the guest touches its own. Pages leave, though nobody swaps while the guest waits.
+#[test]
+fn a_guest_that_finds_no_memory_gets_that_of_pages_that_leave() {
+    let (_directory, tiers) = disk();
+    let mut tight = Tight::over(MIN, tiers);
+    (0..DEVICE >> 12).for_each(|page| tight.write(page).unwrap());
+    (0..RAM_PAGES).for_each(|page| tight.word(page).store(page + 1, Ordering::Relaxed));
+    (0..DEVICE >> 12).for_each(|page| tight.check(page));
+    (0..RAM_PAGES).for_each(|page| assert_eq!(tight.word(page).load(Ordering::Relaxed), page + 1));
 }
 
 #[derive(Clone, Debug)]

@@ -24,6 +24,8 @@ pub(crate) struct Faults {
     pub(crate) hold: bool,
     /// Discards that find it away are done when it is back, after the first operation.
     pub(crate) late: bool,
+    /// How many have found that.
+    pub(crate) put_off: u64,
     /// The next call of `submit` panics.
     pub(crate) panic_in_submit: bool,
     /// The next call of `wait` panics, when something would end.
@@ -99,7 +101,10 @@ impl MemTier {
             Op::Discard { places } if result.is_ok() => {
                 places.clone().for_each(|place| _ = faults.places.remove(&place));
             }
-            Op::Discard { places } if faults.late => self.late.push(places.clone()),
+            Op::Discard { places } if faults.late => {
+                faults.put_off += 1;
+                self.late.push(places.clone());
+            }
             Op::Discard { .. } => {}
         }
         if result.is_ok() {

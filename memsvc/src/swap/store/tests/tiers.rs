@@ -371,12 +371,13 @@ fn connections_that_have_gone_are_in_nobodys_way() {
 /// do not lie there.
 #[test]
 fn a_late_discard_takes_no_page_with_it() {
-    let rig = Rig::new(64 << 10, &[PAGES], 1);
+    // No more places than there are pages, so that all are used again.
+    let rig = Rig::new(64 << 10, &[200], 1);
     let mut client = rig.client(0, Codec::None);
     (0..200).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
     rig.fail(|faults| (faults.away, faults.late) = (100, true));
     rig.store.erase(CPU, 0..200);
-    wait_until(|| rig.store.stats().tiers[0].timeouts > 0);
+    wait_until(|| lock(&rig.faults[0]).put_off > 0);
     rig.fail(|faults| (faults.away, faults.late) = (0, false));
     for page in 0..200 {
         while client.write(page, &page_of(3, page)).is_err() {}

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use guest_agent::Ready;
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent_client::AgentClient;
 use crate::console::{self, Transcript};
@@ -167,14 +166,6 @@ impl TestVm {
             bail!("{:.0} MiB stay resident, expected at most {mib:.0}", self.resident()?.mib);
         }
         Ok(())
-    }
-
-    /// Asks the monitor to end, as an operator's service manager does (SIGTERM).
-    ///
-    /// # Errors
-    /// It has ended.
-    pub fn terminate(&self) -> anyhow::Result<()> {
-        Ok(kill_process(Pid::from_child(&self.child.0), Signal::TERM)?)
     }
 
     /// Waits for the monitor's end.

@@ -108,7 +108,7 @@ fn below() -> anyhow::Result<()> {
     overflow(&link, &mut vm)?;
     server.kill()?;
     sleep(Duration::from_secs(1));
-    server = server.start_again(BELOW.0, BELOW.1)?;
+    let _server = server.start_again(BELOW.0, BELOW.1)?;
     // The rest of a pass at the least is read since.
     let passes = vm.agent.hogs_status()?.passes;
     let hogs = vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > passes)?;

@@ -138,11 +138,12 @@ impl<'a> Eviction<'a> {
                 others -= 1;
                 continue;
             }
-            if left == 0 {
-                pressure.made_none(is_away);
+            // Places whose discard was not answered may be all there are.
+            if left == 0 && !self.discard_undone() {
+                self.tiers.pressure.made_none(is_away);
                 return;
             }
-            pressure.made_room();
+            self.tiers.pressure.made_room();
         }
     }
 
@@ -279,6 +280,22 @@ impl<'a> Eviction<'a> {
         }
         // What it would have been room for is gone already.
         result.is_ok()
+    }
+
+    /// Tries again what tiers that can be heard did not discard. True when places can be used again for that.
+    fn discard_undone(&mut self) -> bool {
+        let Self { tiers, batch, undone, .. } = self;
+        let mut has_some = false;
+        for (level, undone) in tiers.levels().iter().zip(undone).filter(|(level, _)| !level.is_away()) {
+            let Some(places) = undone.take() else { continue };
+            if discard_run(batch, level, &places) == Err(TierError::Away) {
+                *undone = Some(places);
+            } else {
+                level.discarded(places);
+                has_some = true;
+            }
+        }
+        has_some
     }
 
     /// Discards what lies where nothing is needed any more, as long as nobody wants room.

@@ -225,7 +225,12 @@ impl Level {
     /// A place for a page, if there is one that can be written now.
     pub(super) fn take_place(&self) -> Option<u64> {
         let is_full = lock(&self.full_until).is_some_and(|until| Instant::now() < until);
-        if is_full || self.is_away.load(Ordering::Relaxed) { None } else { lock(&self.places).take() }
+        if is_full || self.is_away() { None } else { lock(&self.places).take() }
+    }
+
+    /// True when it does not answer.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
     }
 
     /// There is a place, but nothing behind it.

@@ -5,8 +5,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
+use memsvc::swap::nbd::{
+    ClientFlags, Command, CommandFlags, OptionCode, OptionHeader, Request, RequestHeader, SimpleReply,
+};
 use memsvc::swap::{Codec, Connection, SwapConfig, Waker};
 use memsvc::{Config, MemoryService, RegionSpec};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// The system's allocator, with a count for each thread.
 struct Counting;
@@ -42,14 +46,6 @@ fn allocations(work: impl FnOnce()) -> u64 {
 const PAGE: usize = 4096;
 const PAGES: u64 = 16 << 8;
 
-/// Numbers of NBD (doc/proto.md).
-const IHAVEOPT: u64 = 0x4948_4156_454F_5054;
-const OPT_EXPORT_NAME: u32 = 1;
-const REQUEST: u32 = 0x2560_9513;
-const REPLY: u32 = 0x6744_6698;
-const WRITE: u16 = 1;
-const TRIM: u16 = 4;
-
 struct Client {
     connection: Connection,
     out: Vec<u8>,
@@ -58,35 +54,30 @@ struct Client {
 impl Client {
     fn new(mut connection: Connection) -> Self {
         let mut out = vec![0; 4 * PAGE];
-        let mut hello = Vec::new();
-        hello.extend_from_slice(&3u32.to_be_bytes());
-        hello.extend_from_slice(&IHAVEOPT.to_be_bytes());
-        hello.extend_from_slice(&OPT_EXPORT_NAME.to_be_bytes());
-        hello.extend_from_slice(&0u32.to_be_bytes());
+        let flags = ClientFlags::FIXED_NEWSTYLE | ClientFlags::NO_ZEROES;
+        let option = OptionHeader::new(OptionCode::ExportName as u32, 0);
+        let hello = [&flags.bits().to_be_bytes(), option.as_bytes()].concat();
         while connection.send(&mut out) > 0 {}
         assert_eq!(connection.receive(&hello), hello.len());
         while connection.send(&mut out) > 0 {}
         Self { connection, out }
     }
 
-    fn ask(&mut self, command: u16, page: u64, len: u32, data: &[u8]) {
-        let mut request = [0; 28];
-        request[..4].copy_from_slice(&REQUEST.to_be_bytes());
-        request[6..8].copy_from_slice(&command.to_be_bytes());
-        request[16..24].copy_from_slice(&(page * PAGE as u64).to_be_bytes());
-        request[24..].copy_from_slice(&len.to_be_bytes());
-        for mut bytes in [&request[..], data] {
+    fn ask(&mut self, command: Command, page: u64, len: u32, data: &[u8]) {
+        let (flags, offset) = (CommandFlags::empty(), page * PAGE as u64);
+        let request = Request { command: Some(command), flags, cookie: page, offset, len };
+        for mut bytes in [RequestHeader::new(&request).as_bytes(), data] {
             while !bytes.is_empty() {
                 let taken = self.connection.receive(bytes);
                 bytes = &bytes[taken..];
             }
         }
         let mut len = 0;
-        while len < 16 {
+        while len < size_of::<SimpleReply>() {
             len += self.connection.send(&mut self.out[len..]);
         }
-        let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|byte| self.out[at + byte]));
-        assert_eq!((word(0), word(4)), (REPLY, 0), "page {page}");
+        let reply = SimpleReply::read_from_prefix(&self.out).ok().and_then(|(reply, _)| reply.parse());
+        assert_eq!(reply, Some((page, None)));
     }
 }
 
@@ -111,13 +102,13 @@ fn storing_pages_allocates_nothing() {
     let store_all = |client: &mut Client, page: &mut [u8; PAGE], seed: u64| {
         for number in 0..PAGES {
             fill(page, seed + number);
-            client.ask(WRITE, number, PAGE as u32, page);
+            client.ask(Command::Write, number, PAGE as u32, page);
         }
     };
     // Once for each size class, tables of slabs grow: by half at the least, so a few times.
     let first = allocations(|| store_all(&mut client, &mut page, 0));
     assert!(first < 119 * 3 * 8, "{first} allocations for {PAGES} pages");
-    client.ask(TRIM, 0, bytes as u32, &[]);
+    client.ask(Command::Trim, 0, bytes as u32, &[]);
     let again = allocations(|| store_all(&mut client, &mut page, 0));
     assert_eq!(again, 0, "the first time it was {first}");
     assert_eq!(service.swap().expect("swap").stats().store.stored_pages, PAGES);

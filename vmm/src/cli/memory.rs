@@ -20,7 +20,7 @@ mod reclaim;
 mod show;
 mod slabs;
 mod types;
-mod zone;
+pub(super) mod zone;
 
 use anyhow::Context;
 use serde::de::DeserializeOwned;

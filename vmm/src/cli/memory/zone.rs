@@ -1,6 +1,6 @@
 //! `aerostat memory zone`: watermarks, reserve, per-CPU lists, and what the allocator did.
 
-use memsvc::stats::{AllocCounters, CpuInfo, ZoneInfo};
+use memsvc::stats::{AllocCounters, CpuInfo, ReserveInfo, ZoneInfo};
 
 use super::{
     super::table::{self, Column, grouped},
@@ -18,16 +18,7 @@ pub(super) fn human(info: &ZoneInfo) -> String {
             format!("min {}, low {}, high {}", sized(info.min), sized(info.low), sized(info.high)),
         ),
         ("own tables", format!("{:.3} bytes a frame", info.metadata_millibytes_per_frame as f64 / 1000.0)),
-        (
-            "reserve",
-            format!(
-                "{} frames, free {}, at the least {}; in use {}",
-                grouped(reserve.frames),
-                grouped(reserve.free),
-                grouped(reserve.lowest_free),
-                grouped(reserve.in_use)
-            ),
-        ),
+        ("reserve", reserve_line(reserve)),
         (
             "throttled",
             format!(
@@ -40,6 +31,17 @@ pub(super) fn human(info: &ZoneInfo) -> String {
         ),
     ]);
     format!("{state}\n{}\n{}", lists(&info.cpus), since_the_start(&info.counters))
+}
+
+/// How much of the reserve there is, and was.
+pub(in crate::cli) fn reserve_line(reserve: &ReserveInfo) -> String {
+    format!(
+        "{} frames, free {}, at the least {}; in use {}",
+        grouped(reserve.frames),
+        grouped(reserve.free),
+        grouped(reserve.lowest_free),
+        grouped(reserve.in_use)
+    )
 }
 
 fn lists(cpus: &[CpuInfo]) -> String {

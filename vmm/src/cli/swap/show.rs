@@ -7,6 +7,7 @@ use memsvc::swap::{NbdStats, StoreStats, SwapLatency, SwapStats, TierStats};
 use serde_json::Value;
 
 use super::super::memory::amount::{bytes, seconds};
+use super::super::memory::zone::reserve_line;
 use super::super::table::{self, Column, grouped};
 use crate::api::types::SwapReport;
 
@@ -134,16 +135,7 @@ fn trouble(store: &StoreStats, nbd: &NbdStats, reserve: &ReserveInfo, link: &Val
                 grouped(reserve.timed_out)
             ),
         ),
-        (
-            "reserve",
-            format!(
-                "{} frames, free {}, at the least {}; in use {}",
-                grouped(reserve.frames),
-                grouped(reserve.free),
-                grouped(reserve.lowest_free),
-                grouped(reserve.in_use)
-            ),
-        ),
+        ("reserve", reserve_line(reserve)),
         (
             "refused",
             format!(

@@ -11,6 +11,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
 use zerocopy::IntoBytes;
@@ -239,13 +240,13 @@ impl<'a> Eviction<'a> {
 
     /// Keeps a record: in the frames that pages leave, or in what squeezing makes.
     fn keep(&self, record: &Record) -> Option<Handle> {
-        let keep = || self.store.keep(self.cpu, record.as_bytes(), u64::MAX);
-        keep()
-            .or_else(|NoRoom| {
-                self.store.objects.shrink(self.cpu, true, || true);
-                keep()
-            })
-            .ok()
+        let (bytes, counted) = (record.as_bytes(), &self.store.bytes);
+        counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let kept = self.store.keep(self.cpu, bytes).or_else(|NoRoom| {
+            self.store.objects.shrink(self.cpu, true, || true);
+            self.store.keep(self.cpu, bytes)
+        });
+        kept.inspect_err(|NoRoom| _ = counted.fetch_sub(bytes.len() as u64, Ordering::Relaxed)).ok()
     }
 
     /// A page has been written, or not. True when it has left.

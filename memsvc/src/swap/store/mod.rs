@@ -153,13 +153,14 @@ impl Store {
         if page >= self.pages() {
             return Err(NbdError::NoSpace);
         }
+        // Bytes of what it takes the place of, as far as they were let go before.
+        let mut goes = 0;
         let slot = match same_filled(data) {
             Some(0) => Slot::Empty,
             Some(word) => Slot::Same(word),
             None => {
                 let packed = seat.packer.pack(data);
-                // What it takes the place of goes.
-                let goes = self.slots.get(page).map_or(0, |slot| self.len_of(slot));
+                goes = self.slots.lock(page).map_or(0, |slot| self.len_of(slot.get()));
                 match self.put(seat.cpu, &packed, goes) {
                     Ok(handle) => Slot::Object(handle, packed.codec),
                     Err(NoRoom) if self.tiers.as_ref().is_some_and(|tiers| tiers.has_hope(seat)) => {
@@ -174,6 +175,7 @@ impl Store {
         };
         seat.waits = None;
         self.replace(seat.cpu, page, slot);
+        self.bytes.fetch_add(goes, Ordering::Relaxed);
         if let Some(tiers) = &self.tiers {
             tiers.stored_one(self.is_tight(tiers.high()));
         }
@@ -263,9 +265,7 @@ impl Store {
 
     /// What is stored.
     pub(crate) fn stats(&self) -> StoreStats {
-        // One that is counted out before it is counted in, by two threads, is less than none for a moment.
-        let get =
-            |counter: &AtomicU64| u64::try_from(counter.load(Ordering::Relaxed).cast_signed()).unwrap_or(0);
+        let get = not_negative;
         let (stored, same, outside) = (get(&self.stored), get(&self.same), get(&self.outside));
         let (bytes, records) = (get(&self.bytes), outside * size_of::<Record>() as u64);
         // Pages come and go while they are counted.
@@ -297,7 +297,7 @@ impl Store {
 
     /// True when more than so many bytes are stored, or memory is short.
     fn is_tight(&self, bytes: u64) -> bool {
-        self.bytes.load(Ordering::Relaxed) > bytes || self.objects.is_low()
+        not_negative(&self.bytes) > bytes || self.objects.is_low()
     }
 
     /// Puts a page where it is from now on.
@@ -310,24 +310,24 @@ impl Store {
         self.forget(cpu, before);
     }
 
-    /// Keeps a page, of which `goes` bytes go as soon as it is there.
+    /// Keeps a page that takes the place of `goes` bytes, which are counted no more: who writes again does not grow us, and
+    /// how many do at the same time does not matter. It is to count them again once it has let them go.
     fn put(&self, cpu: CpuId, packed: &Packed<'_>, goes: u64) -> Result<Handle, NoRoom> {
         // The last frames are for records, so that pages can leave.
         if self.tiers.is_some() && !self.objects.has_room(RECORD_FRAMES) {
             return Err(NoRoom);
         }
-        self.keep(cpu, packed.bytes, self.limit + goes)
+        let grows = (packed.bytes.len() as u64).wrapping_sub(goes);
+        let before = self.bytes.fetch_add(grows, Ordering::Relaxed);
+        let all = before.wrapping_add(grows).cast_signed();
+        let is_full = grows.cast_signed() > 0 && all > self.limit.cast_signed();
+        let kept = if is_full { Err(NoRoom) } else { self.keep(cpu, packed.bytes) };
+        kept.inspect_err(|NoRoom| _ = self.bytes.fetch_sub(grows, Ordering::Relaxed))
     }
 
-    /// Keeps bytes, if no more than so many are kept then.
-    fn keep(&self, cpu: CpuId, bytes: &[u8], limit: u64) -> Result<Handle, NoRoom> {
-        let len = bytes.len() as u64;
-        if self.bytes.fetch_add(len, Ordering::Relaxed) + len > limit {
-            self.bytes.fetch_sub(len, Ordering::Relaxed);
-            return Err(NoRoom);
-        }
+    /// Keeps bytes that are counted.
+    fn keep(&self, cpu: CpuId, bytes: &[u8]) -> Result<Handle, NoRoom> {
         self.objects.put(cpu, bytes).map_err(|error| {
-            self.bytes.fetch_sub(len, Ordering::Relaxed);
             debug_assert!(matches!(error, SlabError::NoFrames { .. } | SlabError::NoTable));
             NoRoom
         })
@@ -369,7 +369,7 @@ impl Store {
         self.objects.read(handle, |bytes| Record::read_from_bytes(bytes).ok()).ok().flatten()
     }
 
-    /// Bytes of a page in memory.
+    /// Bytes of a page in memory, whose slot is locked.
     fn len_of(&self, slot: Slot) -> u64 {
         match slot {
             Slot::Object(handle, _) | Slot::Outside(handle, _) => {
@@ -390,6 +390,11 @@ impl Store {
         }
         self.stored.fetch_add(one, Ordering::Relaxed);
     }
+}
+
+/// One that is counted out before it is counted in, by two threads, is less than none for a moment.
+fn not_negative(counter: &AtomicU64) -> u64 {
+    u64::try_from(counter.load(Ordering::Relaxed).cast_signed()).unwrap_or(0)
 }
 
 impl Drop for Store {

@@ -133,6 +133,26 @@ fn a_full_store_takes_what_replaces_as_much() {
     }
 }
 
+/// Each is there twice for a moment, and none is refused for that.
+#[test]
+fn threads_that_write_again_what_fills_a_store_find_room() {
+    let store = store(16 << 10);
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let store = &store;
+            scope.spawn(move || {
+                let waker = Arc::new(Waker::new().unwrap());
+                let mut seat = store.seat(CpuId(thread), Codec::None, &waker).unwrap();
+                let page = page_of(3, thread.into());
+                for at in (0..4).cycle().take(20_000) {
+                    assert_eq!(store.write(&mut seat, at, &page), Ok(Stored::Now));
+                }
+            });
+        }
+    });
+    assert_eq!(store.stats().stored_bytes, 16 << 10);
+}
+
 #[test]
 fn threads_that_write_and_read_the_same_pages_see_whole_pages_only() {
     let store = store(16 << 20);

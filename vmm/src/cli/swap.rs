@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::args::{SwapArgs, SwapCommand, SwapServeArgs};
 use super::memory::answer;
 use super::{Outcome, output, signals};
+use crate::api::logger::Logger;
 use crate::swap::{Address, Server};
 use crate::vm::config::MAX_SWAP_MEMORY;
 use crate::vm::exit::ExitSlot;
@@ -46,6 +47,7 @@ fn serve(args: &SwapServeArgs) -> Outcome {
         tier_timeout: args.tier_timeout,
     };
     config.validate()?;
+    Logger::new(&args.name).install();
     let swap = Swap::standalone(&SwapConfig { name: args.name.clone(), ..config.device() })?;
     let address = match (&args.socket, args.listen) {
         (Some(path), _) => Address::Unix(path.clone()),

@@ -7,7 +7,7 @@
 //!                              └───── the guest's own buffers ◀───┘ or the timer, when nothing comes
 //! ```
 //! All of it runs on the devices' thread. Buffers for frames and sockets are there from the start; a connection
-//! takes some 20 KiB when it is made, and 256 KiB more for pages that come from tiers, if there are any. Of
+//! takes some 20 KiB when it is made, and 512 KiB more for pages that come from tiers, if there are any. Of
 //! connections there are 16 at the most.
 
 use std::io;
@@ -28,7 +28,7 @@ use crate::link::{Config, LinkMetrics, Offloads, Peer, Service, Stream, Transmit
 
 /// Address of the guest's card: locally administered, and "SWAP". The link has no other machines on it, so
 /// all guests have the same.
-const GUEST_MAC: [u8; 6] = [0x02, b'S', b'W', b'A', b'P', 2];
+pub const GUEST_MAC: [u8; 6] = [0x02, b'S', b'W', b'A', b'P', 2];
 /// Address of our end.
 const OUR_MAC: [u8; 6] = [0x02, b'S', b'W', b'A', b'P', 1];
 /// Where the guest finds its swap: link-local (RFC 3927), since nobody routes there.

@@ -3,5 +3,5 @@
 mod link;
 mod server;
 
-pub use link::{NoLink, SwapLink};
+pub use link::{GUEST_MAC, NoLink, SwapLink};
 pub use server::{Address, ServeError, Server};

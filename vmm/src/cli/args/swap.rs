@@ -35,7 +35,7 @@ impl SwapArgs {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct SwapServeArgs {
     /// Unix socket to listen on
-    #[arg(long, value_name = "PATH", required_unless_present = "listen", conflicts_with = "listen")]
+    #[arg(long, value_name = "PATH", conflicts_with = "listen")]
     pub(in crate::cli) socket: Option<PathBuf>,
     /// Address and port to listen on: 127.0.0.1:10809; port 0 is any that is free. Who can connect can read and
     /// write all of it

@@ -70,7 +70,10 @@ fn tiers(tiers: &[TierStats]) -> String {
 
 /// What was asked for.
 fn asked(nbd: &NbdStats, uptime_us: u64) -> String {
-    let moved = |count| format!("{} pages ({})", grouped(count), pages(count));
+    let moved = |count: u64| {
+        let rate = count as f64 / 256.0 / (uptime_us.max(1) as f64 / 1e6);
+        format!("{} pages ({}), {rate:.1} MiB/s", grouped(count), pages(count))
+    };
     table::pairs(&[
         ("since the start", seconds(uptime_us)),
         ("swapped out", moved(nbd.pages_written)),
@@ -119,8 +122,9 @@ fn trouble(store: &StoreStats, nbd: &NbdStats, reserve: &ReserveInfo, link: &Val
         (
             "dropped",
             format!(
-                "{} frames because memory was short, {} unfetched, {} replies",
+                "{} frames because memory was short, {} that nobody here serves, {} unfetched, {} replies",
                 link("under_pressure"),
+                link("unserved"),
                 link("unfetched"),
                 link("replies_dropped")
             ),
@@ -139,9 +143,10 @@ fn trouble(store: &StoreStats, nbd: &NbdStats, reserve: &ReserveInfo, link: &Val
         (
             "refused",
             format!(
-                "{} pages for want of room, {} requests, {} connections",
+                "{} pages for want of room, {} requests, {} connections, {} more that spoke no NBD",
                 grouped(store.no_room),
                 grouped(nbd.refused),
+                link("refused"),
                 grouped(nbd.malformed)
             ),
         ),
@@ -220,7 +225,7 @@ mod tests {
                 waited_us: 532_100,
                 ..ReserveInfo::default()
             },
-            link: json!({"under_pressure": 1234, "unfetched": 5, "replies_dropped": 6}),
+            link: json!({"under_pressure": 1234, "unfetched": 5, "replies_dropped": 6, "unserved": 99, "refused": 7}),
         });
         for line in [
             "stored            200 MiB",
@@ -231,12 +236,13 @@ mod tests {
             "/mnt/ssd        100 MiB  1,024 MiB     7   30,000          0       0         0           -",
             "nbd:host:10809    0 MiB  1,024 MiB     0        0          0       1         2           3",
             "since the start  12.50 s",
-            "swapped out      60,000 pages (234 MiB)",
+            "swapped out      60,000 pages (234 MiB), 18.8 MiB/s",
             "took, µs           requests  mean  p50 below  p99 below    max",
             "reads from memory       100    50         32      3,001  3,000",
             "writes                    0     -          -          -      0",
-            "dropped    1,234 frames because memory was short, 5 unfetched, 6 replies",
+            "dropped    1,234 frames because memory was short, 99 that nobody here serves, 5 unfetched, 6 replies",
             "throttled  4 writes until tiers had room; 12 requests for memory, 0.53 s in all, 1 of them too long",
+            "refused    0 pages for want of room, 0 requests, 7 connections, 0 more that spoke no NBD",
             "reserve    1,472 frames, free 1,400, at the least 700; in use 72",
             "errors     0 replies, 0 pages lost, 1 corrupt",
         ] {

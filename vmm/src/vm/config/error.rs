@@ -51,6 +51,9 @@ pub enum ConfigError {
     /// Two network cards of one address.
     #[error("Two network interfaces have the guest_mac {0}: give each its own.")]
     DuplicateMac(MacAddress),
+    /// A network card with the address of that of the swap device.
+    #[error("The guest_mac {0} is that of the swap device's own network card: give the interface another.")]
+    SwapMac(MacAddress),
     /// A link for which no packet is small enough.
     #[error("mtu is {0}, but must be at least 68, which IPv4 needs.")]
     MtuTooSmall(u16),

@@ -46,6 +46,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::arch::layout::MAX_MMIO_DEVICES;
+use crate::swap::GUEST_MAC;
 
 /// Most drives and network interfaces of a guest, together, and the swap link: each has a virtio-mmio slot, as have the balloon
 /// and the rng.
@@ -103,6 +104,10 @@ impl VmConfig {
         }
         if let Some(swap) = &self.swap {
             swap.validate()?;
+            let mut macs = self.network_interfaces.iter().filter_map(|interface| interface.guest_mac);
+            if let Some(mac) = macs.find(|mac| mac.octets() == GUEST_MAC) {
+                return Err(ConfigError::SwapMac(mac));
+            }
         }
         if let Some(balloon) = &self.balloon {
             balloon.validate(self.machine_config.mem_size_mib)?;

@@ -55,6 +55,11 @@ impl SwapConfig {
         if self.tier_timeout == Some(0) {
             return Err(ConfigError::SwapTier("tier_timeout is 1 second at least.".to_owned()));
         }
+        if self.tier_timeout.is_some() && self.tiers.is_empty() {
+            return Err(ConfigError::SwapTier(
+                "tier_timeout is a server's, and there is no tier: name one, or leave it out.".to_owned(),
+            ));
+        }
         let memory = self.memory_mib.unwrap_or(self.size_mib);
         if !self.tiers.is_empty() && memory < MIN_MEMORY {
             return Err(ConfigError::SwapTier(format!(

@@ -177,6 +177,18 @@ fn each_mistake_has_its_sentence() {
             network(&[json!({"guest_mac": "02:00:00:00:00:0A"}), json!({"guest_mac": "02:00:00:00:00:0a"})]),
             "Two network interfaces have the guest_mac 02:00:00:00:00:0a: give each its own.",
         ),
+        (
+            {
+                let mut config = network(&[json!({"guest_mac": "02:53:57:41:50:02"})]);
+                config["swap"] = json!({"size_mib": 64});
+                config
+            },
+            "The guest_mac 02:53:57:41:50:02 is that of the swap device's own network card: give the interface another.",
+        ),
+        (
+            json!({"swap": {"size_mib": 64, "tier_timeout": 9}}),
+            "tier_timeout is a server's, and there is no tier: name one, or leave it out.",
+        ),
         (json!({"vsock": {}}), "unknown field `vsock`"),
     ];
     for (value, sentence) in cases {

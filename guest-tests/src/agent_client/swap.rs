@@ -81,12 +81,20 @@ impl AgentClient {
         Ok(SwapTraffic { pages_in: count("pswpin")?, pages_out: count("pswpout")? })
     }
 
+    /// Starts hogs, which write all of their pages.
+    pub fn hogs_begin(&mut self, herd: Herd) -> anyhow::Result<()> {
+        self.done(begin(herd))
+    }
+
+    /// The same in a guest that may never answer.
+    pub fn hogs_send(&mut self, herd: Herd) -> anyhow::Result<()> {
+        self.send(begin(herd)).map(drop)
+    }
+
     /// Starts hogs and waits until they have written all of their pages.
     pub fn hogs_start(&mut self, herd: Herd, patience: Duration) -> anyhow::Result<Hogs> {
-        let Herd { processes, mib, seed, content } = herd;
-        let start = HogsRequest::Start { processes, mib, pages: Pages::Base, seed, content };
-        self.done(Request::Hogs(start))?;
-        self.hogs_until(patience, |hogs| hogs.ready == processes)
+        self.hogs_begin(herd)?;
+        self.hogs_until(patience, |hogs| hogs.ready == herd.processes)
     }
 
     /// Lets hogs read.
@@ -97,6 +105,16 @@ impl AgentClient {
     /// How far hogs are: an error if one was lost or has found a wrong page.
     pub fn hogs_status(&mut self) -> anyhow::Result<Hogs> {
         self.hogs(HogsRequest::Status)
+    }
+
+    /// How far hogs are, whatever became of them, if a guest that may be stuck says so in time.
+    pub fn hogs_within(&mut self, patience: Duration) -> anyhow::Result<Option<Hogs>> {
+        let id = self.send(Request::Hogs(HogsRequest::Status))?;
+        match self.receive(id, patience) {
+            Ok(Answer::Hogs(hogs)) => Ok(Some(hogs)),
+            Ok(other) => unexpected(&other),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Waits until hogs have come so far.
@@ -129,6 +147,11 @@ impl AgentClient {
             other => unexpected(&other),
         }
     }
+}
+
+fn begin(herd: Herd) -> Request {
+    let Herd { processes, mib, seed, content } = herd;
+    Request::Hogs(HogsRequest::Start { processes, mib, pages: Pages::Base, seed, content })
 }
 
 /// The column "Used" of `/proc/swaps`: path, type, size, used, priority.

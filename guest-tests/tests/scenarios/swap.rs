@@ -1,5 +1,7 @@
 //! A guest reaches its host over the network, and swaps to it.
 
+mod exhaustion;
+
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("swap::what_exceeds_memory_comes_back_right", exceeds),
     ];
     trials.extend(ours("swap::a_server_below_is_killed_and_then_the_guest_resets", below));
+    trials.extend(exhaustion::trials());
     trials
 }
 

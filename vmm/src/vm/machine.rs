@@ -238,6 +238,10 @@ impl RunningVm for Machine {
         self.memory.zone_info()
     }
 
+    fn occupy(&self) -> u64 {
+        self.memory.occupy()
+    }
+
     fn slab_info(&self) -> SlabInfo {
         self.memory.slab_info()
     }

@@ -1,0 +1,241 @@
+//! Swapping goes on when nobody else gets memory: the experiment of Linux's swap-over-NBD series (2012), in small.
+//!
+//! ```text
+//!   host    guest RAM, all of it touched │ occupied │ reserve: all that swap has, and a tier below
+//!   guest   8 processes that map 4 times its memory, write it, read it in a loop │ floods of pings and UDP
+//! ```
+//! The control is the same without a reserve. In the short form memory is what the guest's kernel leaves to processes, and
+//! each page is read once; the long one (`AEROSTAT_EXHAUSTION_SECONDS`) counts all that the kernel has.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use guest_tests::agent_client::Herd;
+use guest_tests::{Content, Flood, SwapLink, TestVm};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{guest, ours};
+
+/// Hardly more than the kernel wants to boot.
+const RAM_MIB: u64 = 80;
+/// The least for so much RAM and such a reserve.
+const LIMIT: &str = "88M";
+/// Enough for what stays in memory of a page on the tier, 32 bytes, of all pages, and as much again.
+const RESERVE: &str = "4M";
+/// The long form uses more than half of it: Linux frees the place of a page that it has read then (`vm_swap_full`), and has
+/// to write it again.
+const SWAP: &str = "300M,memory=64M";
+/// For the one vCPU.
+const PROCESSES: u32 = 8;
+const CONTENT: Content = Content { zero_percent: 10, ratio: 3 };
+/// An emulated host reads more at a time: 2^5 pages.
+const PAGE_CLUSTER: (&str, &str) = ("/proc/sys/vm/page-cluster", "5");
+/// How soon somebody else wants what was released, and how many of these times lie between two looks at the guest.
+const OTHERS: Duration = Duration::from_millis(50);
+const LOOK: u32 = 20;
+const PATIENCE: Duration = Duration::from_secs(200);
+/// Nothing was written for so long: it stalls.
+const STALL: Duration = Duration::from_secs(15);
+/// How long the processes of the long form read, in seconds, once before memory is used up and once after, so that
+/// page-ins can be compared; at least until all was read.
+const SECONDS: &str = "AEROSTAT_EXHAUSTION_SECONDS";
+
+pub(super) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    trials.extend(ours("swap::exhaustion_is_survived", experiment));
+    trials.extend(ours("swap::exhaustion_without_a_reserve_stalls", control));
+    trials
+}
+
+/// A guest that has touched all of its RAM.
+struct Touched {
+    vm: TestVm,
+    link: SwapLink,
+    device: String,
+    herd: Herd,
+    _tier: tempfile::TempDir,
+}
+
+impl Touched {
+    fn new(reserve: &str) -> anyhow::Result<Self> {
+        let tier = tempfile::tempdir()?;
+        let link = SwapLink::inside(format!("{SWAP},tier={}", tier.path().display()));
+        let mut spec = link.attach(guest()?.memory_mib(RAM_MIB)).one_cpu();
+        for argument in ["--memory-limit", LIMIT, "--min-free", reserve] {
+            spec = spec.argument(argument);
+        }
+        let mut vm = spec.start()?;
+        link.check(&mut vm)?;
+        let device = link.swap_on(&mut vm, 2)?;
+        vm.agent.write_file(PAGE_CLUSTER.0, PAGE_CLUSTER.1)?;
+        let content = Content { zero_percent: 100, ratio: 1 };
+        let all = vm.agent.memory()?.total;
+        vm.agent.hogs_start(Herd { processes: 1, mib: all, seed: 1, content }, PATIENCE)?;
+        vm.agent.hogs_stop()?;
+        let absent = number(&vm, "/memory", "/guest/absent_blocks")?;
+        ensure!(absent == 0, "the guest has {absent} blocks that it never touched");
+
+        let memory = vm.agent.memory()?;
+        let mapped = 4 * if seconds().is_some() { memory.total } else { memory.available };
+        let mib = mapped.div_ceil(PROCESSES.into());
+        let herd = Herd { processes: PROCESSES, mib, seed: 23, content: CONTENT };
+        Ok(Self { vm, link, device, herd, _tier: tier })
+    }
+
+    /// From now on the link is busy, and the host has no memory but the reserve.
+    fn exhaust(&mut self) -> anyhow::Result<()> {
+        let host = self.link.host();
+        self.vm.agent.flood_start(Flood::Icmp(host.to_string()), 1000)?;
+        self.vm.agent.flood_start(Flood::Udp(format!("{host}:9")), 1000)?;
+        self.occupy()
+    }
+
+    /// Leaves no memory but the reserve. What is released later is free again.
+    fn occupy(&self) -> anyhow::Result<()> {
+        self.vm.control.api("PUT", "/memory/occupy", Value::Null).map(|_| ())
+    }
+
+    /// Until the next look at the guest, in which others want memory, too, if there is none.
+    fn pass(&self, exhausted: bool) -> anyhow::Result<()> {
+        for _ in 0..LOOK {
+            if exhausted {
+                self.occupy()?;
+            }
+            sleep(OTHERS);
+        }
+        Ok(())
+    }
+
+    /// The processes write, and read for so long, and until all was read. Their page-ins, p99.
+    fn read(&mut self, seconds: u64, exhausted: bool) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        self.vm.agent.hogs_begin(self.herd)?;
+        let mut ready = None;
+        loop {
+            let hogs = self.vm.agent.hogs_status()?;
+            if ready.is_none() && hogs.ready == PROCESSES {
+                self.vm.agent.hogs_read()?;
+                ready = Some(start.elapsed());
+            }
+            if let Some(ready) = ready
+                && hogs.passes > 0
+                && start.elapsed() >= ready + Duration::from_secs(seconds)
+            {
+                self.vm.agent.hogs_stop()?;
+                ensure!(hogs.verified >= self.herd.pages(), "{hogs:?}");
+                eprintln!(
+                    "{PROCESSES} processes of {} MiB, {}: written in {ready:?}, {} pages right in {:?}, page-in {:?}",
+                    self.herd.mib,
+                    if exhausted { "memory used up, flooded" } else { "at rest" },
+                    hogs.verified,
+                    start.elapsed() - ready,
+                    hogs.page_in
+                );
+                return Ok(Duration::from_nanos(hogs.page_in.p99_ns));
+            }
+            ensure!(start.elapsed() < PATIENCE + Duration::from_secs(seconds), "it takes too long: {hogs:?}");
+            self.pass(exhausted)?;
+        }
+    }
+
+    fn experiment(&mut self) -> anyhow::Result<()> {
+        let seconds = seconds();
+        let at_rest = seconds.map(|seconds| self.read(seconds, false)).transpose()?;
+        self.exhaust()?;
+        let p99 = self.read(seconds.unwrap_or(0), true)?;
+        let flooded = self.vm.agent.flood_stop()?;
+        if let Some(at_rest) = at_rest {
+            eprintln!("page-in p99: {:.2} times that at rest", p99.as_secs_f64() / at_rest.as_secs_f64());
+        }
+        ensure!(flooded.packets > 100, "a flood of {flooded:?}");
+        let told = self.told()?;
+        eprintln!("{flooded:?}, {told:?}");
+        ensure!(told.in_use > 0, "the reserve is not in use: {told:?}");
+        ensure!(told.no_room == 0, "writes were refused: {told:?}");
+        ensure!(told.on_tier > 0, "the tier is not in use: {told:?}");
+        ensure!(told.dropped > 0, "no packet was dropped for want of memory: {told:?}");
+        for fault in ["/store/lost", "/store/corrupt", "/nbd/errors", "/nbd/refused", "/nbd/malformed"] {
+            ensure!(number(&self.vm, "/swap", fault)? == 0, "{fault} is not 0");
+        }
+        self.vm.agent.swap_off(&self.device)?;
+        self.vm.agent.nbd_disconnect(&self.device)
+    }
+
+    /// Waits until the processes get no further, which is an error if they never stop.
+    fn stall(&mut self) -> anyhow::Result<()> {
+        self.exhaust()?;
+        self.vm.agent.hogs_send(self.herd)?;
+        let (mut written, mut since) = (0, Instant::now());
+        while since.elapsed() < STALL {
+            // The guest may kill processes to go on, and may stand still itself.
+            let Some(hogs) = self.vm.agent.hogs_within(STALL)? else { break };
+            ensure!(hogs.ready < PROCESSES, "all was written, without a reserve: {:?}", self.told()?);
+            if hogs.written > written {
+                (written, since) = (hogs.written, Instant::now());
+            }
+            self.pass(true)?;
+        }
+        let told = self.told()?;
+        eprintln!("{written} of {} pages were written: {told:?}", self.herd.pages());
+        ensure!(told.no_room > 0, "no write was refused: {told:?}");
+        ensure!(told.on_tier < told.tier, "the tier is full: {told:?}");
+        ensure!(told.free < 64, "there was memory: {told:?}");
+        Ok(())
+    }
+
+    fn told(&self) -> anyhow::Result<Told> {
+        let swap = |path| number(&self.vm, "/swap", path);
+        let zone = |path| number(&self.vm, "/memory/zone", path);
+        Ok(Told {
+            free: zone("/free")?,
+            in_use: zone("/reserve/in_use")?,
+            lowest_free: zone("/reserve/lowest_free")?,
+            no_room: swap("/store/no_room")?,
+            waited: swap("/store/throttled")?,
+            on_tier: swap("/store/tiers/0/stored_pages")?,
+            tier: swap("/store/tiers/0/pages")?,
+            dropped: swap("/link/under_pressure")?,
+        })
+    }
+}
+
+/// What the host says, in frames, pages, and times.
+#[derive(Debug)]
+#[allow(dead_code, reason = "shown")]
+struct Told {
+    free: u64,
+    in_use: u64,
+    lowest_free: u64,
+    no_room: u64,
+    waited: u64,
+    on_tier: u64,
+    tier: u64,
+    dropped: u64,
+}
+
+fn seconds() -> Option<u64> {
+    std::env::var(SECONDS).ok()?.parse().ok()
+}
+
+fn number(vm: &TestVm, of: &str, path: &str) -> anyhow::Result<u64> {
+    let answer = vm.control.api("GET", of, Value::Null)?;
+    answer.pointer(path).and_then(Value::as_u64).with_context(|| format!("no {path} in {answer}"))
+}
+
+fn experiment() -> anyhow::Result<()> {
+    let mut touched = Touched::new(RESERVE)?;
+    match touched.experiment() {
+        Ok(()) => touched.vm.shut_down(),
+        Err(error) => {
+            let told = touched.told();
+            bail!("{:#}; {told:?}", touched.vm.explain(&error))
+        }
+    }
+}
+
+fn control() -> anyhow::Result<()> {
+    let mut touched = Touched::new("0")?;
+    touched.stall().map_err(|error| touched.vm.explain(&error))
+}

@@ -329,6 +329,43 @@ fn a_tier_may_be_away() {
     assert!(stats.tiers[0].timeouts > 0 && stats.lost == 0, "{stats:?}");
 }
 
+/// A tier that takes nothing, for whatever reason, is in nobody's way: the next one that does takes the pages, and
+/// no write is refused.
+#[test]
+fn tiers_stand_in_for_those_that_take_nothing() {
+    let wrong: [fn(&mut Faults); 3] =
+        [|faults| faults.refuse = 100, |faults| faults.full = 100, |faults| faults.away = 100];
+    let cases = wrong.iter().flat_map(|first| wrong.iter().map(move |second| (first, second)));
+    for (first, second) in cases {
+        let rig = Rig::new(64 << 10, &[PAGES, PAGES, PAGES], 1);
+        let mut client = rig.client(0, Codec::None);
+        first(&mut lock(&rig.faults[0]));
+        second(&mut lock(&rig.faults[1]));
+        (0..PAGES).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+        for (page, read) in (0..).zip(client.read(0..64).unwrap()) {
+            assert!(read == page_of(3, page), "page {page}");
+        }
+        let taken = |number: usize| rig.store.stats().tiers[number].pages_written;
+        assert!((taken(0), taken(1)) == (0, 0) && taken(2) >= PAGES - 16, "{:?}", rig.store.stats());
+    }
+}
+
+/// When all tiers refuse, so do writes, and reads of what is there; when they do not any more, all goes on.
+#[test]
+fn a_write_that_all_tiers_refuse_is_refused() {
+    let rig = Rig::new(64 << 10, &[PAGES, PAGES], 1);
+    let mut client = rig.client(0, Codec::None);
+    (0..100).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    rig.fail(|faults| faults.refuse = 100);
+    let refused = (100..PAGES).find(|page| client.write(*page, &page_of(3, *page)).is_err()).unwrap();
+    assert!(refused < 116, "{refused} found room");
+    rig.fail(|faults| faults.refuse = 0);
+    wait_until(|| client.write(refused, &page_of(3, refused)).is_ok());
+    for page in 0..=refused {
+        assert_eq!(client.read(page..page + 1).unwrap(), [page_of(3, page)], "page {page}");
+    }
+}
+
 /// Nothing hangs when a device goes while its tier is at something.
 #[test]
 fn a_store_may_go_at_any_time() {

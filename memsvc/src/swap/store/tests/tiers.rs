@@ -180,9 +180,9 @@ proptest! {
         rig.fail(|faults| {
             (faults.refuse, faults.full, faults.away, faults.flip, faults.hold) = (0, 0, 0, 0, false);
         });
-        // What failed while there was trouble is said once.
+        // What failed while there was trouble has been said to who asked then.
         for page in 0..PAGES {
-            let read = client.read(page..page + 1).or_else(|_| client.read(page..page + 1)).unwrap();
+            let read = client.read(page..page + 1).unwrap();
             prop_assert!(read[0] == model.get(&page).copied().unwrap_or([0; FRAME_SIZE]), "page {}", page);
         }
         let stats = rig.store.stats();
@@ -364,6 +364,46 @@ fn a_write_that_all_tiers_refuse_is_refused() {
     for page in 0..=refused {
         assert_eq!(client.read(page..page + 1).unwrap(), [page_of(3, page)], "page {page}");
     }
+}
+
+/// A read that fails says so, and once; what was asked for with it is not the next one's failure.
+#[test]
+fn a_failure_is_of_the_read_that_asked() {
+    let wrong: [fn(&mut Faults); 3] =
+        [|faults| faults.refuse = 100, |faults| faults.away = 100, |faults| faults.flip = 100];
+    for wrong in wrong {
+        let rig = Rig::new(64 << 10, &[PAGES], 1);
+        let mut client = rig.client(0, Codec::None);
+        (0..200).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+        let outside = rig.outside();
+        assert!((0..64).all(|page| outside.contains(&page)), "{outside:?}");
+        rig.fail(wrong);
+        // Each that asks while it fails is told.
+        for pages in [0..64, 0..64, 5..6] {
+            assert_eq!(client.read(pages), Err(NbdError::Io));
+        }
+        rig.fail(|faults| (faults.refuse, faults.away, faults.flip) = (0, 0, 0));
+        for page in 0..64 {
+            assert_eq!(client.read(page..page + 1).unwrap(), [page_of(3, page)], "page {page}");
+        }
+    }
+}
+
+/// Nor is what fails when the read that asked for it has failed already.
+#[test]
+fn what_fails_later_is_nobodys_failure() {
+    let rig = Rig::new(64 << 10, &[PAGES], 1);
+    let mut client = rig.client(0, Codec::None);
+    let last = PAGES - 1;
+    [last].into_iter().chain(0..100).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    assert!(rig.outside().contains(&last));
+    rig.fail(|faults| (faults.hold, faults.refuse) = (true, 100));
+    // The second is no page.
+    assert_eq!(client.store.fetch(&client.seat, last..last + 2, true), Fetch::Failed(NbdError::Invalid));
+    rig.fail(|faults| faults.hold = false);
+    wait_until(|| rig.store.stats().tiers[0].errors > 0);
+    rig.fail(|faults| faults.refuse = 0);
+    assert_eq!(client.read(last..last + 1).unwrap(), [page_of(3, last)]);
 }
 
 /// Nothing hangs when a device goes while its tier is at something.

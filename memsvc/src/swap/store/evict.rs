@@ -5,6 +5,9 @@
 //!                                                                             │ no            the page's place
 //!                                                                             └─▶ its place on the tier is free
 //! ```
+//! A tier that takes nothing of a batch rests, and the next one is tried: who waits for room is refused when
+//! none is left.
+//!
 //! It needs no memory that is not there from the start, but for the records: a frame for 128 pages, which writes
 //! leave for it ([`RECORD_FRAMES`](super::RECORD_FRAMES)); slabs are squeezed if it finds none.
 
@@ -82,6 +85,19 @@ struct Leaving {
     record: Record,
     /// Of the record.
     handle: Handle,
+    /// The tier has it.
+    is_taken: bool,
+}
+
+/// How a batch went.
+#[derive(Debug, Default)]
+struct Moved {
+    /// Pages that tiers were asked to take.
+    asked: usize,
+    /// Pages that they took.
+    left: u64,
+    /// One did not answer.
+    is_away: bool,
 }
 
 /// What the thread has.
@@ -125,31 +141,39 @@ impl<'a> Eviction<'a> {
 
     /// Makes room until there is enough of it.
     fn evict(&mut self) {
-        let pressure = &self.tiers.pressure;
-        let mut others = self.tiers.levels().len().saturating_sub(1);
+        let (tiers, pressure) = (self.tiers, &self.tiers.pressure);
+        // Batches in a row of which nothing left.
+        let (mut in_vain, mut is_away) = (0, false);
         while self.store.is_tight(self.tiers.low()) || pressure.has_waiters() {
             // Who is away is asked with one page, of which the place is lost if there is no answer.
             let count = if pressure.is_away() { 1 } else { Batch::SIZE };
-            let (left, is_away) = self.move_some(count);
+            let moved = self.move_some(count);
             if pressure.has_stopped() {
                 return;
             }
-            // The next tier may stand in for one that has just gone.
-            if left == 0 && is_away && !pressure.is_away() && others > 0 {
-                others -= 1;
+            if moved.left > 0 {
+                (in_vain, is_away) = (0, false);
+                pressure.made_room();
+                continue;
+            }
+            (in_vain, is_away) = (in_vain + 1, is_away || moved.is_away);
+            // Who was asked rests now: the next tier may stand in. A rest may be over before the last one has
+            // answered, so they are counted.
+            if moved.asked > 0 && in_vain < tiers.levels().len() {
                 continue;
             }
             // Places whose discard was not answered may be all there are.
-            if left == 0 && !self.discard_undone() {
-                self.tiers.pressure.made_none(is_away);
+            if !self.discard_undone() {
+                // As long as nobody can be asked, what was said the last time holds.
+                pressure.made_none(is_away || pressure.is_away() && tiers.all_rest());
                 return;
             }
-            self.tiers.pressure.made_room();
+            pressure.made_room();
         }
     }
 
-    /// Moves so many pages. Says how many have left, and whether a tier did not answer.
-    fn move_some(&mut self, count: usize) -> (u64, bool) {
+    /// Moves so many pages. A tier that took none of those that it was asked to take rests.
+    fn move_some(&mut self, count: usize) -> Moved {
         // More pages than connections can have been promised: somebody may leave.
         for _ in 0..count + MOST_PROMISED {
             if self.leaving.len() == count {
@@ -160,17 +184,23 @@ impl<'a> Eviction<'a> {
                 break;
             }
         }
-        let (mut left, mut is_away) = (0, false);
+        let mut moved = Moved { asked: self.leaving.len(), ..Moved::default() };
         let batch = Arc::clone(&self.batch);
         batch.wait(self.leaving.len(), |index, op, result| {
-            is_away |= result == Err(TierError::Away);
-            left += u64::from(self.arrived(index, result));
+            moved.is_away |= result == Err(TierError::Away);
+            moved.left += u64::from(self.arrived(index, result));
             if let Op::Write { block, .. } | Op::Read { block, .. } = op {
                 self.blocks.push(block);
             }
         });
+        for (number, level) in (0..).zip(self.tiers.levels()) {
+            let mut own = self.leaving.iter().filter(|leaving| leaving.tier == number).peekable();
+            if own.peek().is_some() && own.all(|leaving| !leaving.is_taken) {
+                level.rest();
+            }
+        }
         self.leaving.clear();
-        (left, is_away)
+        moved
     }
 
     /// A page that has not been used for the longest time, more or less.
@@ -214,7 +244,7 @@ impl<'a> Eviction<'a> {
             return sealed.is_none();
         };
         let index = self.leaving.len();
-        self.leaving.push(Leaving { page, tier, record, handle });
+        self.leaving.push(Leaving { page, tier, record, handle, is_taken: false });
         level.begin(Waits::Evictor(Arc::clone(&self.batch), index), Op::Write { place, block });
         true
     }
@@ -250,9 +280,10 @@ impl<'a> Eviction<'a> {
     }
 
     /// A page has been written, or not. True when it has left.
-    fn arrived(&self, index: usize, result: Result<(), TierError>) -> bool {
-        let Some(leaving) = self.leaving.get(index) else { return false };
-        let &Leaving { page, tier, record, handle } = leaving;
+    fn arrived(&mut self, index: usize, result: Result<(), TierError>) -> bool {
+        let Some(leaving) = self.leaving.get_mut(index) else { return false };
+        leaving.is_taken = result.is_ok();
+        let &mut Leaving { page, tier, record, handle, .. } = leaving;
         let level = self.tiers.level(tier);
         let Some(mut slot) = self.store.slots.lock(page) else { return false };
         let is_leaving = slot.is_leaving();
@@ -276,8 +307,12 @@ impl<'a> Eviction<'a> {
         match (result, level) {
             // It may still be written, at any time: nothing else is to lie there.
             (Err(TierError::Away), _) | (_, None) => {}
-            (Err(TierError::Full), Some(level)) => level.is_full(record.place()),
-            (_, Some(level)) => self.tiers.free_place(level, record.place()),
+            (_, Some(level)) => {
+                if result == Err(TierError::Full) {
+                    level.rest();
+                }
+                self.tiers.free_place(level, record.place());
+            }
         }
         // What it would have been room for is gone already.
         result.is_ok()

@@ -132,8 +132,8 @@ pub(crate) struct Level {
     tier: Tier,
     waiting: Arc<Mutex<Waiting>>,
     places: Mutex<Places>,
-    /// The disk was full a moment ago: places are not to be had before then.
-    full_until: Mutex<Option<Instant>>,
+    /// It has taken nothing a moment ago: places are not to be had before then.
+    rests_until: Mutex<Option<Instant>>,
     counts: Arc<Counts>,
     /// It has not answered for the stated time, and is not back.
     is_away: Arc<AtomicBool>,
@@ -141,8 +141,8 @@ pub(crate) struct Level {
     remote: Option<Arc<RemoteCounters>>,
 }
 
-/// A disk that is full is tried again after that.
-const FULL: Duration = Duration::from_secs(1);
+/// A tier that takes nothing is tried again after that.
+const REST: Duration = Duration::from_secs(1);
 
 /// What a tier did.
 #[derive(Debug, Default)]
@@ -195,8 +195,8 @@ impl Level {
             }
         })?;
         let places = Mutex::new(Places::new(places.min(MOST_PLACES)));
-        let (full_until, is_away) = (Mutex::default(), Arc::default());
-        Ok(Self { name, tier, waiting, places, full_until, counts, is_away, remote: None })
+        let (rests_until, is_away) = (Mutex::default(), Arc::default());
+        Ok(Self { name, tier, waiting, places, rests_until, counts, is_away, remote: None })
     }
 
     /// Begins an operation, of which somebody is told that it has ended. It is refused at once when the tier is
@@ -224,19 +224,22 @@ impl Level {
 
     /// A place for a page, if there is one that can be written now.
     pub(super) fn take_place(&self) -> Option<u64> {
-        let is_full = lock(&self.full_until).is_some_and(|until| Instant::now() < until);
-        if is_full || self.is_away() { None } else { lock(&self.places).take() }
+        if self.rests() { None } else { lock(&self.places).take() }
+    }
+
+    /// It is full, or has refused all that it was asked to write: for a while it is asked for nothing.
+    pub(super) fn rest(&self) {
+        *lock(&self.rests_until) = Some(Instant::now() + REST);
+    }
+
+    /// True when nothing can be written to it now, whatever places it has.
+    pub(super) fn rests(&self) -> bool {
+        self.is_away() || lock(&self.rests_until).is_some_and(|until| Instant::now() < until)
     }
 
     /// True when it does not answer.
     pub(super) fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Relaxed)
-    }
-
-    /// There is a place, but nothing behind it.
-    pub(super) fn is_full(&self, place: u64) {
-        *lock(&self.full_until) = Some(Instant::now() + FULL);
-        self.free_place(place);
     }
 
     /// What lies there is not needed any more.

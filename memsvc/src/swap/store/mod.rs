@@ -43,7 +43,7 @@ use crate::stats::Counter;
 pub(crate) use evict::Evictor;
 pub(crate) use level::Level;
 use level::Record;
-use reader::Come;
+use reader::{Come, Reader};
 pub(crate) use seat::Seat;
 use slots::{Generation, Slot, Slots};
 pub(crate) use tiers::Tiers;
@@ -183,11 +183,27 @@ impl Store {
     }
 
     /// Sees to it that these pages, a window at the most, can be read without waiting until others are fetched.
-    /// If they are `next`, they may take the place of others that have been.
+    /// If they are `next`, they may take the place of others that have been. When this has failed nothing is left of
+    /// it: who fetches them again asks tiers anew.
     pub(crate) fn fetch(&self, seat: &Seat, pages: Range<u64>, next: bool) -> Fetch {
         let (Some(tiers), Some(reader)) = (&self.tiers, &seat.reader) else { return Fetch::Ready };
         // First of all: what is in memory now stays there.
         reader.pin(pages.clone());
+        let answer = self.ask(tiers, reader, pages.clone(), next);
+        if matches!(answer, Fetch::Failed(_)) {
+            for page in pages {
+                let Some(slot) = self.slots.lock(page) else { continue };
+                let Slot::Outside(handle, _) = slot.get() else { continue };
+                if let Some(record) = self.record(handle) {
+                    reader.drop_failure(page, &record);
+                }
+            }
+        }
+        answer
+    }
+
+    /// Asks tiers for those of these pages that are there.
+    fn ask(&self, tiers: &Tiers, reader: &Arc<Reader>, pages: Range<u64>, next: bool) -> Fetch {
         let mut answer = Fetch::Ready;
         for page in pages {
             let Some(mut slot) = self.slots.lock(page) else { return Fetch::Failed(NbdError::Invalid) };

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!   fetch ─▶ Free ──▶ Coming ──▶ Here ──▶ read, wiped ─▶ Free
-//!                       └──────▶ Failed ─▶ said once ──▶ Free
+//!                       │└─────▶ Failed ─▶ said once ──▶ Free
+//!                       └─▶ Dropped ──▶ Here, or Free if it fails
 //! ```
+//! A request fails once one of its pages does. What it has asked for besides is dropped: a failure of that is nobody
+//! else's, who may ask when the tier is right again.
+//!
 //! A connection has places for two windows, by page number: those of one window never get in each other's way.
 //! They are there from the start, so that a page-in takes no memory. What is here may be stale by the time it is
 //! asked for: it is that page as long as the record is the same.
@@ -45,6 +49,8 @@ struct Place {
 enum State {
     Free,
     Coming,
+    /// It is coming, and who has asked for it does not wait any more.
+    Dropped,
     Here,
     Failed,
     /// It came, and is not what was sealed.
@@ -100,7 +106,7 @@ impl Reader {
         let place = &mut places[index];
         let is_it = (place.page, place.record) == (page, record);
         match place.state {
-            State::Coming => return Come::NotYet,
+            State::Coming | State::Dropped => return Come::NotYet,
             State::Here if is_it => return Come::Here,
             State::Here if !next && place.page != page => return Come::NotYet,
             State::Failed | State::Corrupt if is_it => {
@@ -120,6 +126,24 @@ impl Reader {
         Come::NotYet
     }
 
+    /// Who has asked for a page does not wait any more: that it fails is not said to others.
+    pub(super) fn drop_failure(&self, page: u64, record: &Record) {
+        let mut places = lock(&self.places);
+        let place = &mut places[page as usize % Self::PLACES];
+        if (place.page, &place.record) != (page, record) {
+            return;
+        }
+        match place.state {
+            State::Coming => place.state = State::Dropped,
+            State::Failed => place.clear(),
+            State::Corrupt => {
+                self.corrupt.add(1);
+                place.clear();
+            }
+            State::Free | State::Dropped | State::Here => {}
+        }
+    }
+
     /// A page has come, or will not.
     pub(super) fn arrived(&self, index: usize, op: Op, result: Result<(), TierError>) {
         let (Op::Read { mut block, .. } | Op::Write { mut block, .. }) = op else { return };
@@ -127,7 +151,7 @@ impl Reader {
         let Some(place) = places.get_mut(index) else { return };
         // A place that was freed and written again meanwhile does not open either; nobody asks for that page
         // by this record any more.
-        place.state = match result {
+        let state = match result {
             Ok(()) => match self.sealer.open(place.page, &place.record.seal(), &mut block) {
                 Ok(_) => State::Here,
                 Err(_) => State::Corrupt,
@@ -135,6 +159,11 @@ impl Reader {
             Err(_) => State::Failed,
         };
         place.block = Some(block);
+        if place.state == State::Dropped && state != State::Here {
+            place.clear();
+        } else {
+            place.state = state;
+        }
         drop(places);
         self.waker.wake();
     }

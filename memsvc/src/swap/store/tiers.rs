@@ -65,6 +65,11 @@ impl Tiers {
         (0..).zip(&self.levels).find_map(|(number, level)| Some((number, level, level.take_place()?)))
     }
 
+    /// True when none of them can be written now.
+    pub(super) fn all_rest(&self) -> bool {
+        self.levels.iter().all(Level::rests)
+    }
+
     /// What lies at a place is not needed any more.
     pub(super) fn free_place(&self, level: &Level, place: u64) {
         level.free_place(place);

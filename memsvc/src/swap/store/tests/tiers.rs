@@ -180,9 +180,9 @@ proptest! {
         rig.fail(|faults| {
             (faults.refuse, faults.full, faults.away, faults.flip, faults.hold) = (0, 0, 0, 0, false);
         });
-        // What failed while there was trouble is said once.
+        // What failed while there was trouble has been said to who asked then.
         for page in 0..PAGES {
-            let read = client.read(page..page + 1).or_else(|_| client.read(page..page + 1)).unwrap();
+            let read = client.read(page..page + 1).unwrap();
             prop_assert!(read[0] == model.get(&page).copied().unwrap_or([0; FRAME_SIZE]), "page {}", page);
         }
         let stats = rig.store.stats();
@@ -327,6 +327,83 @@ fn a_tier_may_be_away() {
     }
     let stats = rig.store.stats();
     assert!(stats.tiers[0].timeouts > 0 && stats.lost == 0, "{stats:?}");
+}
+
+/// A tier that takes nothing, for whatever reason, is in nobody's way: the next one that does takes the pages, and
+/// no write is refused.
+#[test]
+fn tiers_stand_in_for_those_that_take_nothing() {
+    let wrong: [fn(&mut Faults); 3] =
+        [|faults| faults.refuse = 100, |faults| faults.full = 100, |faults| faults.away = 100];
+    let cases = wrong.iter().flat_map(|first| wrong.iter().map(move |second| (first, second)));
+    for (first, second) in cases {
+        let rig = Rig::new(64 << 10, &[PAGES, PAGES, PAGES], 1);
+        let mut client = rig.client(0, Codec::None);
+        first(&mut lock(&rig.faults[0]));
+        second(&mut lock(&rig.faults[1]));
+        (0..PAGES).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+        for (page, read) in (0..).zip(client.read(0..64).unwrap()) {
+            assert!(read == page_of(3, page), "page {page}");
+        }
+        let taken = |number: usize| rig.store.stats().tiers[number].pages_written;
+        assert!((taken(0), taken(1)) == (0, 0) && taken(2) >= PAGES - 16, "{:?}", rig.store.stats());
+    }
+}
+
+/// When all tiers refuse, so do writes, and reads of what is there; when they do not any more, all goes on.
+#[test]
+fn a_write_that_all_tiers_refuse_is_refused() {
+    let rig = Rig::new(64 << 10, &[PAGES, PAGES], 1);
+    let mut client = rig.client(0, Codec::None);
+    (0..100).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    rig.fail(|faults| faults.refuse = 100);
+    let refused = (100..PAGES).find(|page| client.write(*page, &page_of(3, *page)).is_err()).unwrap();
+    assert!(refused < 116, "{refused} found room");
+    rig.fail(|faults| faults.refuse = 0);
+    wait_until(|| client.write(refused, &page_of(3, refused)).is_ok());
+    for page in 0..=refused {
+        assert_eq!(client.read(page..page + 1).unwrap(), [page_of(3, page)], "page {page}");
+    }
+}
+
+/// A read that fails says so, and once; what was asked for with it is not the next one's failure.
+#[test]
+fn a_failure_is_of_the_read_that_asked() {
+    let wrong: [fn(&mut Faults); 3] =
+        [|faults| faults.refuse = 100, |faults| faults.away = 100, |faults| faults.flip = 100];
+    for wrong in wrong {
+        let rig = Rig::new(64 << 10, &[PAGES], 1);
+        let mut client = rig.client(0, Codec::None);
+        (0..200).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+        let outside = rig.outside();
+        assert!((0..64).all(|page| outside.contains(&page)), "{outside:?}");
+        rig.fail(wrong);
+        // Each that asks while it fails is told.
+        for pages in [0..64, 0..64, 5..6] {
+            assert_eq!(client.read(pages), Err(NbdError::Io));
+        }
+        rig.fail(|faults| (faults.refuse, faults.away, faults.flip) = (0, 0, 0));
+        for page in 0..64 {
+            assert_eq!(client.read(page..page + 1).unwrap(), [page_of(3, page)], "page {page}");
+        }
+    }
+}
+
+/// Nor is what fails when the read that asked for it has failed already.
+#[test]
+fn what_fails_later_is_nobodys_failure() {
+    let rig = Rig::new(64 << 10, &[PAGES], 1);
+    let mut client = rig.client(0, Codec::None);
+    let last = PAGES - 1;
+    [last].into_iter().chain(0..100).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    assert!(rig.outside().contains(&last));
+    rig.fail(|faults| (faults.hold, faults.refuse) = (true, 100));
+    // The second is no page.
+    assert_eq!(client.store.fetch(&client.seat, last..last + 2, true), Fetch::Failed(NbdError::Invalid));
+    rig.fail(|faults| faults.hold = false);
+    wait_until(|| rig.store.stats().tiers[0].errors > 0);
+    rig.fail(|faults| faults.refuse = 0);
+    assert_eq!(client.read(last..last + 1).unwrap(), [page_of(3, last)]);
 }
 
 /// Nothing hangs when a device goes while its tier is at something.

@@ -137,6 +137,10 @@ fn a_full_store_takes_what_replaces_as_much() {
 #[test]
 fn threads_that_write_again_what_fills_a_store_find_room() {
     let store = store(16 << 10);
+    let mut seat = seat(&store, Codec::None);
+    for page in 0..4 {
+        assert_eq!(store.write(&mut seat, page, &page_of(3, 9)), Ok(Stored::Now));
+    }
     std::thread::scope(|scope| {
         for thread in 0..2 {
             let store = &store;

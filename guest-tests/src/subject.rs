@@ -99,9 +99,6 @@ pub struct Spec {
     pub append: String,
     /// More arguments for the monitor.
     pub arguments: Vec<String>,
-    /// Whether all threads of the monitor share one CPU in the emulated host, where CPUs that interrupt each other all
-    /// the time do not live long (ARCHITECTURE.md, "Where tests run").
-    pub one_cpu: bool,
 }
 
 /// Setters that give the spec back, for scenarios in plain lines.
@@ -122,7 +119,6 @@ impl Spec {
             balloon: Balloon { statistics_s: 1, ..Balloon::default() },
             append: String::new(),
             arguments: Vec::new(),
-            one_cpu: false,
         }
     }
 
@@ -185,12 +181,6 @@ impl Spec {
         self.arguments.push(argument.to_owned());
         self
     }
-
-    #[must_use]
-    pub fn one_cpu(mut self) -> Self {
-        self.one_cpu = true;
-        self
-    }
 }
 
 impl Spec {
@@ -224,7 +214,7 @@ impl Spec {
             .arg(initramfs)
             .args([append_flag, append.trim_end()]);
         command.args(&self.arguments);
-        Ok(if self.one_cpu && kvm_host::kind() == "nested" { on_one_cpu(&command) } else { command })
+        Ok(command)
     }
 
     fn aerostat(&self, socket: &Path) -> Command {
@@ -309,11 +299,4 @@ impl Spec {
         }
         command
     }
-}
-
-/// The same command with only the first CPU for it.
-fn on_one_cpu(command: &Command) -> Command {
-    let mut pinned = Command::new("taskset");
-    pinned.args(["--cpu-list", "0"]).arg(command.get_program()).args(command.get_args());
-    pinned
 }

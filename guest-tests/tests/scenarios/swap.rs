@@ -2,18 +2,17 @@
 
 mod exhaustion;
 
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
 use guest_tests::nbd_server::{NbdServer, Program};
-use guest_tests::{Content, Flood, Spec, Subject, SwapLink, TestVm, kvm_host};
+use guest_tests::{Content, Flood, Spec, Subject, SwapLink, TestVm};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{guest, ours, scenario};
+use crate::{guest, on_one_cpu, ours, scenario};
 
 const SWAP_MIB: u64 = 256;
 /// A guest whose kernel leaves some 80 MiB, and processes that want more.
@@ -34,7 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("swap::the_network_brings_pings_and_transfers_through_a_flood", network),
         scenario("swap::what_exceeds_memory_comes_back_right", exceeds),
     ];
-    trials.extend(ours("swap::a_server_below_is_killed_and_then_the_guest_resets", below));
+    trials.extend(ours("swap::a_server_below_is_killed_and_then_the_guest_resets", on_one_cpu(below)));
     trials.extend(exhaustion::trials());
     trials
 }
@@ -106,24 +105,6 @@ fn tier(vm: &TestVm) -> anyhow::Result<Value> {
 }
 
 fn below() -> anyhow::Result<()> {
-    pin("0")?;
-    let result = killed_and_reset();
-    pin("0,1")?;
-    result
-}
-
-/// In the emulated host, gives this process and what it starts these CPUs: server, monitor and guest that interrupt each
-/// other on two do not live long there (ARCHITECTURE.md, "Where tests run").
-fn pin(cpus: &str) -> anyhow::Result<()> {
-    if kvm_host::kind() == "nested" {
-        let process = std::process::id().to_string();
-        let pinned = Command::new("taskset").args(["-acp", cpus, &process]).output()?;
-        ensure!(pinned.status.success(), "taskset: {pinned:?}");
-    }
-    Ok(())
-}
-
-fn killed_and_reset() -> anyhow::Result<()> {
     let mut server = NbdServer::on_socket(BELOW.0, BELOW.1)?;
     let (link, spec) = with_tier(&server)?;
     let mut vm = spec.start()?;

@@ -16,7 +16,7 @@ use guest_tests::{Content, Flood, SwapLink, TestVm};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{guest, ours};
+use crate::{guest, on_one_cpu, ours};
 
 /// Hardly more than the kernel wants to boot.
 const RAM_MIB: u64 = 80;
@@ -44,8 +44,8 @@ const SECONDS: &str = "AEROSTAT_EXHAUSTION_SECONDS";
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    trials.extend(ours("swap::exhaustion_is_survived", experiment));
-    trials.extend(ours("swap::exhaustion_without_a_reserve_stalls", control));
+    trials.extend(ours("swap::exhaustion_is_survived", on_one_cpu(experiment)));
+    trials.extend(ours("swap::exhaustion_without_a_reserve_stalls", on_one_cpu(control)));
     trials
 }
 
@@ -62,7 +62,7 @@ impl Touched {
     fn new(reserve: &str) -> anyhow::Result<Self> {
         let tier = tempfile::tempdir()?;
         let link = SwapLink::inside(format!("{SWAP},tier={}", tier.path().display()));
-        let mut spec = link.attach(guest()?.memory_mib(RAM_MIB)).one_cpu();
+        let mut spec = link.attach(guest()?.memory_mib(RAM_MIB));
         for argument in ["--memory-limit", LIMIT, "--min-free", reserve] {
             spec = spec.argument(argument);
         }

@@ -6,16 +6,16 @@
 #![allow(unsafe_code)] // copies between home slots
 
 use std::arch::x86_64::{
-    __m128i, __m512i, _mm_load_si128, _mm_sfence, _mm_stream_si128, _mm512_load_si512, _mm512_stream_si512,
+    __m128i, __m512i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128, _mm512_loadu_si512, _mm512_stream_si512,
 };
 
 use crate::core::units::FRAME_SIZE;
 
-/// Copies one frame; [`finish`] before anybody else reads it.
+/// Copies what fills one frame; [`finish`] before anybody else reads it.
 ///
 /// # Safety
-/// Both are addresses of whole frames, aligned, different ones; nobody writes to either meanwhile, and
-/// nobody reads that at `to`.
+/// `to` is the address of a frame, aligned, and `from` that of as many bytes elsewhere; nobody writes to either
+/// meanwhile, and nobody reads those at `to`.
 pub(crate) unsafe fn stream_frame(to: usize, from: usize) {
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: the CPU has it, and the rest is the caller's.
@@ -32,8 +32,8 @@ pub(crate) unsafe fn stream_frame(to: usize, from: usize) {
 unsafe fn stream_avx512(to: usize, from: usize) {
     let (to, from) = (to as *mut __m512i, from as *const __m512i);
     for lane in 0..FRAME_SIZE / size_of::<__m512i>() {
-        // SAFETY: inside both frames, and aligned, as these are.
-        unsafe { _mm512_stream_si512(to.add(lane), _mm512_load_si512(from.add(lane))) };
+        // SAFETY: inside both, and what is written is aligned, as frames are.
+        unsafe { _mm512_stream_si512(to.add(lane), _mm512_loadu_si512(from.add(lane))) };
     }
 }
 
@@ -42,8 +42,8 @@ unsafe fn stream_avx512(to: usize, from: usize) {
 unsafe fn stream_sse2(to: usize, from: usize) {
     let (to, from) = (to as *mut __m128i, from as *const __m128i);
     for lane in 0..FRAME_SIZE / size_of::<__m128i>() {
-        // SAFETY: inside both frames, and aligned, as these are.
-        unsafe { _mm_stream_si128(to.add(lane), _mm_load_si128(from.add(lane))) };
+        // SAFETY: inside both, and what is written is aligned, as frames are.
+        unsafe { _mm_stream_si128(to.add(lane), _mm_loadu_si128(from.add(lane))) };
     }
 }
 

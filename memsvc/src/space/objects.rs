@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::copy;
 use super::mapping::Mapping;
 use crate::core::alloc::{Config, FrameAllocator, Full};
 use crate::core::isolate::Isolated;
@@ -14,7 +15,7 @@ use crate::core::request::Flags;
 use crate::core::slab::{
     Handle, MovableSlabs, Object, Pinned, Relocated, SlabError, SlabRequest, is_worth_squeezing,
 };
-use crate::core::units::{BLOCK_SIZE, CpuId, Order, OwnerId};
+use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE, Order, OwnerId};
 use crate::core::watermark::Watermarks;
 use crate::stats::SlabInfo;
 
@@ -55,23 +56,36 @@ impl Objects {
         let request = SlabRequest::new(bytes.len())?.flags(Flags::MEMALLOC);
         let handle = self.slabs.alloc(cpu, &request)?;
         let pinned = self.slabs.pin(handle)?;
-        // SAFETY: see `address`; nobody else has the handle yet, so nobody else reads or writes there. What
-        // is copied is borrowed, and so not in the arena, of which there are no references.
-        unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address(&pinned) as *mut u8, bytes.len());
-        }
+        // SAFETY: nobody else has the handle yet, so nobody else reads or writes there.
+        unsafe { self.fill(&pinned, bytes) };
         drop(pinned);
         Ok(handle)
     }
 
-    /// Shows what an object holds. Nobody may [`Self::remove`] it meanwhile.
+    /// Puts bytes in the place of those that an object holds, if it holds as many: no memory is needed for that.
+    /// Nobody may [`Self::read`] or [`Self::remove`] it meanwhile. False, and it is as it was, if it is of another
+    /// length.
+    ///
+    /// # Errors
+    /// There is no such object.
+    pub(crate) fn overwrite(&self, handle: Handle, bytes: &[u8]) -> Result<bool, SlabError> {
+        let pinned = self.slabs.pin(handle)?;
+        let fits = pinned.object().len() == bytes.len();
+        if fits {
+            // SAFETY: the caller sees to it that nobody reads or removes it, and who moves it waits for the pin.
+            unsafe { self.fill(&pinned, bytes) };
+        }
+        Ok(fits)
+    }
+
+    /// Shows what an object holds. Nobody may [`Self::overwrite`] or [`Self::remove`] it meanwhile.
     ///
     /// # Errors
     /// There is no such object.
     pub(crate) fn read<T>(&self, handle: Handle, see: impl FnOnce(&[u8]) -> T) -> Result<T, SlabError> {
         let pinned = self.slabs.pin(handle)?;
-        // SAFETY: see `address`; written once, before anybody else knew the handle, and wiped only by who
-        // removes it, which the caller sees to that nobody does. Who moves it waits for the pin.
+        // SAFETY: see `address`; written before anybody else knew the handle, and after that only by who overwrites
+        // or removes it, which the caller sees to that nobody does. Who moves it waits for the pin.
         let bytes =
             unsafe { std::slice::from_raw_parts(self.address(&pinned) as *const u8, pinned.object().len()) };
         Ok(see(bytes))
@@ -148,6 +162,25 @@ impl Objects {
 
     pub(crate) fn info(&self) -> SlabInfo {
         self.slabs.info()
+    }
+
+    /// Puts bytes where a pinned object of their length lies. A whole frame goes past the caches: it is not read again
+    /// soon.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes there meanwhile.
+    unsafe fn fill(&self, pinned: &Pinned<'_>, bytes: &[u8]) {
+        let to = self.address(pinned);
+        // SAFETY: see `address`; an object as long as a frame is one. What is copied is borrowed, and so not in the
+        // arena, of which there are no references; the rest is the caller's.
+        unsafe {
+            if bytes.len() == FRAME_SIZE {
+                copy::stream_frame(to, bytes.as_ptr() as usize);
+                copy::finish();
+            } else {
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len());
+            }
+        }
     }
 
     /// Where a pinned object lies: as many bytes as it is long, inside the mapping, as long as it is pinned.

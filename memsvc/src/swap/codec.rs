@@ -140,11 +140,11 @@ fn zstd_contexts() -> Option<(Compressor<'static>, Decompressor<'static>)> {
 
 /// True when a page looks so random that packing it is lost work.
 fn is_random(page: &Page) -> bool {
-    let mut seen = [0u64; 4];
+    let mut seen = [0u8; 256];
     for byte in page.iter().step_by(STRIDE) {
-        seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
+        seen[usize::from(*byte)] = 1;
     }
-    seen.iter().map(|values| values.count_ones()).sum::<u32>() >= RANDOM
+    seen.iter().map(|seen| u32::from(*seen)).sum::<u32>() >= RANDOM
 }
 
 /// The word of which all of a page consists.

@@ -229,6 +229,12 @@ impl Connection {
         self.0.goes_on()
     }
 
+    /// True when, after [`Self::send`] had nothing to send, the waker may ring: it waits for a tier. Otherwise only what
+    /// comes makes it go on.
+    pub fn is_waiting(&self) -> bool {
+        self.0.is_waiting()
+    }
+
     /// All has been said: close the connection once what was handed out has gone.
     pub fn is_over(&self) -> bool {
         self.0.is_over()

@@ -188,8 +188,9 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
         if filled > 0 || taken > 0 || connection.goes_on() {
             continue;
         }
-        // What has come and is not taken waits for a page, as what is read does.
-        if wait(&stream, &waker, waiting.is_empty())? {
+        // What has come and is not taken waits for a page, as what is read does. Where nobody waits for a tier only
+        // the client can make it go on, and no second call is needed to wait for that.
+        if !connection.is_waiting() || wait(&stream, &waker, waiting.is_empty())? {
             waiting = 0..stream.read(&mut came)?;
             if waiting.is_empty() {
                 return Ok(());

@@ -189,6 +189,12 @@ impl<E: Exports> Session<E> {
         matches!(&self.state, State::Transmission(transmission) if transmission.is_erasing())
     }
 
+    /// True when, after [`Session::send`] had nothing to send, the disk has something to do before there is: a page
+    /// comes from a tier, or room is made for one.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(&self.state, State::Transmission(transmission) if transmission.is_waiting())
+    }
+
     /// All has been said: the connection is to be closed.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)

@@ -134,6 +134,11 @@ impl<D: Disk> Transmission<D> {
         self.waiting.iter().any(|reply| matches!(reply.work, Work::Erase { .. }))
     }
 
+    /// Something that has been asked for is not answered yet, or a page not stored.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.page.holds() || self.sending.is_some() || !self.waiting.is_empty()
+    }
+
     /// Takes what has come, as long as there is room for answers.
     pub(super) fn receive(&mut self, input: &mut &[u8], counters: &NbdCounters) {
         while !input.is_empty() || self.page.holds() {

@@ -153,16 +153,17 @@ impl Store {
         if page >= self.pages() {
             return Err(NbdError::NoSpace);
         }
-        // Bytes of what it takes the place of, as far as they were let go before.
-        let mut goes = 0;
-        let slot = match same_filled(data) {
-            Some(0) => Slot::Empty,
-            Some(word) => Slot::Same(word),
+        match same_filled(data) {
+            Some(0) => self.replace(seat.cpu, page, Slot::Empty),
+            Some(word) => self.replace(seat.cpu, page, Slot::Same(word)),
             None => {
                 let packed = seat.packer.pack(data);
-                goes = self.slots.lock(page).map_or(0, |slot| self.len_of(slot.get()));
+                let Err(goes) = self.overwrite(page, &packed) else { return Ok(self.has_stored(seat)) };
                 match self.put(seat.cpu, &packed, goes) {
-                    Ok(handle) => Slot::Object(handle, packed.codec),
+                    Ok(handle) => {
+                        self.replace(seat.cpu, page, Slot::Object(handle, packed.codec));
+                        self.bytes.fetch_add(goes, Ordering::Relaxed);
+                    }
                     Err(NoRoom) if self.tiers.as_ref().is_some_and(|tiers| tiers.has_hope(seat)) => {
                         return Ok(Stored::Later);
                     }
@@ -172,14 +173,38 @@ impl Store {
                     }
                 }
             }
-        };
+        }
+        Ok(self.has_stored(seat))
+    }
+
+    /// A page has been stored.
+    fn has_stored(&self, seat: &mut Seat) -> Stored {
         seat.waits = None;
-        self.replace(seat.cpu, page, slot);
-        self.bytes.fetch_add(goes, Ordering::Relaxed);
         if let Some(tiers) = &self.tiers {
             tiers.stored_one(self.is_tight(tiers.high()));
         }
-        Ok(Stored::Now)
+        Stored::Now
+    }
+
+    /// Writes a page where it was, which takes no memory, if it is as long as it was there. Otherwise it is as it was:
+    /// gives the bytes that it has in memory now.
+    fn overwrite(&self, page: u64, packed: &Packed<'_>) -> Result<(), u64> {
+        let Some(mut slot) = self.slots.lock(page) else { return Err(0) };
+        let before = slot.get();
+        // Nobody reads or frees the object of a slot that is locked.
+        if let Slot::Object(handle, codec) = before
+            && codec == packed.codec
+            && self.objects.overwrite(handle, packed.bytes).unwrap_or(false)
+        {
+            slot.replace(before, self.youngest());
+            return Ok(());
+        }
+        Err(self.len_of(before))
+    }
+
+    /// The generation of what is used now.
+    fn youngest(&self) -> Generation {
+        self.tiers.as_ref().map_or(Generation::new(0), Tiers::youngest)
     }
 
     /// Sees to it that these pages, a window at the most, can be read without waiting until others are fetched.
@@ -319,8 +344,7 @@ impl Store {
     /// Puts a page where it is from now on.
     fn replace(&self, cpu: CpuId, page: u64, slot: Slot) {
         let Some(mut locked) = self.slots.lock(page) else { return };
-        let generation = self.tiers.as_ref().map_or(Generation::new(0), Tiers::youngest);
-        let before = locked.replace(slot, generation);
+        let before = locked.replace(slot, self.youngest());
         drop(locked);
         self.count(slot, 1);
         self.forget(cpu, before);

@@ -5,7 +5,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::kernels::Kernel;
 use crate::{initramfs, paths};
@@ -30,6 +30,28 @@ pub fn has_kvm() -> bool {
 #[must_use]
 pub fn inside() -> bool {
     std::env::var_os(VARIABLE).is_some()
+}
+
+/// In the nested host, runs this with one CPU for this process and all that it starts: guest, monitor and server that
+/// interrupt each other all the time do not live long on two that are emulated (ARCHITECTURE.md, "Where tests run").
+///
+/// # Errors
+/// Those of `run`, or the CPUs could not be chosen.
+pub fn on_one_cpu<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    pin("0")?;
+    let result = run();
+    pin("0,1")?;
+    result
+}
+
+/// In the nested host, gives this process, and what it starts from now on, these of its two CPUs.
+fn pin(cpus: &str) -> anyhow::Result<()> {
+    if kind() == "nested" {
+        let process = std::process::id().to_string();
+        let pinned = Command::new("taskset").args(["-acp", cpus, &process]).output()?;
+        ensure!(pinned.status.success(), "taskset: {pinned:?}");
+    }
+    Ok(())
 }
 
 /// Builds every initramfs, then starts this program again through `ci/kvm-host`. Comes back at once if

@@ -13,9 +13,8 @@ mod life;
 mod memory;
 mod swap;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::ensure;
 use guest_tests::{Kernel, Spec, Subject, kvm_host};
 use libtest_mimic::{Arguments, Trial};
 
@@ -74,27 +73,6 @@ fn at_most_twice(name: &str, run: impl Fn() -> anyhow::Result<()>) -> anyhow::Re
 /// A scenario about what only Aerostat has.
 fn ours(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
     (Subject::from_environment() == Subject::Aerostat).then(|| scenario(name, run))
-}
-
-/// A scenario of which all processes share one CPU in the nested host: guest, monitor and server that interrupt each
-/// other all the time do not live long on two that are emulated (ARCHITECTURE.md, "Where tests run").
-fn on_one_cpu(run: impl Fn() -> anyhow::Result<()>) -> impl Fn() -> anyhow::Result<()> {
-    move || {
-        pin("0")?;
-        let result = run();
-        pin("0,1")?;
-        result
-    }
-}
-
-/// In the nested host, gives this process, and what it starts from now on, these of its two CPUs.
-fn pin(cpus: &str) -> anyhow::Result<()> {
-    if kvm_host::kind() == "nested" {
-        let process = std::process::id().to_string();
-        let pinned = Command::new("taskset").args(["-acp", cpus, &process]).output()?;
-        ensure!(pinned.status.success(), "taskset: {pinned:?}");
-    }
-    Ok(())
 }
 
 /// A guest with the oldest kernel.

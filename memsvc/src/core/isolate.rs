@@ -132,6 +132,13 @@ impl<M: Mode> FrameAllocator<M> {
         Ok(())
     }
 
+    /// Calls back for each frame of a block that is free and in no per-CPU list. Nobody gets one meanwhile.
+    pub(crate) fn for_free_frames(&self, block: BlockId, mut see: impl FnMut(FrameId)) {
+        let buddy = lock(&self.buddy);
+        let entry = buddy.block(block);
+        (0..FRAMES_PER_BLOCK).filter(|&index| entry.is_free(index)).for_each(|index| see(block.frame(index)));
+    }
+
     /// Of each pair, what was in one frame is in the other now: each has what the other had, page type, owner
     /// and reverse map. All are handed out, by themselves; nothing else is looked at.
     pub fn exchange(&self, pairs: impl IntoIterator<Item = (FrameId, FrameId)>) {

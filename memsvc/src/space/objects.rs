@@ -19,6 +19,10 @@ use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE, Order, OwnerId};
 use crate::core::watermark::Watermarks;
 use crate::stats::SlabInfo;
 
+/// What is left where an object was. Not zero: when the kernel splits a huge page (6.12) it gives pages of zeroes away,
+/// and what is put there later comes from elsewhere, so that the block never is one again.
+const WIPED: u8 = 0xAE;
+
 /// More than any store that fits into address space: 16 TiB less a block.
 const MAX_BLOCKS: u64 = (1 << 23) - 1;
 
@@ -97,9 +101,9 @@ impl Objects {
     /// There is no such object.
     pub(crate) fn remove(&self, cpu: CpuId, handle: Handle) -> Result<(), SlabError> {
         let pinned = self.slabs.pin(handle)?;
-        // SAFETY: see `address`; whoever removes it is the only one that has the handle. A move copies the
-        // zeroes; a volatile write is not needed, since the place is read again through other pointers.
-        unsafe { std::ptr::write_bytes(self.address(&pinned) as *mut u8, 0, pinned.object().len()) };
+        // SAFETY: see `address`; whoever removes it is the only one that has the handle. A move copies what it was
+        // wiped with; a volatile write is not needed, since the place is read again through other pointers.
+        unsafe { std::ptr::write_bytes(self.address(&pinned) as *mut u8, WIPED, pinned.object().len()) };
         drop(pinned);
         self.slabs.free(cpu, handle)
     }
@@ -127,7 +131,7 @@ impl Objects {
         unsafe {
             let source = self.place(from) as *mut u8;
             std::ptr::copy_nonoverlapping(source, self.place(to) as *mut u8, from.len());
-            std::ptr::write_bytes(source, 0, from.len());
+            std::ptr::write_bytes(source, WIPED, from.len());
         }
     }
 

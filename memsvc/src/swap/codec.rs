@@ -5,6 +5,7 @@ use std::fmt;
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::session::Page;
@@ -75,7 +76,8 @@ pub(crate) struct Packer {
     codec: Codec,
     table: CompressTable,
     zstd: Option<(Compressor<'static>, Decompressor<'static>)>,
-    out: Box<[u8]>,
+    /// Wiped when it goes.
+    out: Zeroizing<Box<[u8]>>,
 }
 
 impl fmt::Debug for Packer {
@@ -91,7 +93,7 @@ impl Packer {
     pub(crate) fn new(codec: Codec) -> Option<Self> {
         let zstd = if codec == Codec::Zstd { Some(zstd_contexts()?) } else { None };
         let room = get_maximum_output_size(FRAME_SIZE).max(zstd::zstd_safe::compress_bound(FRAME_SIZE));
-        Some(Self { codec, table: CompressTable::small(), zstd, out: vec![0; room].into() })
+        Some(Self { codec, table: CompressTable::small(), zstd, out: Zeroizing::new(vec![0; room].into()) })
     }
 
     /// A page, smaller if it can be.

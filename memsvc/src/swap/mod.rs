@@ -152,6 +152,14 @@ impl Swap {
         let limits = config.limits();
         let open = |tier| Level::open(tier, limits.pages);
         let levels = config.tiers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let room = levels.iter().map(Level::pages).sum::<u64>().min(limits.pages);
+        let records = limits.bytes / Level::RECORD_BYTES;
+        if room > records {
+            let (room, records) = (room >> 8, records >> 8);
+            tracing::warn!(
+                "of {room} MiB on tiers only {records} can be used: give swap 8 MiB of memory for each GiB"
+            );
+        }
         let tiers = match levels.is_empty() {
             true => None,
             false => Some(Tiers::new(levels, limits.bytes).map_err(SwapError::Resource)?),

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use guest_tests::agent_client::Herd;
-use guest_tests::{Content, Flood, SwapLink, TestVm};
+use guest_tests::{Content, Flood, SwapLink, TestVm, kvm_host};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{guest, on_one_cpu, ours};
+use crate::{guest, ours};
 
 /// Hardly more than the kernel wants to boot.
 const RAM_MIB: u64 = 80;
@@ -44,8 +44,8 @@ const SECONDS: &str = "AEROSTAT_EXHAUSTION_SECONDS";
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    trials.extend(ours("swap::exhaustion_is_survived", on_one_cpu(experiment)));
-    trials.extend(ours("swap::exhaustion_without_a_reserve_stalls", on_one_cpu(control)));
+    trials.extend(ours("swap::exhaustion_is_survived", || kvm_host::on_one_cpu(experiment)));
+    trials.extend(ours("swap::exhaustion_without_a_reserve_stalls", || kvm_host::on_one_cpu(control)));
     trials
 }
 

@@ -263,16 +263,18 @@ impl GuestSpace {
 
     /// A frame for the guest, zeroed, at home.
     fn zeroed_frame(&self, state: &mut State) -> Result<FrameId, AllocError> {
-        let got = match self.alloc.enter(CPU).alloc(&GUEST_FRAME) {
+        // Not the scrutinee itself: the lists would be held while blocks are freed, and asked for again.
+        let first = self.alloc.enter(CPU).alloc(&GUEST_FRAME);
+        let home = match first {
             Err(_) if self.release_stash(state) > 0 => self.alloc.enter(CPU).alloc(&GUEST_FRAME),
             result => result,
-        };
-        let home = got?;
+        }?;
         let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());
         // What lay there in a slab meanwhile has taken its place.
         if !self.arena.zero_frame(home) && was_poisoned && self.objects.is_none() {
             self.moves.poison_lost.add(1);
         }
+        self.before_the_first_leaves(state, home.block());
         Ok(home)
     }
 
@@ -287,4 +289,28 @@ impl GuestSpace {
 fn around(frame: GuestFrame) -> impl Iterator<Item = GuestFrame> {
     let first = frame.0 / AROUND * AROUND;
     (first..first + AROUND).map(GuestFrame)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::core::request::{Flags, Request};
+    use crate::space::guest::OUTSIDE;
+    use crate::{Config, MemoryService, RegionSpec};
+
+    /// As the fault thread does it: with the lock of guest space.
+    #[test]
+    fn a_frame_that_cannot_be_had_is_had_of_the_stash() {
+        const HOG: Request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
+        let regions = vec![RegionSpec { gpa: 0, len: 4 * BLOCK_SIZE as u64 }];
+        let service = MemoryService::new(&Config::new(regions), |why| panic!("{why}")).unwrap();
+        let space = service.space();
+        assert!(matches!(space.make_zeroed_block(), Made::Block));
+        let mut state = space.lock();
+        while space.alloc.alloc(OUTSIDE, &HOG).is_ok() {}
+        assert_eq!(state.stash.len(), 1);
+        space.zeroed_frame(&mut state).unwrap();
+        assert!(state.stash.is_empty());
+    }
 }

@@ -71,6 +71,22 @@ impl GuestSpace {
         }
     }
 
+    /// Single frames are going to leave this block. If it is one huge page, which nobody has split yet, what is free
+    /// in it takes the poison word before: the kernel would give its zero-filled pages away, one by one.
+    pub(super) fn before_the_first_leaves(&self, state: &mut State, block: BlockId) {
+        if std::mem::replace(&mut state.in_pieces[block.0 as usize], true)
+            || !self.pagemap.is_huge(self.arena.block_address(block))
+        {
+            return;
+        }
+        self.alloc.drain_all();
+        let poisoned = &mut state.poisoned[block.0 as usize];
+        self.alloc.for_free_frames(block, |frame| {
+            self.arena.poison_frame(frame);
+            poisoned.insert(frame.index());
+        });
+    }
+
     /// Frees frames that are at home.
     pub(super) fn free_home(&self, state: &mut State, frames: Vec<FrameId>) {
         frames.into_iter().for_each(|home| self.free_frame(state, home));
@@ -101,6 +117,7 @@ impl GuestSpace {
             Slots::PageTable => self.arena.renew(block, &self.uffd),
         }
         state.poisoned[block.0 as usize] = BlockBitmap::EMPTY;
+        state.in_pieces[block.0 as usize] = false;
         self.moves.blocks_returned.add(1);
     }
 

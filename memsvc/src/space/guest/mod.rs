@@ -106,6 +106,8 @@ enum BlockState {
 struct State {
     /// Free frames that lie in their home slots with the poison word, by arena block.
     poisoned: Vec<BlockBitmap>,
+    /// Arena blocks that single frames have left; what was free in them carries the poison word.
+    in_pieces: Vec<bool>,
     /// Frames have come home, so that a block may be whole again.
     came_home: bool,
     ledger: Ledger,
@@ -186,6 +188,7 @@ impl GuestSpace {
             .then(|| Arc::new(Objects::new(Arc::clone(&alloc), arena.memory(), GUEST, CPUS)));
         let state = State {
             poisoned: vec![BlockBitmap::EMPTY; arena_blocks as usize],
+            in_pieces: vec![false; arena_blocks as usize],
             came_home: false,
             ledger: Ledger::new(guest_blocks),
             blocks: (0..guest_blocks).map(|_| BlockState::Absent).collect(),

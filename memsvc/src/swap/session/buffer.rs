@@ -1,15 +1,17 @@
 //! Bytes on the way: gathered until there are enough, or waiting to be sent.
 
-/// Gathers a piece of up to `N` bytes out of what comes.
+use zeroize::Zeroizing;
+
+/// Gathers a piece of up to `N` bytes out of what comes. Wiped when it goes.
 #[derive(Debug)]
 pub(in crate::swap) struct Gather<const N: usize> {
-    bytes: Box<[u8; N]>,
+    bytes: Box<Zeroizing<[u8; N]>>,
     len: usize,
 }
 
 impl<const N: usize> Gather<N> {
     pub(in crate::swap) fn new() -> Self {
-        Self { bytes: Box::new([0; N]), len: 0 }
+        Self { bytes: Box::new(Zeroizing::new([0; N])), len: 0 }
     }
 
     /// Forgets what has been gathered.

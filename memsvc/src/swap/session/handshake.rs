@@ -190,14 +190,15 @@ impl Handshake {
                 self.reply(code, ReplyType::Info, &[&export_info(bytes_of(pages), self.abilities())]);
                 // Always: a client that does not know would be refused what is smaller than a page.
                 self.reply(code, ReplyType::Info, &[&block_size_info()]);
-                if request.wants(InfoType::Name) {
-                    self.reply(code, ReplyType::Info, &[&text_info(InfoType::Name), request.name]);
-                }
-                if request.wants(InfoType::Description) {
-                    let list = exports.list();
-                    let line = list.iter().find(|(name, _)| name.as_bytes() == request.name);
-                    let line = line.map_or("", |(_, line)| line);
-                    self.reply(code, ReplyType::Info, &[&text_info(InfoType::Description), line.as_bytes()]);
+                // The empty name is that of the first.
+                let list = exports.list();
+                let is_asked = |name: &str| request.name.is_empty() || name.as_bytes() == request.name;
+                let known = list.iter().find(|(name, _)| is_asked(name));
+                let (name, line) = known.map_or(("", ""), |(name, line)| (name, line));
+                for (info, text) in [(InfoType::Name, name), (InfoType::Description, line)] {
+                    if request.wants(info) {
+                        self.reply(code, ReplyType::Info, &[&text_info(info), text.as_bytes()]);
+                    }
                 }
                 self.reply(code, ReplyType::Ack, &[]);
                 if let Some(disk) = disk {

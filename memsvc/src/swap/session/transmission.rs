@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use zerocopy::{FromBytes, IntoBytes};
+use zeroize::Zeroizing;
 
 use super::super::nbd::{
     ChunkFlags, ChunkHeader, ChunkType, Command, CommandFlags, MAX_PAYLOAD, NbdError, Request, RequestHeader,
@@ -100,8 +101,8 @@ pub(super) struct Transmission<D> {
     waiting: VecDeque<Reply>,
     outbox: Outbox,
     sending: Option<Sending>,
-    /// A page of which a part has been sent.
-    partial: Box<Page>,
+    /// A page of which a part has been sent. Wiped when it goes.
+    partial: Box<Zeroizing<Page>>,
     partial_left: usize,
 }
 
@@ -116,7 +117,7 @@ impl<D: Disk> Transmission<D> {
             waiting: VecDeque::with_capacity(MAX_WAITING),
             outbox: answer,
             sending: None,
-            partial: Box::new([0; FRAME_SIZE]),
+            partial: Box::new(Zeroizing::new([0; FRAME_SIZE])),
             partial_left: 0,
         }
     }
@@ -130,8 +131,10 @@ impl<D: Disk> Transmission<D> {
             && self.outbox.is_empty()
     }
 
+    /// It has pages to erase, and nothing is to be sent before.
     pub(super) fn is_erasing(&self) -> bool {
-        self.waiting.iter().any(|reply| matches!(reply.work, Work::Erase { .. }))
+        let is_sending = self.sending.is_some() || self.partial_left > 0 || !self.outbox.is_empty();
+        !is_sending && self.waiting.iter().any(|reply| matches!(reply.work, Work::Erase { .. }))
     }
 
     /// Something that has been asked for is not answered yet, or a page not stored.

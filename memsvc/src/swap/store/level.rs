@@ -1,12 +1,13 @@
 //! One tier as the store uses it: its places, and who waits for what it is at.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::not_negative;
 use super::places::Places;
 use super::reader::Reader;
 use crate::core::sync::lock;
@@ -132,6 +133,9 @@ pub(crate) struct Level {
     tier: Tier,
     waiting: Arc<Mutex<Waiting>>,
     places: Mutex<Places>,
+    /// Pages of which the one that counts is there. Other places may be taken: by what was not answered, or is
+    /// being written or discarded.
+    stored: AtomicU64,
     /// It has taken nothing a moment ago: places are not to be had before then.
     rests_until: Mutex<Option<Instant>>,
     counts: Arc<Counts>,
@@ -155,6 +159,9 @@ struct Counts {
 }
 
 impl Level {
+    /// Memory that is left of each page on a tier.
+    pub(crate) const RECORD_BYTES: u64 = size_of::<Record>() as u64;
+
     /// A tier as configured, for so many pages at the most.
     ///
     /// # Errors
@@ -196,7 +203,8 @@ impl Level {
         })?;
         let places = Mutex::new(Places::new(places.min(MOST_PLACES)));
         let (rests_until, is_away) = (Mutex::default(), Arc::default());
-        Ok(Self { name, tier, waiting, places, rests_until, counts, is_away, remote: None })
+        let stored = AtomicU64::new(0);
+        Ok(Self { name, tier, waiting, places, stored, rests_until, counts, is_away, remote: None })
     }
 
     /// Begins an operation, of which somebody is told that it has ended. It is refused at once when the tier is
@@ -257,12 +265,21 @@ impl Level {
         lock(&self.places).discarded(places);
     }
 
+    /// Pages that it can have.
+    pub(crate) fn pages(&self) -> u64 {
+        lock(&self.places).count()
+    }
+
+    /// Counts a page in (1) or out (−1).
+    pub(super) fn count(&self, one: u64) {
+        self.stored.fetch_add(one, Ordering::Relaxed);
+    }
+
     pub(super) fn stats(&self) -> TierStats {
-        let places = lock(&self.places);
         TierStats {
             name: self.name.clone(),
-            pages: places.count(),
-            stored_pages: places.count() - places.available(),
+            pages: self.pages(),
+            stored_pages: not_negative(&self.stored),
             pages_read: self.counts.read.get(),
             pages_written: self.counts.written.get(),
             pages_discarded: self.counts.discarded.get(),

@@ -425,7 +425,12 @@ impl Store {
             Slot::Empty => return,
             Slot::Same(_) => _ = self.same.fetch_add(one, Ordering::Relaxed),
             Slot::Object(_, Codec::None) => _ = self.whole.fetch_add(one, Ordering::Relaxed),
-            Slot::Outside(..) => _ = self.outside.fetch_add(one, Ordering::Relaxed),
+            Slot::Outside(_, tier) => {
+                self.outside.fetch_add(one, Ordering::Relaxed);
+                if let Some(level) = self.tiers.as_ref().and_then(|tiers| tiers.level(tier)) {
+                    level.count(one);
+                }
+            }
             Slot::Object(..) => {}
         }
         self.stored.fetch_add(one, Ordering::Relaxed);

@@ -18,8 +18,6 @@ pub(super) struct Places {
     taken: Bits,
     freed: Bits,
     count: u64,
-    /// Neither taken nor being discarded.
-    available: u64,
     /// Where it is looked for the next one: pages that are written together lie together.
     next: u64,
 }
@@ -28,7 +26,7 @@ impl Places {
     /// So many, all free.
     pub(super) fn new(count: u64) -> Self {
         let (taken, freed) = (Bits::new(count), Bits::new(count));
-        Self { taken, freed, count, available: count, next: 0 }
+        Self { taken, freed, count, next: 0 }
     }
 
     /// How many there are.
@@ -36,17 +34,11 @@ impl Places {
         self.count
     }
 
-    /// How many can be taken.
-    pub(super) fn available(&self) -> u64 {
-        self.available
-    }
-
     /// Takes one, if there is one.
     pub(super) fn take(&mut self) -> Option<u64> {
         let place =
             self.taken.first_clear(self.next..self.count).or_else(|| self.taken.first_clear(0..self.next))?;
         self.taken.set(place, true);
-        self.available -= 1;
         self.freed.set(place, false);
         self.next = place + 1;
         Some(place)
@@ -55,7 +47,6 @@ impl Places {
     /// What lies there is not needed any more. Of a place that was taken.
     pub(super) fn free(&mut self, place: u64) {
         if self.taken.set(place, false) {
-            self.available += 1;
             self.freed.set(place, true);
         }
     }
@@ -69,16 +60,13 @@ impl Places {
             self.freed.set(place, false);
             self.taken.set(place, true);
         }
-        self.available -= end - first;
         Some(first..end)
     }
 
     /// They can be taken again.
     pub(super) fn discarded(&mut self, places: Range<u64>) {
         for place in places {
-            if self.taken.set(place, false) {
-                self.available += 1;
-            }
+            self.taken.set(place, false);
         }
     }
 }
@@ -135,6 +123,11 @@ mod tests {
 
     use super::*;
 
+    /// Neither taken nor being discarded.
+    fn available(places: &Places) -> u64 {
+        (0..places.count).filter(|place| !places.taken.get(*place)).count() as u64
+    }
+
     proptest! {
         /// No place is handed out twice, none is lost, and what is discarded was freed.
         #[test]
@@ -150,7 +143,7 @@ mod tests {
                             prop_assert!(!under_way.iter().any(|range: &Range<u64>| range.contains(&place)));
                             freed.remove(&place);
                         }
-                        None => prop_assert_eq!(places.available(), 0),
+                        None => prop_assert_eq!(available(&places), 0),
                     },
                     1 => {
                         let place = *taken.iter().nth(pick as usize % taken.len()).unwrap();
@@ -172,7 +165,7 @@ mod tests {
                     }
                 }
                 let discarding: u64 = under_way.iter().map(|range| range.end - range.start).sum();
-                prop_assert_eq!(places.available(), count - taken.len() as u64 - discarding);
+                prop_assert_eq!(available(&places), count - taken.len() as u64 - discarding);
             }
         }
     }

@@ -44,7 +44,7 @@ pub(in crate::cli) struct SwapServeArgs {
     /// Size of the device: 512M, 2G, or a number of MiB
     #[arg(long, value_name = "SIZE", value_parser = size::device)]
     pub(in crate::cli) size: Mib,
-    /// Most memory for what is stored, packed, 64G at most; what does not fit is refused [default: the size]
+    /// Most memory for what is stored, packed, 64G at most; what does not fit goes to tiers or is refused [default: the size]
     #[arg(long, value_name = "SIZE", value_parser = size::device)]
     pub(in crate::cli) memory: Option<Mib>,
     /// How pages are packed: lz4, zstd, or none

@@ -1,7 +1,9 @@
 //! Guest threads check every byte while their pages are on the move, and every step fails once.
 
+use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,7 +14,9 @@ use rustix::io::Errno;
 use crate::core::compact::{Compactor, Goal, Occupancy, Policy, PolicyKind, Scanner, Tuning};
 use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
 use crate::core::watermark::{Choice, Watermarks};
+use crate::space::guest::OUTSIDE;
 use crate::stats::MemoryStats;
+use crate::swap::{Codec, SwapConfig};
 use crate::{Config, Gfn, MemoryService, RegionSpec};
 
 const FRAMES: usize = FRAMES_PER_BLOCK;
@@ -29,10 +33,20 @@ impl Guest {
     }
 
     fn with(blocks: usize, watermarks: Option<Watermarks>) -> Self {
+        let watermarks = watermarks.map_or(Choice::Formula, Choice::Exactly);
+        Self::configured(blocks, |config| Config { watermarks, ..config })
+    }
+
+    fn with_swap(blocks: usize) -> Self {
+        let (name, codec) = ("swap".to_owned(), Codec::None);
+        let swap = SwapConfig { name, bytes: 1 << 20, memory: 1 << 20, codec, tiers: Vec::new() };
+        Self::configured(blocks, |config| Config { swap: Some(swap), ..config })
+    }
+
+    fn configured(blocks: usize, how: impl FnOnce(Config) -> Config) -> Self {
         let regions = vec![RegionSpec { gpa: 0, len: (blocks * BLOCK_SIZE) as u64 }];
         let compaction = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
-        let watermarks = watermarks.map_or(Choice::Formula, Choice::Exactly);
-        let config = Config { compaction, watermarks, ..Config::new(regions) };
+        let config = how(Config { compaction, ..Config::new(regions) });
         let service = MemoryService::new(&config, |why| panic!("{why}")).unwrap();
         Self { service, pages: blocks * FRAMES }
     }
@@ -91,6 +105,47 @@ impl Guest {
 
 fn value(page: usize, word: usize) -> u64 {
     ((page as u64) << 32 | word as u64) ^ 0x5555_0000_0000_0000
+}
+
+/// The physical 2 MiB in which the page at this address lies. None where there is no page. Only root is told; to others
+/// all are the same.
+fn physical_block(address: usize) -> Option<u64> {
+    let mut entry = [0; 8];
+    let file = std::fs::File::open("/proc/self/pagemap").unwrap();
+    file.read_exact_at(&mut entry, (address / FRAME_SIZE * 8) as u64).unwrap();
+    let entry = u64::from_ne_bytes(entry);
+    (entry >> 63 == 1).then_some((entry & ((1 << 55) - 1)) / FRAMES as u64)
+}
+
+/// A block of slabs is one huge page, of which most has never been written. It is split when a page of the guest goes
+/// through it, and the kernel gives zero-filled pages away then: none of ours may be one.
+#[test]
+fn a_huge_page_of_slabs_keeps_its_memory_when_it_is_split() {
+    let guest = Guest::with_swap(2);
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    guest.consistent();
+    let space = guest.service.space();
+    let objects = space.objects().unwrap();
+    // Whole frames of slabs have nothing in them any more, but are the slabs' still.
+    let handles: Vec<_> = (0..900).map(|_| objects.put(OUTSIDE, &[7; 1300]).unwrap()).collect();
+    for (_, handle) in (0..).zip(handles).filter(|(n, _)| n / 11 % 2 == 1) {
+        objects.remove(OUTSIDE, handle).unwrap();
+    }
+    let arena = || space.arena.resident(&space.pagemap).unwrap();
+    assert_eq!((arena().bytes, arena().huge), (BLOCK_SIZE as u64, BLOCK_SIZE as u64));
+    guest.give_up(|page| page < FRAMES && page % 4 != 0);
+    let run = guest.compact(Occupancy::default());
+    assert_eq!((run.emptied, run.migrated), (1, 128));
+    // The rest of that block is at home, and its memory is ours.
+    assert_eq!((arena().bytes, arena().huge), (384 * FRAME_SIZE as u64, 0));
+    // All of it is still what was one huge page.
+    let home = space.home_of(0);
+    let there = guest.service.regions()[0].host;
+    let in_guest = (0..FRAMES).filter(|page| page % 4 == 0).map(|page| there + page * FRAME_SIZE);
+    let at_home = (0..FRAMES).map(|frame| home + frame * FRAME_SIZE);
+    let physical: HashSet<u64> = in_guest.chain(at_home).filter_map(physical_block).collect();
+    assert_eq!(physical.len(), 1);
+    (0..guest.pages).filter(|page| *page >= FRAMES || page % 4 == 0).for_each(|page| guest.check(page));
 }
 
 #[test]

@@ -45,6 +45,22 @@ fn errors_are_answered_and_change_nothing_else() {
     }
 }
 
+/// A trim takes turns with others as long as it has something to do; behind pages that are on their way it has not.
+#[test]
+fn a_trim_behind_a_read_that_waits_keeps_nobody_busy() {
+    let fake = fake();
+    fake.0.borrow_mut().slow.insert(WINDOW + 1, 1_000_000);
+    let mut client = Client::connected(&fake, 1, false);
+    client.request(Command::Read, 1, 0..WINDOW + 10);
+    client.request(Command::Trim, 2, 0..1);
+    (0..500).for_each(|_| _ = client.turn());
+    assert!(client.session.is_waiting() && !client.session.goes_on());
+    fake.0.borrow_mut().slow.clear();
+    assert_eq!(client.simple(), (1, None));
+    client.take((WINDOW as usize + 10) * 4096);
+    assert_eq!(client.simple(), (2, None));
+}
+
 #[test]
 fn what_cannot_be_read_is_not_sent() {
     let fake = fake();

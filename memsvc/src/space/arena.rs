@@ -62,10 +62,14 @@ impl Arena {
         self.mapping.base() + frame.offset()
     }
 
-    /// Has the kernel put zeroed memory behind a block that has none. True when it is one huge page;
-    /// false when the host had none: then the slots have a page table and nothing is behind them.
+    /// Has the kernel put zeroed memory behind a block. True when it is one huge page; false when the host had none:
+    /// then the slots have a page table and nothing is behind them.
     pub(crate) fn populate(&self, block: BlockId, pagemap: &Pagemap) -> bool {
         let address = self.block_address(block);
+        // What was in it may have been freed a moment ago, and not been given back to the kernel yet.
+        if pagemap.is_huge(address) {
+            self.discard(block);
+        }
         // SAFETY: the slot is ours, and the caller holds the block, so that nobody else writes there.
         // The write makes the kernel put zeroed memory behind the slot; it stores a zero.
         unsafe { AtomicU64::from_ptr(address as *mut u64).store(0, Ordering::Relaxed) };

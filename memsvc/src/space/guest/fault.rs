@@ -313,4 +313,22 @@ mod tests {
         space.zeroed_frame(&mut state).unwrap();
         assert!(state.stash.is_empty());
     }
+
+    /// A block of slabs that are empty is one huge page still, and was wiped with something that is not zero.
+    #[test]
+    fn a_block_that_has_just_been_freed_is_zeroed_before_it_is_handed_out() {
+        let regions = vec![RegionSpec { gpa: 0, len: 4 * BLOCK_SIZE as u64 }];
+        let service = MemoryService::new(&Config::new(regions), |why| panic!("{why}")).unwrap();
+        let space = service.space();
+        let block = space.get_block().unwrap();
+        for _ in 0..2 {
+            assert!(space.arena.populate(block, &space.pagemap));
+            let frames = (0..FRAMES_PER_BLOCK).map(|index| block.frame(index));
+            frames.for_each(|frame| {
+                assert!(!space.arena.is_poisoned(frame));
+                space.arena.poison_frame(frame);
+            });
+        }
+        space.put_block(block).unwrap();
+    }
 }

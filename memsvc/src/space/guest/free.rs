@@ -18,6 +18,14 @@ pub(super) enum Slots {
     PageTable,
 }
 
+impl State {
+    /// What is behind the slots of this block is not what was there.
+    pub(super) fn begin_anew(&mut self, block: BlockId) {
+        self.poisoned[block.0 as usize] = BlockBitmap::EMPTY;
+        self.in_pieces[block.0 as usize] = false;
+    }
+}
+
 impl GuestSpace {
     /// A huge block of which nothing is live goes back to the kernel, whole, at once.
     pub(super) fn take_block(&self, state: &mut State, guest_block: GuestBlock) -> io::Result<()> {
@@ -116,8 +124,7 @@ impl GuestSpace {
             Slots::Filled => self.arena.discard(block),
             Slots::PageTable => self.arena.renew(block, &self.uffd),
         }
-        state.poisoned[block.0 as usize] = BlockBitmap::EMPTY;
-        state.in_pieces[block.0 as usize] = false;
+        state.begin_anew(block);
         self.moves.blocks_returned.add(1);
     }
 

@@ -48,7 +48,10 @@ impl GuestSpace {
                 return Made::NoHugePage(None);
             }
             match self.alloc.enter(CPU).alloc(&STASH_BLOCK) {
-                Ok(head) => head.block(),
+                Ok(head) => {
+                    state.begin_anew(head.block());
+                    head.block()
+                }
                 Err(_) => {
                     self.compaction.ring(wanted::BLOCK);
                     return Made::NoHugePage(None);

@@ -196,11 +196,13 @@ impl GuestSpace {
     /// A whole block, zeroed, at home. None when memory is low, or the host has no huge page.
     fn make_whole(&self) -> Option<BlockId> {
         let block = {
-            let _state = self.lock_after_faults();
+            let mut state = self.lock_after_faults();
             if !self.alloc.has_block_to_spare() {
                 return None;
             }
-            self.alloc.enter(CPU).alloc(&WHOLE).ok()?.block()
+            let block = self.alloc.enter(CPU).alloc(&WHOLE).ok()?.block();
+            state.begin_anew(block);
+            block
         };
         if self.arena.populate(block, &self.pagemap) {
             return Some(block);

@@ -123,7 +123,6 @@ fn physical_block(address: usize) -> Option<u64> {
 fn a_huge_page_of_slabs_keeps_its_memory_when_it_is_split() {
     let guest = Guest::with_swap(2);
     (0..guest.pages).for_each(|page| guest.fill(page));
-    guest.consistent();
     let space = guest.service.space();
     let objects = space.objects().unwrap();
     // Whole frames of slabs have nothing in them any more, but are the slabs' still.
@@ -132,7 +131,12 @@ fn a_huge_page_of_slabs_keeps_its_memory_when_it_is_split() {
         objects.remove(OUTSIDE, handle).unwrap();
     }
     let arena = || space.arena.resident(&space.pagemap).unwrap();
-    assert_eq!((arena().bytes, arena().huge), (BLOCK_SIZE as u64, BLOCK_SIZE as u64));
+    // The stash is there for a while after the last fault.
+    let is_one_block = || (arena().bytes, arena().huge) == (BLOCK_SIZE as u64, BLOCK_SIZE as u64);
+    assert!((0..500).any(|_| is_one_block() || {
+        thread::sleep(Duration::from_millis(20));
+        false
+    }));
     guest.give_up(|page| page < FRAMES && page % 4 != 0);
     let run = guest.compact(Occupancy::default());
     assert_eq!((run.emptied, run.migrated), (1, 128));

@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mremap_fixed, munmap};
 
-use crate::core::units::BLOCK_SIZE;
+use crate::core::units::{BLOCK_SIZE, FRAME_SIZE};
 
 /// Address space of `len` bytes; unmapped on drop. Nothing is behind it until it is touched.
 #[derive(Debug)]
@@ -70,6 +70,17 @@ impl Mapping {
         assert!(offset + len <= self.len);
         // SAFETY: the range is ours, and the caller holds the frames in it (they are being freed).
         unsafe { madvise((self.base + offset) as *mut _, len, Advice::LinuxDontNeed)? };
+        Ok(())
+    }
+
+    /// Has the kernel make single pages of the block, if it is one huge page that nobody else holds. What is in them
+    /// stays; pages that are filled with zeroes may be replaced by the shared zero page (6.12,
+    /// `try_to_map_unused_to_zeropage`, mm/migrate.c).
+    pub(crate) fn split(&self, offset: usize) -> io::Result<()> {
+        assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        // Advice for a part of a huge page has it split first (`madvise_cold_or_pageout_pte_range`, mm/madvise.c).
+        // SAFETY: the page is ours; the advice says that it is not used soon, and changes nothing that is in it.
+        unsafe { madvise((self.base + offset) as *mut _, FRAME_SIZE, Advice::LinuxCold)? };
         Ok(())
     }
 

@@ -4,6 +4,8 @@
 
 use std::fs::File;
 use std::io;
+#[cfg(test)]
+use std::os::unix::fs::FileExt;
 
 use linux_raw_sys::general::{PAGE_IS_HUGE, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, page_region, pm_scan_arg};
 use rustix::ioctl::{Updater, ioctl, opcode};
@@ -85,6 +87,19 @@ impl Pagemap {
     pub(crate) fn is_huge(&self, start: usize) -> bool {
         // One page is enough to tell: the walk reports the PMD that maps it.
         self.resident(start, FRAME_SIZE).is_ok_and(|resident| resident.huge > 0)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+impl Pagemap {
+    /// Numbers of the physical pages behind an address range, of those that are there. None where they are not shown (no
+    /// CAP_SYS_ADMIN).
+    pub(crate) fn physical(&self, start: usize, pages: usize) -> Vec<u64> {
+        let mut bytes = vec![0; pages * 8];
+        self.0.read_exact_at(&mut bytes, (start / FRAME_SIZE * 8) as u64).unwrap();
+        let numbers = bytes.as_chunks().0.iter().map(|entry| u64::from_ne_bytes(*entry) & ((1 << 55) - 1));
+        numbers.filter(|&number| number > 0).collect()
     }
 }
 

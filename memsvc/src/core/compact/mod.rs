@@ -92,6 +92,9 @@ pub trait Mover<M: Mode> {
     /// Moves the objects of movable slabs out of a block. By default there are none.
     fn relocate(&mut self, _block: &Isolated<'_, M>) {}
 
+    /// These frames of a block that is to be filled are ours now. By default there is nothing to do.
+    fn taken(&mut self, _frames: &[FrameId]) {}
+
     /// Moves what is in each of the frames to that of `to`, which is ours, [`FrameAllocator::exchange`]s them
     /// and frees those of `from`. What cannot be moved stays as it is, both of it. As many of each.
     fn migrate(&mut self, alloc: &FrameAllocator<M>, from: &[FrameId], to: &[FrameId]) -> Migrated;
@@ -296,6 +299,7 @@ impl Session<'_> {
             }
             let before = frames.to.len();
             let taken = alloc.take_from(receiver, &RECEIVER, (wanted - before) as u32, &mut frames.to);
+            mover.taken(&frames.to[before..]);
             // Where what is free must stay so, room comes of the next huge page that is split.
             if taken.is_err() || frames.to.len() == before {
                 self.failed(receiver);

@@ -270,11 +270,15 @@ impl GuestSpace {
             result => result,
         }?;
         let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());
+        if !state.in_pieces[home.block().0 as usize] {
+            // Memory comes behind the block, if there was none.
+            self.arena.poison_frame(home);
+            self.take_apart(state, home.block(), &[]);
+        }
         // What lay there in a slab meanwhile has taken its place.
         if !self.arena.zero_frame(home) && was_poisoned && self.objects.is_none() {
             self.moves.poison_lost.add(1);
         }
-        self.before_the_first_leaves(state, home.block());
         Ok(home)
     }
 
@@ -330,5 +334,20 @@ mod tests {
             });
         }
         space.put_block(block).unwrap();
+    }
+
+    /// It is the first that leaves its block, which is split then.
+    #[test]
+    fn a_zeroed_frame_costs_its_block_no_memory() {
+        let regions = vec![RegionSpec { gpa: 0, len: BLOCK_SIZE as u64 }];
+        let service = MemoryService::new(&Config::new(regions), |why| panic!("{why}")).unwrap();
+        let space = service.space();
+        let home = space.zeroed_frame(&mut space.lock()).unwrap();
+        let address = space.arena.block_address(home.block());
+        assert_eq!(space.pagemap.resident(address, BLOCK_SIZE).unwrap().bytes, BLOCK_SIZE as u64);
+        assert!(!space.pagemap.is_huge(address));
+        let pages = space.pagemap.physical(address, FRAMES_PER_BLOCK);
+        assert!(pages.windows(2).all(|pair| pair[1] == pair[0] + 1), "{pages:?}");
+        space.alloc.free(CPU, home, Order::FRAME).unwrap();
     }
 }

@@ -79,9 +79,9 @@ impl GuestSpace {
         }
     }
 
-    /// Single frames are going to leave this block. If it is one huge page, which nobody has split yet, what is free
-    /// in it takes the poison word before: the kernel would give its zero-filled pages away, one by one.
-    pub(super) fn before_the_first_leaves(&self, state: &mut State, block: BlockId) {
+    /// Single frames are going to leave this block. If it is one huge page, the kernel makes single pages of it now, and
+    /// what is free in it takes the poison word before. `held` are frames of it that are the caller's and at home.
+    pub(super) fn take_apart(&self, state: &mut State, block: BlockId, held: &[FrameId]) {
         if std::mem::replace(&mut state.in_pieces[block.0 as usize], true)
             || !self.pagemap.is_huge(self.arena.block_address(block))
         {
@@ -93,6 +93,7 @@ impl GuestSpace {
             self.arena.poison_frame(frame);
             poisoned.insert(frame.index());
         });
+        self.arena.split(block, held);
     }
 
     /// Frees frames that are at home.

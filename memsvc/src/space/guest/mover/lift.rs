@@ -4,8 +4,9 @@
 //!   Huge ──lift──▶ Split: live pages at home, holes free ──┬─▶ migrate: they go elsewhere (harvest)
 //!          one move of 2 MiB                               └─▶ settle: they go back in (split in place)
 //! ```
-//! The holes carry the poison word before the first page goes: the kernel splits the huge page then, and
-//! takes zero-filled pages away as it does (6.12, `try_to_map_unused_to_zeropage`, mm/migrate.c).
+//! Before the first page goes, the kernel splits the huge page, and would take zero-filled pages away as it does
+//! (6.12, `try_to_map_unused_to_zeropage`, mm/migrate.c): so holes carry the poison word then, and for that moment
+//! live pages of zeroes do, too.
 
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ impl GuestSpace {
             // All of it is going to be free, so nothing in it is poisoned.
             self.free_holes(&mut state, guest_block, Self::free_moved);
         } else {
-            self.free_holes(&mut state, guest_block, Self::free_home);
+            self.free_and_split(&mut state, guest_block, block);
             drop(state);
             self.settle(guest_block);
         }
@@ -59,8 +60,21 @@ impl GuestSpace {
     /// [`Self::lift`].
     pub(in super::super) fn lift_all(&self, state: &mut State, block: BlockId) -> Option<GuestBlock> {
         let guest_block = self.lift(state, block)?;
-        self.free_holes(state, guest_block, Self::free_home);
+        self.free_and_split(state, guest_block, block);
         Some(guest_block)
+    }
+
+    /// Frees the holes of a block that was lifted. The rest is in pieces then: it can leave page by page.
+    fn free_and_split(&self, state: &mut State, guest_block: GuestBlock, block: BlockId) {
+        self.free_holes(state, guest_block, Self::free_home);
+        let live: Vec<FrameId> = state.split_mut(guest_block).map_or_else(Vec::new, |split| {
+            let home = |index| match split.page(index) {
+                Page::AtHome(home) => Some(home),
+                _ => None,
+            };
+            split.at_home().filter_map(home).collect()
+        });
+        self.take_apart(state, block, &live);
     }
 
     /// Brings the huge page behind a guest block home. None, and nothing has changed, when it is no such

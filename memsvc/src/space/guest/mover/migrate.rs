@@ -9,7 +9,7 @@
 use super::super::GuestSpace;
 use super::super::split::{Page, Target};
 use super::{BATCH, Done, Move};
-use crate::core::units::{BlockId, FRAME_SIZE, FrameId, GuestFrame};
+use crate::core::units::{FRAME_SIZE, FrameId, GuestFrame};
 
 /// A page of a batch, with its position in it.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,6 @@ impl GuestSpace {
     /// Moves what is in each frame of `from` into that of `to`; by position, whether it was done. Those of
     /// `to` are the caller's still where it was not.
     pub(crate) fn migrate(&self, from: &[FrameId], to: &[FrameId]) -> Vec<bool> {
-        self.before_they_leave(to);
         let moves = self.plan(from, to);
         let mut done = Vec::with_capacity(from.len());
         for moves in moves.chunks(BATCH) {
@@ -32,22 +31,15 @@ impl GuestSpace {
         done
     }
 
-    /// What is copied into these frames, which are the caller's, leaves their blocks then.
-    fn before_they_leave(&self, frames: &[FrameId]) {
-        let mut blocks: Vec<BlockId> = frames.iter().map(|frame| frame.block()).collect();
-        blocks.dedup();
-        let state = self.lock_after_faults();
-        blocks.retain(|block| !state.in_pieces[block.0 as usize]);
-        drop(state);
-        if blocks.is_empty() {
+    /// Frames of a block are ours now, and what is copied into them will leave it.
+    pub(super) fn prepare(&self, frames: &[FrameId]) {
+        let Some(block) = frames.first().map(|frame| frame.block()) else { return };
+        if self.lock_after_faults().in_pieces[block.0 as usize] {
             return;
         }
-        // All but the first batch are copied after the first has left. Memory comes behind blocks that have none, so
-        // this is done without the lock.
-        let of_these = frames.iter().filter(|frame| blocks.contains(&frame.block()));
-        of_these.for_each(|frame| self.arena.poison_frame(*frame));
-        let mut state = self.lock_after_faults();
-        blocks.iter().for_each(|block| self.before_the_first_leaves(&mut state, *block));
+        // Memory comes behind a block that has none, so this is done without the lock.
+        frames.iter().for_each(|frame| self.arena.poison_frame(*frame));
+        self.take_apart(&mut self.lock_after_faults(), block, &[]);
     }
 
     /// Says where pages that are at home already are to go, so that who touches one need not wait for us.

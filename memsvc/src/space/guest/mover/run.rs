@@ -44,6 +44,10 @@ impl<W: FnMut(BlockId), G: FnMut() -> bool> Mover<Full> for SpaceMover<'_, W, G>
         }
     }
 
+    fn taken(&mut self, frames: &[FrameId]) {
+        self.space.prepare(frames);
+    }
+
     fn migrate(&mut self, _alloc: &FrameAllocator, from: &[FrameId], to: &[FrameId]) -> Migrated {
         Migrated(self.space.migrate(from, to))
     }

@@ -1,9 +1,7 @@
 //! Guest threads check every byte while their pages are on the move, and every step fails once.
 
 use std::collections::HashMap;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -107,16 +105,6 @@ fn value(page: usize, word: usize) -> u64 {
     ((page as u64) << 32 | word as u64) ^ 0x5555_0000_0000_0000
 }
 
-/// The physical 2 MiB in which the page at this address lies. None where there is no page. Only root is told; to others
-/// all are the same.
-fn physical_block(address: usize) -> Option<u64> {
-    let mut entry = [0; 8];
-    let file = std::fs::File::open("/proc/self/pagemap").unwrap();
-    file.read_exact_at(&mut entry, (address / FRAME_SIZE * 8) as u64).unwrap();
-    let entry = u64::from_ne_bytes(entry);
-    (entry >> 63 == 1).then_some((entry & ((1 << 55) - 1)) / FRAMES as u64)
-}
-
 /// A block of slabs is one huge page, of which most has never been written. It is split when a page of the guest goes
 /// through it, and the kernel gives zero-filled pages away then: none of ours may be one.
 #[test]
@@ -149,8 +137,8 @@ fn a_huge_page_of_slabs_keeps_its_memory_when_it_is_split() {
     let in_guest = (0..FRAMES).filter(|page| page % 4 == 0).map(|page| there + page * FRAME_SIZE);
     let at_home = (0..FRAMES).map(|frame| home + frame * FRAME_SIZE);
     let mut pages: HashMap<u64, usize> = HashMap::new();
-    let physical = in_guest.chain(at_home).filter_map(physical_block);
-    physical.for_each(|block| *pages.entry(block).or_default() += 1);
+    let physical = in_guest.chain(at_home).flat_map(|address| space.pagemap.physical(address, 1));
+    physical.for_each(|page| *pages.entry(page / FRAMES as u64).or_default() += 1);
     assert_eq!(pages.values().sum::<usize>(), FRAMES);
     assert!(pages.values().any(|pages| *pages > FRAMES - 10), "{pages:?}");
     (0..guest.pages).filter(|page| *page >= FRAMES || page % 4 == 0).for_each(|page| guest.check(page));
@@ -462,16 +450,6 @@ fn a_pinned_page_is_skipped_and_counted_and_moves_when_it_is_let_go() {
     (0..guest.pages).step_by(2).for_each(|page| guest.check(page));
 }
 
-/// Physical page numbers behind an address range; none where they are not shown (no CAP_SYS_ADMIN).
-fn physical_pages(start: usize, pages: usize) -> Vec<u64> {
-    let mut file = std::fs::File::open("/proc/self/pagemap").unwrap();
-    file.seek(SeekFrom::Start((start / FRAME_SIZE * 8) as u64)).unwrap();
-    let mut bytes = vec![0; pages * 8];
-    file.read_exact(&mut bytes).unwrap();
-    let numbers = bytes.as_chunks().0.iter().map(|entry| u64::from_ne_bytes(*entry) & ((1 << 55) - 1));
-    numbers.filter(|&number| number > 0).collect()
-}
-
 /// Frames come home to the physical page that they were: a block whose frames are all home is 2 MiB in one
 /// piece of the host's memory again, though its huge page was split long ago.
 #[test]
@@ -479,7 +457,8 @@ fn a_block_that_has_come_home_is_one_piece_of_physical_memory() {
     let guest = Guest::new(2);
     (0..guest.pages).for_each(|page| guest.fill(page));
     let base = guest.service.regions()[0].host;
-    let before = physical_pages(base, FRAMES);
+    let pagemap = &guest.service.space().pagemap;
+    let before = pagemap.physical(base, FRAMES);
     // Split in place, and then page by page, the last ones stay: nothing is given back yet.
     let report = |first: usize, pages: usize| {
         guest.service.report_free((first * FRAME_SIZE) as u64, (pages * FRAME_SIZE) as u64);
@@ -489,8 +468,7 @@ fn a_block_that_has_come_home_is_one_piece_of_physical_memory() {
     }
     (0..8).map(|turn| (turn * 61 % 8) * 63).for_each(|page| report(page, 63));
     assert_eq!(guest.service.stats().guest.split_blocks, 1);
-    let arena = guest.service.space().home_of(504);
-    let home = physical_pages(arena, 504);
+    let home = pagemap.physical(guest.service.space().home_of(504), 504);
     if before.is_empty() {
         assert!(home.is_empty(), "the numbers are not shown");
         return;
@@ -498,6 +476,27 @@ fn a_block_that_has_come_home_is_one_piece_of_physical_memory() {
     assert_eq!(home.len(), 504);
     assert!(home.windows(2).all(|pair| pair[1] == pair[0] + 1), "{home:?}");
     assert_eq!(home, before[..504]);
+}
+
+/// The kernel would take them away and show the shared zero page.
+#[test]
+fn pages_of_zeroes_keep_their_memory_when_their_huge_page_is_split() {
+    let guest = Guest::new(1);
+    guest.fill(7);
+    let (base, pagemap) = (guest.service.regions()[0].host, &guest.service.space().pagemap);
+    let before = pagemap.physical(base, FRAMES);
+    guest.service.report_free((9 * FRAME_SIZE) as u64, FRAME_SIZE as u64);
+    assert_eq!(guest.service.stats().guest.split_blocks, 1);
+    let after = pagemap.physical(base, FRAMES);
+    if before.is_empty() {
+        assert!(after.is_empty(), "the numbers are not shown");
+        return;
+    }
+    assert_eq!(after, [&before[..9], &before[10..]].concat());
+    guest.check(7);
+    // SAFETY: the mapping lives as long as the service.
+    let words = (0..FRAMES).map(|page| unsafe { std::ptr::read_volatile((base + page * FRAME_SIZE) as *const u64) });
+    assert_eq!(words.filter(|word| *word != 0).count(), 1);
 }
 
 /// Splits every block of the guest, and fills it again.

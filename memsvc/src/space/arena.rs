@@ -113,7 +113,8 @@ impl Arena {
             // SAFETY: the slot is ours and the caller holds the frame; it lives as long as we do.
             unsafe { AtomicU64::from_ptr(self.frame_address(*frame) as *mut u64) }
         };
-        let zeroes: Vec<_> = held.iter().map(first_word).filter(|word| word.load(Ordering::Relaxed) == 0).collect();
+        let zeroes: Vec<_> =
+            held.iter().map(first_word).filter(|word| word.load(Ordering::Relaxed) == 0).collect();
         zeroes.iter().for_each(|word| word.store(POISON, Ordering::Relaxed));
         if let Err(error) = self.mapping.split(block.offset()) {
             tracing::debug!(?block, %error, "a block was not split; some of its memory may be lost");

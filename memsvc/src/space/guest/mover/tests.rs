@@ -495,7 +495,8 @@ fn pages_of_zeroes_keep_their_memory_when_their_huge_page_is_split() {
     assert_eq!(after, [&before[..9], &before[10..]].concat());
     guest.check(7);
     // SAFETY: the mapping lives as long as the service.
-    let words = (0..FRAMES).map(|page| unsafe { std::ptr::read_volatile((base + page * FRAME_SIZE) as *const u64) });
+    let words =
+        (0..FRAMES).map(|page| unsafe { std::ptr::read_volatile((base + page * FRAME_SIZE) as *const u64) });
     assert_eq!(words.filter(|word| *word != 0).count(), 1);
 }
 

@@ -127,7 +127,7 @@ impl<S: Stream> Connection<S> {
                     Some(stream) => {
                         let idle = pump(socket, stream);
                         let ended = socket.state() == State::CloseWait && !socket.can_recv();
-                        if stream.is_over() || ended && idle && !stream.goes_on() {
+                        if stream.is_over() || ended && idle && !stream.is_waiting() {
                             socket.close();
                             metrics.closed.inc();
                             self.stream = None;

@@ -23,7 +23,7 @@ pub trait Stream {
     fn send(&mut self, out: &mut [u8]) -> usize;
 
     /// True when it had nothing to send, but is at something and will have: the guest's last byte does not end it.
-    fn goes_on(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         false
     }
 

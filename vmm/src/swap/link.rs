@@ -206,8 +206,8 @@ impl Stream for Answer {
         sent
     }
 
-    fn goes_on(&self) -> bool {
-        self.connection.goes_on()
+    fn is_waiting(&self) -> bool {
+        self.connection.is_waiting()
     }
 
     fn is_over(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Swap devices, served: to guests on the swap link, to others on a socket.
 
+mod halt;
 mod link;
 mod server;
 

@@ -20,6 +20,7 @@ use memsvc::swap::{Swap, Waker};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 
+use super::halt::Halt;
 use crate::socket::{ListeningSocket, SocketError, SocketFile};
 
 /// Connections at a time. A client of many connections has some eight.
@@ -177,9 +178,12 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
     let mut connection = swap.connect(&waker);
     let (mut came, mut goes) = (vec![0; BUFFER], vec![0; BUFFER]);
     let mut waiting = 0..0;
+    let mut ended = false;
+    let mut halt = Halt::default();
     loop {
         let filled = connection.send(&mut goes);
         stream.write_all(goes.get(..filled).unwrap_or_default())?;
+        halt.sent(filled);
         if connection.is_over() {
             return Ok(());
         }
@@ -188,13 +192,16 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
         if filled > 0 || taken > 0 || connection.goes_on() {
             continue;
         }
+        let is_waiting = connection.is_waiting();
+        if ended && !is_waiting {
+            return Ok(());
+        }
         // What has come and is not taken waits for a page, as what is read does. Where nobody waits for a tier only
         // the client can make it go on, and no second call is needed to wait for that.
-        if !connection.is_waiting() || wait(&stream, &waker, waiting.is_empty())? {
-            waiting = 0..stream.read(&mut came)?;
-            if waiting.is_empty() {
-                return Ok(());
-            }
+        if !is_waiting || wait(&stream, &waker, waiting.is_empty() && !ended)? {
+            waiting = 0..halt.read(&mut stream, &mut came)?;
+            // What it asked for before is still answered.
+            ended = waiting.is_empty();
         }
     }
 }

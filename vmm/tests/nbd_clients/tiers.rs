@@ -1,6 +1,8 @@
 //! The same clients, with 16 MiB of memory and a tier below: a directory, or a server that others wrote, which is
 //! slow, full, wrong, killed, or away.
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -137,6 +139,41 @@ fn a_directory_takes_what_memory_does_not_hold_and_gets_it_back() {
     wait_until("is sparse again", || tier_file_bytes(&served) == 0);
     for (depth, size) in [("1", "48M"), ("32", "128M")] {
         fio_verifies(&served, depth, size);
+    }
+}
+
+/// A request: its 28 bytes (NBD, "Request message").
+fn request(command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
+    let head = [0x2560_9513_u32.to_be_bytes().as_slice(), &[0, 0], &command.to_be_bytes()].concat();
+    [head.as_slice(), &cookie.to_be_bytes(), &offset.to_be_bytes(), &len.to_be_bytes()].concat()
+}
+
+/// It is gone from its side when pages come from the tier, but it reads.
+#[test]
+fn a_client_that_has_said_its_last_word_is_answered() {
+    const READS: usize = 200;
+    let directory = directory();
+    let served = served(&directory.path().display().to_string(), "60");
+    let there = random_file(&served, 64);
+    output("nbdcopy", &[&there, &served.uri()]);
+    let mut client = UnixStream::connect(served.file("socket")).expect("a connection");
+    client.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    // Fixed newstyle without the zeroes, and the default export by the old option, which needs no reply.
+    client.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0").expect("sent");
+    client.read_exact(&mut [0; 18 + 10]).expect("a greeting, and what there is");
+    // The first pages were written first, and left first. The last request is to go.
+    let reads = (0..READS as u64).flat_map(|page| request(0, page, page << 12, 4096));
+    let all: Vec<u8> = reads.chain(request(2, 0, 0, 0)).collect();
+    client.write_all(&all).expect("sent");
+    client.shutdown(Shutdown::Write).expect("half closed");
+    let mut replies = Vec::new();
+    client.read_to_end(&mut replies).expect("replies");
+    assert_eq!(replies.len(), READS * (16 + 4096));
+    let written = std::fs::read(there).expect("a file");
+    for reply in replies.chunks_exact(16 + 4096) {
+        let cookie = u64::from_be_bytes(reply[8..16].try_into().expect("8 bytes"));
+        let page = usize::try_from(cookie).expect("a page");
+        assert!(reply[4..8] == [0; 4] && reply[16..] == written[page << 12..][..4096], "page {page}");
     }
 }
 

@@ -181,3 +181,19 @@ fn a_connection_that_is_over_ends_when_all_has_arrived() {
     assert_eq!(net.peer.metrics().closed.get(), 1);
     assert_eq!(net.peer.service().tally.dropped.get(), 1);
 }
+
+#[test]
+fn a_guest_that_has_closed_its_half_is_answered() {
+    let mut net = Net::new(ALL_OFFLOADS, Faults::default(), 1);
+    net.peer.service().tally.silent.set(true);
+    net.guest.start(10_000, 65_535);
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.peer.service().tally.received.get(), 10_000);
+    net.guest.socket(0).close();
+    net.run(Duration::from_secs(30));
+    assert_eq!(net.peer.metrics().closed.get(), 0);
+    net.peer.service().tally.silent.set(false);
+    net.finish(Duration::from_secs(1));
+    assert_eq!(net.guest.programs[0].retries, 0);
+    assert_eq!(net.peer.metrics().closed.get(), 1);
+}

@@ -18,6 +18,8 @@ pub(super) struct Tally {
     pub(super) received: Cell<u64>,
     /// Streams take no bytes and send none.
     pub(super) stuck: Cell<bool>,
+    /// Streams take bytes, and answer later.
+    pub(super) silent: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +80,7 @@ impl Stream for Pattern {
     }
 
     fn send(&mut self, out: &mut [u8]) -> usize {
-        if self.tally.stuck.get() {
+        if self.tally.stuck.get() || self.tally.silent.get() {
             return 0;
         }
         let len = (self.received.min(self.limit) - self.sent).min(out.len().min(self.gulp) as u64);
@@ -87,6 +89,10 @@ impl Stream for Pattern {
             self.sent += 1;
         }
         len as usize
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.tally.silent.get() && self.sent < self.received
     }
 
     fn is_over(&self) -> bool {

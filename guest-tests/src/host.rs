@@ -1,12 +1,14 @@
 //! What a guest costs the host, read from the host's `/proc`.
 
 mod cpu;
+mod physical;
 
 use std::fs;
 
 use anyhow::Context;
 
 pub use self::cpu::{CpuTimes, Thread, busy, cpu_times, family_cpu_time, threads};
+pub use self::physical::stray_pages;
 
 /// The smallest run of anonymous mappings that is taken for guest memory; stacks and heaps of the
 /// monitors are smaller.
@@ -51,34 +53,42 @@ pub fn split(pid: u32) -> anyhow::Result<Split> {
 /// Adjacent writable anonymous mappings.
 #[derive(Default)]
 struct Run {
+    start: u64,
     end: u64,
-    kib: u64,
     rss: u64,
     huge: u64,
     anonymous: bool,
 }
 
-fn split_smaps(text: &str) -> Split {
+impl Run {
+    fn is_ram(&self) -> bool {
+        self.anonymous && (self.end - self.start) >> 10 >= SMALLEST_RAM_KIB
+    }
+}
+
+fn runs(smaps: &str) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for line in text.lines() {
+    for line in smaps.lines() {
         if let Some((start, end, anonymous)) = mapping(line) {
             let joins = runs.last().is_some_and(|run| run.anonymous && anonymous && run.end == start);
             if !joins {
-                runs.push(Run { anonymous, ..Run::default() });
+                runs.push(Run { start, anonymous, ..Run::default() });
             }
             if let Some(run) = runs.last_mut() {
                 run.end = end;
-                run.kib += (end - start) >> 10;
             }
         } else if let Some(run) = runs.last_mut() {
             run.rss += field(line, "Rss:").unwrap_or(0);
             run.huge += field(line, "AnonHugePages:").unwrap_or(0);
         }
     }
+    runs
+}
+
+fn split_smaps(text: &str) -> Split {
     let mut split = Split::default();
-    for run in runs {
-        let part =
-            if run.anonymous && run.kib >= SMALLEST_RAM_KIB { &mut split.ram } else { &mut split.rest };
+    for run in runs(text) {
+        let part = if run.is_ram() { &mut split.ram } else { &mut split.rest };
         part.mib += mib(run.rss);
         part.huge_mib += mib(run.huge);
     }

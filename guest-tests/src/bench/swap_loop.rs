@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::standing::{Standing, show_free_blocks};
 use super::{Run, Samples};
 use crate::agent_client::Herd;
+use crate::host;
 use crate::kernels::Kernel;
 use crate::kvm_host;
 use crate::progress::Progress;
@@ -106,6 +107,7 @@ fn measure(vm: &mut TestVm, link: &SwapLink, samples: &mut Samples) -> anyhow::R
     vm.control.api("PUT", "/memory/compact", Value::Null)?;
     let compacted = Standing::settled(vm)?;
     let (memory, swap) = (get(vm, "/memory")?, get(vm, "/swap")?);
+    let strays = host::stray_pages(vm.pid())?;
     progress.done(&words(&compacted));
 
     let progress = Progress::start("the guest reads all that it holds");
@@ -130,6 +132,13 @@ fn measure(vm: &mut TestVm, link: &SwapLink, samples: &mut Samples) -> anyhow::R
     add("shrunk: of what came back, whole 2 MiB", "%", whole_percent(&used, &shrunk));
     add(HOST, "MiB", compacted.mib());
     add(WHOLE, "%", whole_percent(&used, &compacted));
+    if let Some(strays) = strays {
+        add(
+            "compacted: guest and arena, in 2 MiB that they share",
+            "pages",
+            f64::from(u32::try_from(strays)?),
+        );
+    }
     add("compacted: MemFree rose by", "MiB", compacted.free.mib - used.free.mib);
     add("compacted: guest", "MiB", mib(&memory, "/host/guest_resident_bytes")?);
     add("compacted: arena, where swap is", "MiB", mib(&memory, "/host/arena_resident_bytes")?);

@@ -1,0 +1,45 @@
+//! Which physical memory is behind a guest.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use anyhow::Context;
+
+use super::{read, runs};
+
+const PAGE: u64 = 4096;
+const PAGES_IN_BLOCK: u64 = 512;
+/// Of an entry of `pagemap`: that there is a page, and its number (Documentation/admin-guide/mm/pagemap.rst).
+const PRESENT: u64 = 1 << 63;
+const NUMBER: u64 = (1 << 55) - 1;
+
+/// Pages of guest memory, and of the arena behind it, that lie in 2 MiB of the host of which something is not theirs:
+/// what keeps such 2 MiB from being whole. None where numbers of pages are not shown (no `CAP_SYS_ADMIN`).
+///
+/// # Errors
+/// The process is gone.
+pub fn stray_pages(pid: u32) -> anyhow::Result<Option<u64>> {
+    let path = format!("/proc/{pid}/pagemap");
+    let pagemap = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+    let mut blocks = HashMap::new();
+    let mut entries = [0; PAGES_IN_BLOCK as usize * size_of::<u64>()];
+    for run in runs(&read(&format!("/proc/{pid}/smaps"))?).iter().filter(|run| run.is_ram()) {
+        for start in (run.start..run.end).step_by((PAGE * PAGES_IN_BLOCK) as usize) {
+            let pages = PAGES_IN_BLOCK.min((run.end - start) / PAGE) as usize;
+            let entries = &mut entries[..pages * size_of::<u64>()];
+            pagemap.read_exact_at(entries, start / PAGE * size_of::<u64>() as u64)?;
+            add(entries, &mut blocks);
+        }
+    }
+    // Where numbers are not shown, all are 0.
+    Ok((!blocks.contains_key(&0)).then(|| blocks.values().filter(|&&pages| pages < PAGES_IN_BLOCK).sum()))
+}
+
+/// Counts the pages of each physical 2 MiB.
+fn add(entries: &[u8], blocks: &mut HashMap<u64, u64>) {
+    let entries = entries.as_chunks().0.iter().map(|entry| u64::from_ne_bytes(*entry));
+    for entry in entries.filter(|entry| entry & PRESENT != 0) {
+        *blocks.entry((entry & NUMBER) / PAGES_IN_BLOCK).or_default() += 1;
+    }
+}

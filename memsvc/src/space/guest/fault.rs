@@ -203,8 +203,9 @@ impl GuestSpace {
         for index in 0..FRAMES_PER_BLOCK {
             self.alloc.set_rmap(block.frame(index), guest_block.frame(index).0);
         }
-        let frames = std::array::from_fn(|index| Some(block.frame(index)));
-        state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(SplitBlock::new(frames)));
+        let mut split = SplitBlock::absent();
+        (0..FRAMES_PER_BLOCK).for_each(|index| split.set(index, Page::Here(block.frame(index))));
+        state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(split));
         state.absent -= 1;
         self.moves.frames_in.add(FRAMES_PER_BLOCK as u64);
         self.faults.single.add(1);

@@ -47,36 +47,40 @@ pub(super) enum Target {
 /// Frames behind a split block, by index.
 #[derive(Debug)]
 pub(super) struct SplitBlock {
-    frames: [Option<FrameId>; FRAMES_PER_BLOCK],
-    /// Of these, how many there are.
-    len: usize,
+    /// Of pages behind which there is one.
+    frames: [FrameId; FRAMES_PER_BLOCK],
+    present: BlockBitmap,
     at_home: BlockBitmap,
     busy: BlockBitmap,
     /// Absent ones that the guest has reported free, and not touched since.
     reported: BlockBitmap,
     /// Empty, or one for each page: said by a mover, until it takes it back.
     targets: Vec<Target>,
+    /// Of these, how many are not [`Target::Same`].
+    targeted: usize,
 }
 
 impl SplitBlock {
-    /// All of them here.
-    pub(super) fn new(frames: [Option<FrameId>; FRAMES_PER_BLOCK]) -> Self {
-        let len = frames.iter().flatten().count();
-        let none = BlockBitmap::EMPTY;
-        Self { frames, len, at_home: none, busy: none, reported: none, targets: Vec::new() }
-    }
-
     /// Nothing behind any page.
     pub(super) fn absent() -> Self {
-        Self::new([None; FRAMES_PER_BLOCK])
+        let none = BlockBitmap::EMPTY;
+        Self {
+            frames: [FrameId(0); FRAMES_PER_BLOCK],
+            present: none,
+            at_home: none,
+            busy: none,
+            reported: none,
+            targets: Vec::new(),
+            targeted: 0,
+        }
     }
 
     pub(super) fn page(&self, index: usize) -> Page {
         match self.frames[index] {
             _ if self.busy.contains(index) => Page::Busy,
-            None => Page::Absent,
-            Some(frame) if self.at_home.contains(index) => Page::AtHome(frame),
-            Some(frame) => Page::Here(frame),
+            _ if !self.present.contains(index) => Page::Absent,
+            frame if self.at_home.contains(index) => Page::AtHome(frame),
+            frame => Page::Here(frame),
         }
     }
 
@@ -84,20 +88,22 @@ impl SplitBlock {
     pub(super) fn set(&mut self, index: usize, page: Page) {
         self.busy.remove(index);
         self.at_home.remove(index);
-        self.len -= usize::from(self.frames[index].is_some());
         self.frames[index] = match page {
-            Page::Absent => None,
+            Page::Absent => {
+                self.present.remove(index);
+                return;
+            }
             Page::Here(frame) => {
                 self.reported.remove(index);
-                Some(frame)
+                frame
             }
             Page::AtHome(frame) => {
                 self.at_home.insert(index);
-                Some(frame)
+                frame
             }
             Page::Busy => unreachable!("a page becomes busy by take()"),
         };
-        self.len += usize::from(self.frames[index].is_some());
+        self.present.insert(index);
     }
 
     /// The guest does not use this page, which is absent.
@@ -122,18 +128,18 @@ impl SplitBlock {
 
     /// True when nothing is behind any page, and no mover at it.
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0 && self.is_left_alone()
+        self.present.is_empty() && self.is_left_alone()
     }
 
     /// True when no mover has any of it, nor has still to hear where a page has gone. Only then may this be
     /// forgotten.
     pub(super) fn is_left_alone(&self) -> bool {
-        !self.is_moving() && self.targets.iter().all(|target| *target == Target::Same)
+        !self.is_moving() && self.targeted == 0
     }
 
     /// Frames behind it.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.present.len()
     }
 
     /// Pages at home, those that a mover has not.
@@ -153,6 +159,11 @@ impl SplitBlock {
             }
             self.targets = vec![Target::Same; FRAMES_PER_BLOCK];
         }
-        self.targets[index] = target;
+        let before = std::mem::replace(&mut self.targets[index], target);
+        self.targeted += usize::from(target != Target::Same);
+        self.targeted -= usize::from(before != Target::Same);
+        if self.targeted == 0 {
+            self.targets = Vec::new();
+        }
     }
 }

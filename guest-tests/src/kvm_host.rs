@@ -3,6 +3,7 @@
 //! `ci/kvm-host` knows which place that is: this machine, or a nested host. It sets a variable there.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
@@ -32,30 +33,37 @@ pub fn inside() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// In the nested host, runs this with one CPU for this process and all that it starts: guest, monitor and server that
-/// interrupt each other all the time do not live long on two that are emulated (ARCHITECTURE.md, "Where tests run").
+/// "native" or "nested": where [`enter`] goes.
 ///
 /// # Errors
-/// Those of `run`, or the CPUs could not be chosen.
-pub fn on_one_cpu<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    pin("0")?;
-    let result = run();
-    pin("0,1")?;
-    result
+/// `ci/kvm-host` could not be started.
+pub fn would_be() -> anyhow::Result<String> {
+    let said = Command::new(script()).arg("--kind").output().context("cannot run ci/kvm-host")?;
+    ensure!(said.status.success(), "ci/kvm-host --kind: {said:?}");
+    Ok(String::from_utf8(said.stdout)?.trim().to_owned())
 }
 
-/// In the nested host, gives this process, and what it starts from now on, these of its two CPUs.
-fn pin(cpus: &str) -> anyhow::Result<()> {
-    if kind() == "nested" {
-        let process = std::process::id().to_string();
-        let pinned = Command::new("taskset").args(["-acp", cpus, &process]).output()?;
-        ensure!(pinned.status.success(), "taskset: {pinned:?}");
-    }
-    Ok(())
+/// Builds every initramfs; they cannot be built in the nested host.
+///
+/// # Errors
+/// Something could not be built.
+pub fn prepare() -> anyhow::Result<()> {
+    Kernel::present().into_iter().try_for_each(|kernel| initramfs::build(kernel).map(drop))
 }
 
-/// Builds every initramfs, then starts this program again through `ci/kvm-host`. Comes back at once if
-/// it is inside already, and does not come back otherwise.
+/// This program, started again with its arguments through `ci/kvm-host`.
+///
+/// # Errors
+/// It cannot tell its own path.
+pub fn again() -> anyhow::Result<Command> {
+    let program = std::env::current_exe().context("cannot tell this program's own path")?;
+    let mut command = Command::new(script());
+    command.arg(program).args(std::env::args_os().skip(1));
+    Ok(command)
+}
+
+/// [`prepare`]s, then starts this program again through `ci/kvm-host`. Comes back at once if it is inside
+/// already, and does not come back otherwise.
 ///
 /// # Errors
 /// Something could not be built, or `ci/kvm-host` could not be started.
@@ -63,11 +71,10 @@ pub fn enter() -> anyhow::Result<()> {
     if inside() {
         return Ok(());
     }
-    for kernel in Kernel::present() {
-        initramfs::build(kernel)?;
-    }
-    let script = paths::repository().join("ci/kvm-host");
-    let program = std::env::current_exe().context("cannot tell this program's own path")?;
-    let error = Command::new(&script).arg(program).args(std::env::args_os().skip(1)).exec();
-    Err(error).with_context(|| format!("cannot run {}", script.display()))
+    prepare()?;
+    Err(again()?.exec()).context("cannot run ci/kvm-host")
+}
+
+fn script() -> PathBuf {
+    paths::repository().join("ci/kvm-host")
 }

@@ -89,7 +89,7 @@ pub fn run(run: Run) -> anyhow::Result<()> {
 fn guest(samples: &mut Samples) -> anyhow::Result<()> {
     let link = SwapLink::new(Subject::Aerostat, SWAP_MIB)?;
     let spec = Spec::new(Subject::Aerostat, Kernel::any()?).memory_mib(RAM_MIB);
-    kvm_host::on_one_cpu(|| link.attach(spec).run(|vm| measure(vm, &link, samples)))
+    link.attach(spec).run(|vm| measure(vm, &link, samples))
 }
 
 fn measure(vm: &mut TestVm, link: &SwapLink, samples: &mut Samples) -> anyhow::Result<()> {

@@ -1,7 +1,8 @@
 //! Scenarios with real guests, in plain words: one file for each theme.
 //!
 //! `cargo test -p guest-tests --test scenarios [-- FILTER]`. They run one after the other, where KVM runs
-//! a stock kernel: this program starts itself again through `ci/kvm-host`. With `AEROSTAT_SUBJECT=qemu-pc`
+//! a stock kernel: this program starts itself again through `ci/kvm-host`, or twice, for half of them each, where that
+//! is a nested host. With `AEROSTAT_SUBJECT=qemu-pc`
 //! they run against QEMU, and with `AEROSTAT_KVM_HOST=none` besides, QEMU emulates: that tries out the
 //! scenarios themselves.
 
@@ -11,12 +12,13 @@ mod debian;
 mod disk;
 mod life;
 mod memory;
+mod parts;
 mod swap;
 
 use std::process::ExitCode;
 
 use guest_tests::{Kernel, Spec, Subject, kvm_host};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Conclusion, Trial};
 
 /// Guest RAM of most scenarios.
 const RAM_MIB: u64 = 512;
@@ -24,14 +26,27 @@ const RAM_MIB: u64 = 512;
 const SPARE_MIB: u64 = 8;
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    if !arguments.list
-        && let Err(error) = prepare()
-    {
-        eprintln!("scenarios: {error:?}");
-        return ExitCode::FAILURE;
+    let arguments = Arguments::from_args();
+    if arguments.list || kvm_host::inside() {
+        return run(arguments).exit_code();
     }
-    // Two guests at once would share two emulated cores and measure each other.
+    outside(&arguments).unwrap_or_else(|error| {
+        eprintln!("scenarios: {error:?}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Makes all that cannot be made in the nested host, and has the scenarios run where KVM is.
+fn outside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    guest_tests::debian::build()?;
+    kvm_host::prepare()?;
+    // A nested host has one CPU; so there are two of them.
+    let is_for_two = arguments.filter.is_none() && kvm_host::would_be()? == "nested";
+    Ok(ExitCode::from(parts::run(if is_for_two { 2 } else { 1 })?))
+}
+
+fn run(mut arguments: Arguments) -> Conclusion {
+    // Two guests at once would share a CPU and measure each other.
     arguments.test_threads.get_or_insert(1);
     let mut trials = boot::trials();
     trials.extend(disk::trials());
@@ -40,15 +55,7 @@ fn main() -> ExitCode {
     trials.extend(life::trials());
     trials.extend(swap::trials());
     trials.extend(debian::trials());
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// Makes all that cannot be made in the nested host, and goes there.
-fn prepare() -> anyhow::Result<()> {
-    if !kvm_host::inside() {
-        guest_tests::debian::build()?;
-    }
-    kvm_host::enter()
+    libtest_mimic::run(&arguments, parts::ours(trials))
 }
 
 /// A scenario that holds for every monitor.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
 use guest_tests::nbd_server::{NbdServer, Program};
-use guest_tests::{Content, Flood, Spec, Subject, SwapLink, TestVm, kvm_host};
+use guest_tests::{Content, Flood, Spec, Subject, SwapLink, TestVm};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -33,9 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("swap::the_network_brings_pings_and_transfers_through_a_flood", network),
         scenario("swap::what_exceeds_memory_comes_back_right", exceeds),
     ];
-    trials.extend(ours("swap::a_server_below_is_killed_and_then_the_guest_resets", || {
-        kvm_host::on_one_cpu(below)
-    }));
+    trials.extend(ours("swap::a_server_below_is_killed_and_then_the_guest_resets", below));
     trials.extend(exhaustion::trials());
     trials
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use guest_tests::agent_client::Herd;
-use guest_tests::{Content, Flood, SwapLink, TestVm, kvm_host};
+use guest_tests::{Content, Flood, SwapLink, TestVm};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -44,8 +44,8 @@ const SECONDS: &str = "AEROSTAT_EXHAUSTION_SECONDS";
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    trials.extend(ours("swap::exhaustion_is_survived", || kvm_host::on_one_cpu(experiment)));
-    trials.extend(ours("swap::exhaustion_without_a_reserve_stalls", || kvm_host::on_one_cpu(control)));
+    trials.extend(ours("swap::exhaustion_is_survived", experiment));
+    trials.extend(ours("swap::exhaustion_without_a_reserve_stalls", control));
     trials
 }
 

@@ -106,8 +106,9 @@ impl Arena {
         unsafe { AtomicU64::from_ptr(address as *mut u64).load(Ordering::Relaxed) == POISON }
     }
 
-    /// Has the kernel make single pages of a block that is one huge page. `held` are frames of it that the caller holds,
-    /// with whatever is in them. All others that are filled with zeroes may lose their memory: the kernel gives it away.
+    /// Has the kernel make single pages of a block that is one huge page, which it may refuse. `held` are frames of it that
+    /// the caller holds, with whatever is in them. All others that are filled with zeroes may lose their memory: the
+    /// kernel gives it away.
     pub(crate) fn split(&self, block: BlockId, held: &[FrameId]) {
         let first_word = |frame: &FrameId| {
             // SAFETY: the slot is ours and the caller holds the frame; it lives as long as we do.
@@ -117,7 +118,7 @@ impl Arena {
             held.iter().map(first_word).filter(|word| word.load(Ordering::Relaxed) == 0).collect();
         zeroes.iter().for_each(|word| word.store(POISON, Ordering::Relaxed));
         if let Err(error) = self.mapping.split(block.offset()) {
-            tracing::debug!(?block, %error, "a block was not split; some of its memory may be lost");
+            tracing::debug!(?block, %error, "the kernel takes no advice to split a block");
         }
         zeroes.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }

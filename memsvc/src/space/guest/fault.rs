@@ -143,6 +143,8 @@ impl GuestSpace {
             state.poisoned[to.block().0 as usize].remove(to.index());
             self.arena.copy_frames(std::iter::once((from, to)));
             self.mover.copied_bytes.add(FRAME_SIZE as u64);
+        } else {
+            self.before_one_goes_in(state, page.block(), from.block());
         }
         let arrived = self.bring_in(state, Move { page, from, to });
         if arrived

@@ -82,18 +82,21 @@ impl GuestSpace {
     /// Single frames are going to leave this block. If it is one huge page, the kernel makes single pages of it now, and
     /// what is free in it takes the poison word before. `held` are frames of it that are the caller's and at home.
     pub(super) fn take_apart(&self, state: &mut State, block: BlockId, held: &[FrameId]) {
-        if std::mem::replace(&mut state.in_pieces[block.0 as usize], true)
-            || !self.pagemap.is_huge(self.arena.block_address(block))
-        {
+        let is_huge = || self.pagemap.is_huge(self.arena.block_address(block));
+        if state.in_pieces[block.0 as usize] {
             return;
         }
-        self.alloc.drain_all();
-        let poisoned = &mut state.poisoned[block.0 as usize];
-        self.alloc.for_free_frames(block, |frame| {
-            self.arena.poison_frame(frame);
-            poisoned.insert(frame.index());
-        });
-        self.arena.split(block, held);
+        if is_huge() {
+            self.alloc.drain_all();
+            let poisoned = &mut state.poisoned[block.0 as usize];
+            self.alloc.for_free_frames(block, |frame| {
+                self.arena.poison_frame(frame);
+                poisoned.insert(frame.index());
+            });
+            self.arena.split(block, held);
+        }
+        // Where somebody holds a page of it, the kernel does not split it; the next to leave tries again.
+        state.in_pieces[block.0 as usize] = !is_huge();
     }
 
     /// Frees frames that are at home.

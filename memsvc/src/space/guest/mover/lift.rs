@@ -67,9 +67,22 @@ impl GuestSpace {
     /// Frees the holes of a block that was lifted. The rest is in pieces then: it can leave page by page.
     fn free_and_split(&self, state: &mut State, guest_block: GuestBlock, block: BlockId) {
         self.free_holes(state, guest_block, Self::free_home);
+        self.before_one_goes_in(state, guest_block, block);
+    }
+
+    /// Pages of a guest block that was lifted are going to go in by themselves, from the frames that they are in.
+    pub(in super::super) fn before_one_goes_in(
+        &self,
+        state: &mut State,
+        guest_block: GuestBlock,
+        block: BlockId,
+    ) {
+        if state.in_pieces[block.0 as usize] {
+            return;
+        }
         let live: Vec<FrameId> = state.split_mut(guest_block).map_or_else(Vec::new, |split| {
             let home = |index| match split.page(index) {
-                Page::AtHome(home) => Some(home),
+                Page::AtHome(home) if home.block() == block => Some(home),
                 _ => None,
             };
             split.at_home().filter_map(home).collect()

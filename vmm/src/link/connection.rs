@@ -47,7 +47,7 @@ pub(super) enum Claim {
     Free,
     /// It is half-open or closing, and silent: no stream is lost.
     Unserved,
-    /// It is served, and silent for so long that its guest has forgotten it.
+    /// It is served, and its guest has closed its half, or been silent for so long that it has forgotten it.
     Dead,
 }
 
@@ -98,6 +98,8 @@ impl<S: Stream> Connection<S> {
         let claim = match (self.socket().state(), &self.stream) {
             (State::Listen | State::Closed | State::TimeWait, _) => Claim::Free,
             (_, None) if silence >= UNSERVED_SILENCE => Claim::Unserved,
+            // It has said its last word, and most likely gone.
+            (State::CloseWait, Some(_)) if silence >= UNSERVED_SILENCE => Claim::Dead,
             (_, Some(_)) if silence >= SERVED_SILENCE => Claim::Dead,
             _ => return None,
         };

@@ -67,11 +67,13 @@ mod tests {
     #[test]
     fn who_looks_before_sleeping_sees_what_comes_and_that_nothing_will() {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
-        let mut halt = Halt { poll: Halt::LONGEST, moved: 0 };
+        let patient = Duration::from_secs(60);
+        let mut halt = Halt { poll: patient, moved: 0 };
         let mut byte = [0];
         theirs.write_all(&[1]).expect("sent");
         assert_eq!(halt.read(&mut ours, &mut byte).expect("a byte"), 1);
-        assert_eq!((byte, halt.poll, halt.moved), ([1], Halt::LONGEST, 1));
+        assert_eq!((byte, halt.poll, halt.moved), ([1], patient, 1));
+        halt.poll = Halt::LONGEST;
         thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(100 * Halt::LONGEST);
@@ -80,7 +82,7 @@ mod tests {
             assert_eq!(halt.read(&mut ours, &mut byte).expect("a byte"), 1);
         });
         assert_eq!((byte, halt.poll), ([2], Duration::ZERO), "it was not worth it");
-        halt.poll = Halt::LONGEST;
+        halt.poll = patient;
         drop(theirs);
         assert_eq!(halt.read(&mut ours, &mut byte).expect("an end"), 0);
     }

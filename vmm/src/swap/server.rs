@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memsvc::swap::{Swap, Waker};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 
 use super::halt::Halt;
@@ -29,6 +29,9 @@ const MAX_CONNECTIONS: usize = 64;
 const BUFFER: usize = (256 << 10) + 4096;
 /// After a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the next page is waited for after the client's last word. It may have gone: one that closes its TCP
+/// connection and one that closes its half of it say the same, and it must not keep the place of others.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// Stack of a thread in bytes; only what is touched is resident.
 const STACK: usize = 1 << 20;
 
@@ -178,8 +181,10 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
     let mut connection = swap.connect(&waker);
     let (mut came, mut goes) = (vec![0; BUFFER], vec![0; BUFFER]);
     let mut waiting = 0..0;
-    let mut ended = false;
     let mut halt = Halt::default();
+    let mut is_at_end = false;
+    // Its last word is known to have come; nothing has been done for it since.
+    let mut ended: Option<Instant> = None;
     loop {
         let filled = connection.send(&mut goes);
         stream.write_all(goes.get(..filled).unwrap_or_default())?;
@@ -190,27 +195,51 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
         let taken = connection.receive(came.get(waiting.clone()).unwrap_or_default());
         waiting.start += taken;
         if filled > 0 || taken > 0 || connection.goes_on() {
+            ended = ended.map(|_| Instant::now());
             continue;
         }
         let is_waiting = connection.is_waiting();
-        if ended && !is_waiting {
+        let patience = ended.map(|since| LAST_WORD.saturating_sub(since.elapsed()));
+        if is_at_end && !is_waiting || patience.is_some_and(|patience| patience.is_zero()) {
             return Ok(());
         }
         // What has come and is not taken waits for a page, as what is read does. Where nobody waits for a tier only
         // the client can make it go on, and no second call is needed to wait for that.
-        if !is_waiting || wait(&stream, &waker, waiting.is_empty() && !ended)? {
+        let event = match is_waiting {
+            true => wait(&stream, &waker, waiting.is_empty() && !is_at_end, patience)?,
+            false => Event::More,
+        };
+        if event == Event::More {
             waiting = 0..halt.read(&mut stream, &mut came)?;
-            // What it asked for before is still answered.
-            ended = waiting.is_empty();
+            is_at_end = waiting.is_empty();
+        }
+        if is_at_end || event == Event::LastWord {
+            ended.get_or_insert_with(Instant::now);
         }
     }
 }
 
-/// Waits until the waker rings or, if that is wanted, something comes: true then.
-fn wait(stream: &impl AsFd, waker: &Waker, for_more: bool) -> io::Result<bool> {
-    let comes = if for_more { PollFlags::IN } else { PollFlags::empty() };
+/// Why a wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// Something has come.
+    More,
+    /// The client has said its last word; there may be something to read before it.
+    LastWord,
+    /// A page has come from a tier, or patience is at its end.
+    Other,
+}
+
+/// Waits until the waker rings, something comes if that is wanted, or the last word does if it is not known yet.
+fn wait(stream: &impl AsFd, waker: &Waker, for_more: bool, patience: Option<Duration>) -> io::Result<Event> {
+    let comes = match patience {
+        _ if for_more => PollFlags::IN,
+        None => PollFlags::RDHUP,
+        Some(_) => PollFlags::empty(),
+    };
     let mut fds = [PollFd::new(waker, PollFlags::IN), PollFd::new(stream, comes)];
-    retry_on_intr(|| poll(&mut fds, None))?;
+    let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+    retry_on_intr(|| poll(&mut fds, patience.as_ref()))?;
     let [rung, came] = fds.map(|fd| fd.revents());
     if !rung.is_empty() {
         waker.clear();
@@ -219,7 +248,11 @@ fn wait(stream: &impl AsFd, waker: &Waker, for_more: bool) -> io::Result<bool> {
     if !for_more && came.intersects(PollFlags::HUP | PollFlags::ERR) {
         return Err(io::ErrorKind::BrokenPipe.into());
     }
-    Ok(for_more && !came.is_empty())
+    Ok(match came {
+        _ if came.is_empty() => Event::Other,
+        _ if for_more => Event::More,
+        _ => Event::LastWord,
+    })
 }
 
 #[cfg(test)]

@@ -148,33 +148,47 @@ fn request(command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     [head.as_slice(), &cookie.to_be_bytes(), &offset.to_be_bytes(), &len.to_be_bytes()].concat()
 }
 
-/// It is gone from its side when pages come from the tier, but it reads.
-#[test]
-fn a_client_that_has_said_its_last_word_is_answered() {
-    const READS: usize = 200;
-    let directory = directory();
-    let served = served(&directory.path().display().to_string(), "60");
-    let there = random_file(&served, 64);
-    output("nbdcopy", &[&there, &served.uri()]);
+/// What a client gets that asks for the first 200 pages, which have left memory first, and closes its half.
+fn last_word(served: &Served) -> Vec<u8> {
     let mut client = UnixStream::connect(served.file("socket")).expect("a connection");
     client.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     // Fixed newstyle without the zeroes, and the default export by the old option, which needs no reply.
     client.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0").expect("sent");
     client.read_exact(&mut [0; 18 + 10]).expect("a greeting, and what there is");
-    // The first pages were written first, and left first. The last request is to go.
-    let reads = (0..READS as u64).flat_map(|page| request(0, page, page << 12, 4096));
+    let reads = (0..200).flat_map(|page| request(0, page, page << 12, 4096));
+    // The last request is to go.
     let all: Vec<u8> = reads.chain(request(2, 0, 0, 0)).collect();
     client.write_all(&all).expect("sent");
     client.shutdown(Shutdown::Write).expect("half closed");
     let mut replies = Vec::new();
-    client.read_to_end(&mut replies).expect("replies");
-    assert_eq!(replies.len(), READS * (16 + 4096));
+    client.read_to_end(&mut replies).expect("replies, and an end");
+    replies
+}
+
+#[test]
+fn a_client_that_has_said_its_last_word_is_answered() {
+    let directory = directory();
+    let served = served(&directory.path().display().to_string(), "60");
+    let there = random_file(&served, 64);
+    output("nbdcopy", &[&there, &served.uri()]);
+    let replies = last_word(&served);
+    assert_eq!(replies.len(), 200 * (16 + 4096));
     let written = std::fs::read(there).expect("a file");
     for reply in replies.chunks_exact(16 + 4096) {
         let cookie = u64::from_be_bytes(reply[8..16].try_into().expect("8 bytes"));
         let page = usize::try_from(cookie).expect("a page");
         assert!(reply[4..8] == [0; 4] && reply[16..] == written[page << 12..][..4096], "page {page}");
     }
+}
+
+/// It may have gone, and would keep its place as long as the tier may take.
+#[test]
+fn a_client_that_has_said_its_last_word_is_not_waited_for_as_long_as_a_tier() {
+    let directory = directory();
+    let _below = Below::nbdkit(directory.path(), &["--filter=delay", "memory", "256M", "rdelay=3600"]);
+    let served = served(&uri(directory.path()), "3600");
+    output("nbdcopy", &[&random_file(&served, 64), &served.uri()]);
+    assert!(last_word(&served).len() < 200 * (16 + 4096));
 }
 
 #[test]

@@ -197,3 +197,21 @@ fn a_guest_that_has_closed_its_half_is_answered() {
     assert_eq!(net.guest.programs[0].retries, 0);
     assert_eq!(net.peer.metrics().closed.get(), 1);
 }
+
+#[test]
+fn who_has_closed_its_half_and_waits_gives_way() {
+    let mut net = Net::new(ALL_OFFLOADS, Faults::default(), 1);
+    net.peer.service().tally.silent.set(true);
+    (0..4).for_each(|_| net.guest.start(1_000, 65_535));
+    net.run(Duration::from_millis(100));
+    (0..4).for_each(|program| net.guest.socket(program).close());
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.peer.service().tally.opened.get(), 4);
+    net.guest.start(1_000, 65_535);
+    net.run(Duration::from_secs(2));
+    assert!(net.peer.service().tally.opened.get() > 4);
+    net.peer.service().tally.silent.set(false);
+    // Whose place was taken waits for ever.
+    net.guest.programs[..4].iter_mut().for_each(|program| program.reads = false);
+    net.finish(Duration::from_secs(10));
+}

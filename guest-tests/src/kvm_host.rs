@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 
 use crate::kernels::Kernel;
+use crate::process::die_with_parent;
 use crate::{initramfs, paths};
 
 /// Set by `ci/kvm-host` to "native" or "nested".
@@ -51,11 +52,17 @@ pub fn prepare() -> anyhow::Result<()> {
     Kernel::present().into_iter().try_for_each(|kernel| initramfs::build(kernel).map(drop))
 }
 
-/// This program, started again with its arguments through `ci/kvm-host`.
+/// This program once more, with its arguments, through `ci/kvm-host`: a child that does not outlive us.
 ///
 /// # Errors
 /// It cannot tell its own path.
-pub fn again() -> anyhow::Result<Command> {
+pub fn child() -> anyhow::Result<Command> {
+    let mut command = again()?;
+    die_with_parent(&mut command);
+    Ok(command)
+}
+
+fn again() -> anyhow::Result<Command> {
     let program = std::env::current_exe().context("cannot tell this program's own path")?;
     let mut command = Command::new(script());
     command.arg(program).args(std::env::args_os().skip(1));

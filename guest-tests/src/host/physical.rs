@@ -22,24 +22,24 @@ const NUMBER: u64 = (1 << 55) - 1;
 pub fn stray_pages(pid: u32) -> anyhow::Result<Option<u64>> {
     let path = format!("/proc/{pid}/pagemap");
     let pagemap = File::open(&path).with_context(|| format!("cannot open {path}"))?;
-    let mut blocks = HashMap::new();
+    let mut blocks: HashMap<u64, [u64; 8]> = HashMap::new();
     let mut entries = [0; PAGES_IN_BLOCK as usize * size_of::<u64>()];
     for run in runs(&read(&format!("/proc/{pid}/smaps"))?).iter().filter(|run| run.is_ram()) {
         for start in (run.start..run.end).step_by((PAGE * PAGES_IN_BLOCK) as usize) {
             let pages = PAGES_IN_BLOCK.min((run.end - start) / PAGE) as usize;
             let entries = &mut entries[..pages * size_of::<u64>()];
             pagemap.read_exact_at(entries, start / PAGE * size_of::<u64>() as u64)?;
-            add(entries, &mut blocks);
+            let entries = entries.as_chunks().0.iter().map(|entry| u64::from_ne_bytes(*entry));
+            for page in entries.filter(|entry| entry & PRESENT != 0).map(|entry| entry & NUMBER) {
+                if page == 0 {
+                    return Ok(None);
+                }
+                // The kernel's page of zeroes comes often, and counts once.
+                let index = (page % PAGES_IN_BLOCK) as usize;
+                blocks.entry(page / PAGES_IN_BLOCK).or_default()[index / 64] |= 1 << (index % 64);
+            }
         }
     }
-    // Where numbers are not shown, all are 0.
-    Ok((!blocks.contains_key(&0)).then(|| blocks.values().filter(|&&pages| pages < PAGES_IN_BLOCK).sum()))
-}
-
-/// Counts the pages of each physical 2 MiB.
-fn add(entries: &[u8], blocks: &mut HashMap<u64, u64>) {
-    let entries = entries.as_chunks().0.iter().map(|entry| u64::from_ne_bytes(*entry));
-    for entry in entries.filter(|entry| entry & PRESENT != 0) {
-        *blocks.entry((entry & NUMBER) / PAGES_IN_BLOCK).or_default() += 1;
-    }
+    let pages = blocks.values().map(|bits| bits.iter().map(|word| u64::from(word.count_ones())).sum());
+    Ok(Some(pages.filter(|&pages: &u64| pages < PAGES_IN_BLOCK).sum()))
 }

@@ -2,9 +2,8 @@
 //!
 //! `cargo test -p guest-tests --test scenarios [-- FILTER]`. They run one after the other, where KVM runs
 //! a stock kernel: this program starts itself again through `ci/kvm-host`, or twice, for half of them each, where that
-//! is a nested host. With `AEROSTAT_SUBJECT=qemu-pc`
-//! they run against QEMU, and with `AEROSTAT_KVM_HOST=none` besides, QEMU emulates: that tries out the
-//! scenarios themselves.
+//! is a nested host. With `AEROSTAT_SUBJECT=qemu-pc` they run against QEMU, and with `AEROSTAT_KVM_HOST=none` besides,
+//! QEMU emulates: that tries out the scenarios themselves.
 
 mod balloon;
 mod boot;

@@ -37,3 +37,13 @@ as_root() {
         die "Not root, and sudo is not there: run ci/setup once as root, or install sudo."
     fi
 }
+
+# set_emulator DIR: `emulator` becomes the command of the QEMU that ci/setup unpacked in DIR, with the libraries
+# beside it, or of Debian's own where there is none.
+set_emulator() {
+    local lib=$1/usr/lib/x86_64-linux-gnu
+    emulator=(qemu-system-x86_64)
+    [ ! -e "$1/version" ] ||
+        emulator=("$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$1/usr/bin/qemu-system-x86_64"
+            -L "$1/usr/share/seabios" -L "$1/usr/share/qemu")
+}

@@ -208,6 +208,9 @@ impl Platform {
             let address = slot.addr + MmioTransport::NOTIFY_OFFSET;
             vm.connect_notify(kick, address, Some(index)).map_err(LaunchError::new)?;
         }
+        let (offset, value) = MmioTransport::ACK;
+        vm.connect_notify(transport.seen_event(), slot.addr + offset, Some(value))
+            .map_err(LaunchError::new)?;
         self.metrics.add(format!("transport_{name}"), transport.metrics());
         self.subscribers.push(Arc::new(Mutex::new(transport.events())));
         let registers = Arc::new(Mutex::new(Registers(transport)));

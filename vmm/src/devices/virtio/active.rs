@@ -40,15 +40,19 @@ impl Active {
         Some([with(indexes[0], one), with(indexes[1], other)])
     }
 
-    /// Serves waiting chains of one queue: [`ActiveQueue::serve`].
+    /// Serves waiting chains of one queue ([`ActiveQueue::serve`]) and interrupts the driver once.
     pub fn serve(&mut self, index: usize, serve: impl FnMut(&GuestRam, Chain<'_>) -> Completion) -> Work {
-        self.queue(index).map_or(Work::Done, |mut queue| queue.serve(serve))
+        let Some(mut queue) = self.queue(index) else { return Work::Done };
+        let work = queue.serve(serve);
+        queue.announce();
+        work
     }
 
     /// Gives back chains that were [held](Completion::Held), nothing written into them.
     pub fn give_back(&mut self, index: usize, heads: impl Iterator<Item = u16>) {
         if let Some(mut queue) = self.queue(index) {
-            queue.give_back(heads);
+            queue.run(|queue, memory| queue.give_back(memory, heads));
+            queue.announce();
         }
     }
 
@@ -82,14 +86,10 @@ impl<'a> ActiveQueue<'a> {
         self.queue.size()
     }
 
-    /// Serves waiting chains with `serve`, about a ring-full of descriptors, and interrupts the driver once. A
-    /// ring that makes no sense puts the device into the state that needs a reset.
+    /// Serves waiting chains with `serve`, about a ring-full of descriptors. The driver hears of those that were
+    /// used at [`Self::announce`]. A ring that makes no sense puts the device into the state that needs a reset.
     pub fn serve(&mut self, serve: impl FnMut(&GuestRam, Chain<'_>) -> Completion) -> Work {
-        let turn = self.run(|queue, memory| queue.drain(memory, serve));
-        if turn.is_some_and(|turn| turn.notify) {
-            self.interrupt.used_buffers();
-        }
-        turn.map_or(Work::Done, |turn| turn.work)
+        self.run(|queue, memory| queue.drain(memory, serve)).unwrap_or(Work::Done)
     }
 
     /// Shows the next waiting chain to `look`; it is the device's until [`Self::publish`]. `None`: none waits,
@@ -106,15 +106,21 @@ impl<'a> ActiveQueue<'a> {
 
     /// Interrupts the driver, if it wants to hear of what was given back since the last time.
     pub fn announce(&mut self) {
-        if self.run(VirtQueue::wants_interrupt) == Some(true) {
+        if self.is_awaited() {
             self.interrupt.used_buffers();
         }
     }
 
-    fn give_back(&mut self, heads: impl Iterator<Item = u16>) {
-        if self.run(|queue, memory| queue.give_back(memory, heads)) == Some(true) {
+    /// As [`Self::announce`], of this queue and another one of the device with a single interrupt.
+    pub fn announce_with(&mut self, other: &mut ActiveQueue<'_>) {
+        // Both are asked: who is forgets what was announced.
+        if self.is_awaited() | other.is_awaited() {
             self.interrupt.used_buffers();
         }
+    }
+
+    fn is_awaited(&mut self) -> bool {
+        self.run(VirtQueue::wants_interrupt) == Some(true)
     }
 
     /// Does something with the ring, if it may be served; if it makes no sense the device stops.

@@ -26,8 +26,6 @@ impl Status {
     pub const FAILED: u32 = 128;
 }
 
-/// Interrupt status bit: a queue has used buffers (section 4.2.2, InterruptStatus).
-const USED_BUFFER: u32 = 1;
 /// Interrupt status bit: the configuration changed, or the device needs a reset.
 const CONFIG_CHANGE: u32 = 2;
 
@@ -41,6 +39,9 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
+    /// Interrupt status bit: a queue has used buffers (section 4.2.2, InterruptStatus).
+    pub const USED_BUFFER: u32 = 1;
+
     /// A quiet line. Fails where the process may open no more files.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
@@ -58,7 +59,7 @@ impl Interrupt {
 
     /// Tells the driver that buffers were used.
     pub fn used_buffers(&self) {
-        self.raise(USED_BUFFER);
+        self.raise(Self::USED_BUFFER);
     }
 
     /// Tells the driver that the configuration space changed. Before the driver is ready it only

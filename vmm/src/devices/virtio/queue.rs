@@ -79,14 +79,6 @@ const AVAIL_ENTRY: u64 = 2;
 /// Bytes of an entry of a used ring.
 const USED_ENTRY: u64 = 8;
 
-/// What one turn at a ring came to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Turn {
-    pub(super) work: Work,
-    /// The driver wants to hear of it.
-    pub(super) notify: bool,
-}
-
 /// A ring with room for one chain, so that taking one allocates nothing.
 #[derive(Debug)]
 pub struct VirtQueue {
@@ -123,51 +115,43 @@ impl VirtQueue {
         &mut self,
         memory: &GuestRam,
         mut serve: impl FnMut(&GuestRam, Chain<'_>) -> Completion,
-    ) -> Result<Turn, QueueError> {
+    ) -> Result<Work, QueueError> {
         let mut share = self.ring.size();
-        let mut used = false;
         self.ring.disable_notification(memory)?;
-        let work = loop {
+        loop {
             if share == 0 {
-                break Work::More;
+                return Ok(Work::More);
             }
             if let Some(chain) = self.next(memory)? {
                 share = share.saturating_sub(u16::try_from(chain.buffers.len()).unwrap_or(share));
                 let head = chain.head;
                 match serve(memory, chain) {
-                    Completion::Used(len) => {
-                        self.publish(memory, &[Used { head, len }])?;
-                        used = true;
-                    }
+                    Completion::Used(len) => self.publish(memory, &[Used { head, len }])?,
                     Completion::Held => {}
                     Completion::Later => {
                         self.ring.go_to_previous_position();
-                        break Work::Done;
+                        return Ok(Work::Done);
                     }
                 }
             } else if !self.ring.enable_notification(memory)? {
-                break Work::Done;
+                return Ok(Work::Done);
             } else {
                 // This look costs one too: the driver could flip its index for ever.
                 share -= 1;
             }
-        };
-        let notify = used && self.wants_interrupt(memory)?;
-        Ok(Turn { work, notify })
+        }
     }
 
-    /// Gives back chains that were held; says whether the driver wants to hear of it.
+    /// Gives back chains that were held.
     pub(super) fn give_back(
         &mut self,
         memory: &GuestRam,
         heads: impl Iterator<Item = u16>,
-    ) -> Result<bool, QueueError> {
-        let mut used = false;
+    ) -> Result<(), QueueError> {
         for head in heads {
             self.publish(memory, &[Used { head, len: 0 }])?;
-            used = true;
         }
-        Ok(used && self.wants_interrupt(memory)?)
+        Ok(())
     }
 
     /// Takes one chain to keep it. `None`: none waits, and the driver kicks when one does.
@@ -222,8 +206,14 @@ impl VirtQueue {
         }
     }
 
-    /// Section 2.7.7: by event index where negotiated, else by the driver's flag.
+    /// Whether the driver wants an interrupt for what was published since the last time that this was asked
+    /// (section 2.7.7): by event index where negotiated, else by the driver's flag.
     pub(super) fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, QueueError> {
+        let now = self.ring.next_used();
+        let before = mem::replace(&mut self.announced, now);
+        if now == before {
+            return Ok(false);
+        }
         // The used index has to be visible before the driver's wish is read.
         fence(Ordering::SeqCst);
         let avail = self.ring.avail_ring();
@@ -234,8 +224,6 @@ impl VirtQueue {
         if !self.ring.event_idx_enabled() {
             return Ok(u32::from(read(avail)?) & VRING_AVAIL_F_NO_INTERRUPT == 0);
         }
-        let now = self.ring.next_used();
-        let before = mem::replace(&mut self.announced, now);
         let wanted = read(avail + RING_HEADER + AVAIL_ENTRY * u64::from(self.ring.size()))?;
         // Whether the entry that the driver waits for is among those since the last time.
         Ok(now.wrapping_sub(wanted).wrapping_sub(1) < now.wrapping_sub(before))

@@ -133,7 +133,7 @@ impl Net {
             });
             self.has_unsent |= work == Work::More;
         }
-        self.is_behind = inbox.finish();
+        self.is_behind = inbox.finish(&mut tx);
         // What was left over comes first in the next turn. A frame that waits for room waits for that of the
         // guest, too, which kicks or lets tokens come.
         if self.is_behind { Work::More } else { work }

@@ -43,7 +43,6 @@ pub struct Inbox<'a> {
     merged: bool,
     share: u32,
     is_limited: bool,
-    has_news: bool,
 }
 
 impl<'a> Inbox<'a> {
@@ -54,14 +53,12 @@ impl<'a> Inbox<'a> {
         metrics: &'a NetMetrics,
         merged: bool,
     ) -> Self {
-        Self { queue, held, limiter, metrics, merged, share: SHARE, is_limited: false, has_news: false }
+        Self { queue, held, limiter, metrics, merged, share: SHARE, is_limited: false }
     }
 
-    /// Tells the driver; whether the share is used up, and more may be waiting.
-    pub(super) fn finish(mut self) -> bool {
-        if self.has_news {
-            self.queue.announce();
-        }
+    /// Tells the driver, of what it has `sent` as well; whether the share is used up, and more may be waiting.
+    pub(super) fn finish(mut self, sent: &mut ActiveQueue<'_>) -> bool {
+        self.queue.announce_with(sent);
         self.share == 0
     }
 
@@ -149,7 +146,6 @@ impl<'a> Inbox<'a> {
             Some((head, false)) => {
                 self.metrics.rx_bad_chains.inc();
                 self.queue.publish(&[Used { head, len: 0 }]);
-                self.has_news = true;
                 self.share -= 1;
             }
             None if self.held.is_empty() => self.metrics.rx_no_buffers.inc(),
@@ -170,6 +166,5 @@ impl<'a> Inbox<'a> {
         self.metrics.rx_packets.inc();
         self.metrics.rx_bytes.add(frame);
         self.share = self.share.saturating_sub(1);
-        self.has_news = true;
     }
 }

@@ -367,6 +367,18 @@ fn a_frame_that_the_back_end_puts_off_stays_in_the_ring() {
 }
 
 #[test]
+fn an_answer_and_what_it_answers_are_one_interrupt() {
+    let Fixture { mut driver, fake, .. } = started(MERGED);
+    lock(&fake.state).echoes = true;
+    driver.add(RX, &[Buf::In(BUFFERS, 200)]);
+    driver.kick(RX);
+    assert_eq!(driver.interrupts(), (0, 0), "nothing was used");
+    send(&mut driver, &Header::default(), &frame(60), &[]);
+    assert_eq!((driver.used(TX).len(), driver.used(RX).len()), (1, 1));
+    assert_eq!(driver.interrupts(), (1, 1));
+}
+
+#[test]
 fn one_turn_is_bounded_and_the_next_goes_on() {
     let Fixture { mut driver, fake, .. } = started(MERGED);
     driver.set(0x70, 0);

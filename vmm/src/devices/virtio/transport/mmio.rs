@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Core, Half, QueuePart, TransportMetrics};
 use crate::devices::events::DeviceEvents;
@@ -64,6 +64,7 @@ pub struct MmioTransport {
     interrupt: Arc<Interrupt>,
     metrics: Arc<TransportMetrics>,
     kicks: Vec<Arc<EventFd>>,
+    seen: EventFd,
     device: SharedDevice,
 }
 
@@ -72,6 +73,10 @@ impl MmioTransport {
     /// its index as 32-bit datamatch.
     pub const NOTIFY_OFFSET: u64 = reg::QUEUE_NOTIFY;
 
+    /// Where in the window an interrupt is acknowledged, and what is written there if it was for used buffers:
+    /// register [`Self::seen_event`] there.
+    pub const ACK: (u64, u32) = (reg::INTERRUPT_ACK, Interrupt::USED_BUFFER);
+
     /// Puts `device` behind mmio registers. Fails where the process may open no more files.
     pub fn new(device: SharedDevice, memory: GuestRam) -> io::Result<Self> {
         let core = Core::new(device, memory)?;
@@ -79,6 +84,7 @@ impl MmioTransport {
             interrupt: Arc::clone(core.interrupt()),
             metrics: Arc::clone(core.metrics()),
             kicks: core.kicks().to_vec(),
+            seen: EventFd::new(EFD_NONBLOCK)?,
             device: Arc::clone(core.device()),
             core: Mutex::new(core),
         })
@@ -87,6 +93,13 @@ impl MmioTransport {
     /// One event per queue that the device may ever have, in order.
     pub fn queue_events(&self) -> &[Arc<EventFd>] {
         &self.kicks
+    }
+
+    /// What the driver acknowledges through this event, which nobody reads, costs it no exit to this process. The bit
+    /// stays set in the interrupt status, so a driver that is interrupted for something else looks at its rings as
+    /// well. Interrupts are edge-triggered: they do not come again for it.
+    pub fn seen_event(&self) -> &EventFd {
+        &self.seen
     }
 
     /// The event to register as irqfd, edge-triggered.

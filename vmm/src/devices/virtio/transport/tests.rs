@@ -6,6 +6,7 @@ use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::MmioTransport;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, Rings, SIZE, V1, rings};
 use crate::devices::virtio::{SharedDevice, Status};
@@ -31,6 +32,16 @@ fn a_device_lives_is_reset_and_lives_again() {
     }
     assert_eq!(driver.mmio.metrics().activations.get(), 2);
     assert_eq!(driver.mmio.metrics().bad_register_accesses.get(), 0);
+}
+
+#[test]
+fn a_driver_whose_acknowledgement_stays_in_the_kernel_is_interrupted_again() {
+    assert_eq!(MmioTransport::ACK, (0x64, 1));
+    let mut driver = Driver::started(rng(), V1, 1);
+    for _ in 0..2 {
+        assert!(works(&mut driver));
+        assert_eq!((driver.get(0x60), driver.mmio.irq().read().ok()), (1, Some(1)));
+    }
 }
 
 #[test]

@@ -47,7 +47,11 @@ pub(crate) fn serve(herd: &mut Option<Herd>, request: HogsRequest) -> Result<Ans
             Ok(Answer::Done)
         }
         HogsRequest::Read => {
-            herd.as_ref().ok_or(NONE)?.board.reading().store(true, Ordering::Relaxed);
+            let board = &herd.as_ref().ok_or(NONE)?.board;
+            for told in board.told() {
+                told.page_in.clear();
+            }
+            board.reading().store(true, Ordering::Relaxed);
             Ok(Answer::Done)
         }
         HogsRequest::Status => Ok(Answer::Hogs(herd.as_mut().ok_or(NONE)?.status())),

@@ -97,7 +97,7 @@ impl AgentClient {
         self.hogs_until(patience, |hogs| hogs.ready == herd.processes)
     }
 
-    /// Lets hogs read.
+    /// Lets hogs read, and count from now on how long page-ins take.
     pub fn hogs_read(&mut self) -> anyhow::Result<()> {
         self.done(Request::Hogs(HogsRequest::Read))
     }

@@ -22,7 +22,7 @@ pub enum HogsRequest {
         /// What they hold.
         content: Content,
     },
-    /// Those that have written begin to read, page after page, again and again, and check each.
+    /// Start reading, and counting anew how long page-ins take.
     Read,
     /// How far they are; answered with [`Hogs`](super::Answer::Hogs).
     Status,

@@ -43,7 +43,7 @@ as_root() {
 set_emulator() {
     local lib=$1/usr/lib/x86_64-linux-gnu
     emulator=(qemu-system-x86_64)
-    [ ! -e "$1/version" ] ||
+    [ ! -x "$lib/ld-linux-x86-64.so.2" ] ||
         emulator=("$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$1/usr/bin/qemu-system-x86_64"
             -L "$1/usr/share/seabios" -L "$1/usr/share/qemu")
 }

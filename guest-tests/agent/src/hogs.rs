@@ -137,9 +137,12 @@ impl Hog<'_> {
         let start = Instant::now();
         for page in 0..self.region.pages() {
             content::write(self.region.page_mut(page), self.seed, page as u64, self.content);
-            self.told.written.fetch_add(1, Ordering::Relaxed);
+            if page + 1 == self.region.pages() {
+                // Before it counts as ready.
+                self.told.write_micros.store(micros(start.elapsed()), Ordering::Relaxed);
+            }
+            self.told.written.fetch_add(1, Ordering::Release);
         }
-        self.told.write_micros.store(micros(start.elapsed()), Ordering::Relaxed);
         while !self.reading.load(Ordering::Relaxed) {
             std::thread::sleep(INTERVAL);
         }

@@ -49,6 +49,7 @@ const READAHEAD: &str = "3";
 /// Longest wait for the hogs.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+const NETWORK: &str = "the network, no swap yet";
 const OUT: &str = "pages go out";
 const BOTH: &str = "pages come in, others go out";
 const IN: &str = "pages come in, none go out";
@@ -98,37 +99,41 @@ impl Standing {
 
 fn measure(vm: &mut TestVm, link: &SwapLink, subject: Subject, samples: &mut Samples) -> anyhow::Result<()> {
     let network = link.check(vm)?;
+    let mut add = |metric, unit, value| samples.add(NETWORK, subject.name(), metric, unit, value);
+    add("ping p50", "µs", network.ping_p50.as_secs_f64() * 1e6);
+    if let Some(echo) = network.echo_mb_per_s {
+        add("TCP there and back", "MB/s", echo);
+    }
+
     vm.agent.write_file(PAGE_CLUSTER, "0")?;
     let device = link.swap_on(vm, CONNECTIONS)?;
 
     let before = vm.agent.swap_traffic()?;
     let written = vm.agent.hogs_start(HERD, PATIENCE)?;
     let out = vm.agent.swap_traffic()?.pages_out - before.pages_out;
-    let mut add = |metric, unit, value| samples.add(OUT, subject.name(), metric, unit, value);
-    add(SWAP_OUT, "MB/s", megabytes_per_second(out * 4096, written.write_micros));
-    add("ping p50", "µs", network.ping_p50.as_secs_f64() * 1e6);
-    if let Some(echo) = network.echo_mb_per_s {
-        add("TCP there and back", "MB/s", echo);
-    }
+    let speed = megabytes_per_second(out * 4096, written.write_micros);
+    samples.add(OUT, subject.name(), SWAP_OUT, "MB/s", speed);
 
-    page_in(vm, link, subject, BOTH, samples)?;
+    let (pages_in, pages_out) = page_in(vm, link, subject, BOTH, samples)?;
+    ensure!(pages_out * 10 > pages_in, "{pages_in} pages came in, and only {pages_out} went out for them");
     vm.agent.write_file(PAGE_CLUSTER, READAHEAD)?;
     vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0 && hogs.verified >= HERD.pages())?;
     vm.agent.write_file(PAGE_CLUSTER, "0")?;
-    page_in(vm, link, subject, IN, samples)?;
+    let (pages_in, pages_out) = page_in(vm, link, subject, IN, samples)?;
+    ensure!(pages_out * 5 < pages_in, "{pages_in} pages came in, and {pages_out} still went out");
     vm.agent.hogs_stop()?;
     vm.agent.swap_off(&device)?;
     vm.agent.nbd_disconnect(&device)
 }
 
-/// Measures for a while how pages come in.
+/// Measures for a while how pages come in; gives how many came, and how many went out.
 fn page_in(
     vm: &mut TestVm,
     link: &SwapLink,
     subject: Subject,
     case: &str,
     samples: &mut Samples,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<(u64, u64)> {
     let start = Standing::read(vm, link)?;
     vm.agent.hogs_read()?;
     sleep(WINDOW);
@@ -137,7 +142,8 @@ fn page_in(
     ensure!(read.count >= LEAST, "only {} pages came back in {WINDOW:?}", read.count);
 
     let out = end.traffic.pages_out - start.traffic.pages_out;
-    let moved = end.traffic.pages_in - start.traffic.pages_in + out;
+    let pages_in = end.traffic.pages_in - start.traffic.pages_in;
+    let moved = pages_in + out;
     let micros = |ns: u64| Duration::from_nanos(ns).as_secs_f64() * 1e6;
     let by_page = |later: Duration, earlier: Duration| by_page(later.saturating_sub(earlier), moved);
     let per_second = |pages: u64| pages as f64 / WINDOW.as_secs_f64();
@@ -150,7 +156,7 @@ fn page_in(
     add("CPU by page: all of the host", "µs", by_page(end.busy, start.busy));
     add("page-ins", "1/s", per_second(read.count));
     add("page-outs", "1/s", per_second(out));
-    Ok(())
+    Ok((pages_in, out))
 }
 
 /// µs of `time` for each page that went in or out.

@@ -15,7 +15,7 @@ pub struct Config {
     pub prefix: u8,
     /// TCP port that is answered.
     pub port: u16,
-    /// Connections at a time, 1 to 256; each takes 128 KiB.
+    /// Connections at a time, 1 to 256; each takes 320 KiB of address space.
     pub connections: usize,
     /// Bytes of the largest IP packet on the wire, 576 to 9000 (what smoltcp is made for).
     pub mtu: u16,

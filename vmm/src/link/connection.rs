@@ -16,10 +16,15 @@ use smoltcp::wire::IpEndpoint;
 
 use super::{LinkMetrics, Service, Stream};
 
-/// Bytes of a socket's buffer, each way. More is slower: it falls out of the caches. With one byte more,
-/// smoltcp 0.14 scales its window and forgets that the window of a SYN is not scaled: a guest that sends
-/// twice as much as it may makes it panic.
-const BUFFER: usize = u16::MAX as usize;
+/// Bytes of a socket's buffer for what it sends. More is slower: it falls out of the caches.
+const SEND: usize = u16::MAX as usize;
+
+/// Bytes of a socket's buffer for what comes: the guest sends a whole batch of kswapd's at once. A buffer that is empty
+/// is filled from its start, so more is only used by who sends more.
+///
+/// smoltcp 0.14 forgets that the window of a SYN is not scaled: a guest may send so many bytes times the scale before
+/// it hears more, and makes it panic if that is more than the buffer holds. This is exactly what it holds.
+const RECEIVE: usize = (u16::MAX as usize) << 2;
 
 /// How often a guest that says nothing is asked whether its connection is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -64,8 +69,8 @@ pub(super) struct Connection<S> {
 impl<S: Stream> Connection<S> {
     /// A place that listens on a port.
     pub(super) fn new(port: u16) -> Self {
-        let buffer = || SocketBuffer::new(vec![0; BUFFER]);
-        let mut socket = Socket::new(buffer(), buffer());
+        let buffer = |bytes| SocketBuffer::new(vec![0; bytes]);
+        let mut socket = Socket::new(buffer(RECEIVE), buffer(SEND));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         socket.set_keep_alive(Some(KEEP_ALIVE.into()));

@@ -49,8 +49,8 @@ pub(super) struct Ingress<'a> {
     pub(super) metrics: &'a LinkMetrics,
 }
 
-/// Where the next frame for the guest is made. To be used once, and when the guest has room for a frame of
-/// the MTU: a longer one goes out in pieces.
+/// Where the next frame for the guest is made. To be used once, and when the guest has room for an ordinary frame: a
+/// longer one goes out in pieces, or waits.
 pub(super) struct Egress<'a> {
     pub(super) outgoing: &'a mut Outgoing,
     pub(super) offered: &'a Offered,

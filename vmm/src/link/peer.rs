@@ -11,13 +11,17 @@ use smoltcp::wire::{EthernetAddress, IpEndpoint};
 use super::config::{Config, ConfigError, Offloads};
 use super::connection::Connection;
 use super::device::{Egress, Ingress, Offered};
-use super::filter::{Filter, Kind, Refusal};
+use super::filter::{ETHERNET, Filter, Kind, Refusal};
 use super::outgoing::Outgoing;
 use super::replies::Replies;
 use super::{Header, LinkMetrics, Service, Transmit};
 
 /// Frames that connections may send in one call of `poll`: up to 4 MiB with offloads, about a millisecond.
 const TURNS: usize = 64;
+
+/// Room for a frame of Ethernet's own MTU is enough to have one made, since a guest that knows no larger one has said so
+/// by its MSS. One that turns out longer waits until there is room for it.
+const ROOM: usize = 1500 + ETHERNET;
 
 /// A TCP/IP peer that answers on one address and port.
 pub struct Peer<S: Service> {
@@ -201,7 +205,7 @@ impl<S: Service> Peer<S> {
         let Some(connection) = self.connections.get_mut(self.turn) else { return Turn::Idle };
         connection.serve(&mut self.service, &self.metrics);
         // Asked beforehand, because smoltcp must not be refused (see `Egress`).
-        if !out.has_room(self.offered.longest_frame()) {
+        if !out.has_room(self.offered.longest_frame().min(ROOM)) {
             let at = self.interface.poll_at(instant(now), &connection.sockets);
             if at.is_some_and(|at| at <= instant(now)) {
                 return Turn::NoRoom;

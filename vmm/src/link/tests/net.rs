@@ -36,12 +36,15 @@ pub(super) struct Net {
 pub(super) struct Ring {
     /// Free buffers, 1526 bytes each, as Linux has them with `VIRTIO_NET_F_MRG_RXBUF`.
     pub(super) buffers: usize,
+    /// A frame may take several.
+    pub(super) merged: bool,
     pub(super) frames: Vec<(Header, Vec<u8>)>,
 }
 
 impl Transmit for Ring {
     fn has_room(&mut self, len: usize) -> bool {
-        (len + HEADER).div_ceil(1526) <= self.buffers
+        let buffers = (len + HEADER).div_ceil(1526);
+        buffers <= self.buffers && (buffers == 1 || self.merged)
     }
 
     fn transmit(&mut self, header: &Header, frame: &[u8]) {
@@ -53,7 +56,7 @@ impl Transmit for Ring {
 
 impl Ring {
     pub(super) fn of(buffers: usize) -> Self {
-        Self { buffers, frames: Vec::new() }
+        Self { buffers, merged: true, frames: Vec::new() }
     }
 }
 

@@ -27,6 +27,16 @@ fn without_room_nothing_is_made_and_nobody_is_called() {
 }
 
 #[test]
+fn a_guest_that_knows_no_larger_frames_is_served() {
+    // The card's MTU is an offer: a driver may go without it, and without merged buffers.
+    let config = Config { mtu: 9000, ..config() };
+    let mut net = Net::with(config, Patterns::default(), NO_OFFLOADS, Faults::default());
+    net.ring.merged = false;
+    net.guest.start(1_000_000, 65_535);
+    net.finish(Duration::from_secs(1));
+}
+
+#[test]
 fn answers_that_are_not_fetched_do_not_pile_up_nor_stop_swap() {
     let mut net = Net::new(NO_OFFLOADS, Faults::default(), 1);
     let arp = super::frames::arp(super::GUEST, super::PEER);

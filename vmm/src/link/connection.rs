@@ -92,6 +92,11 @@ impl<S: Stream> Connection<S> {
         self.stream.take().is_some()
     }
 
+    /// Whether nobody has it: then there is nothing to serve or to send.
+    pub(super) fn is_free(&self) -> bool {
+        self.socket().state() == State::Listen
+    }
+
     /// Whether frames from this address and port belong here.
     pub(super) fn is_with(&self, remote: IpEndpoint) -> bool {
         self.socket().remote_endpoint() == Some(remote)

@@ -189,7 +189,8 @@ impl<S: Service> Peer<S> {
             return Some(now);
         }
         let interface = &mut self.interface;
-        let times = self.connections.iter().filter_map(|c| interface.poll_at(instant(now), &c.sockets));
+        let taken = self.connections.iter().filter(|connection| !connection.is_free());
+        let times = taken.filter_map(|c| interface.poll_at(instant(now), &c.sockets));
         times.min().map(|at| Duration::from_micros(at.total_micros().max(0).unsigned_abs()).max(now))
     }
 
@@ -203,6 +204,10 @@ impl<S: Service> Peer<S> {
     /// One connection's turn. Who finds no room has the next turn again.
     fn next(&mut self, now: Duration, out: &mut impl Transmit) -> Turn {
         let Some(connection) = self.connections.get_mut(self.turn) else { return Turn::Idle };
+        if connection.is_free() {
+            self.turn = (self.turn + 1) % self.config.connections;
+            return Turn::Idle;
+        }
         connection.serve(&mut self.service, &self.metrics);
         // Asked beforehand, because smoltcp must not be refused (see `Egress`).
         if !out.has_room(self.offered.longest_frame().min(ROOM)) {

@@ -93,10 +93,10 @@ impl Herd {
         self.lost += u32::try_from(before - self.alive.len()).unwrap_or(u32::MAX);
         let told = self.board.told();
         let sum = |value: fn(&Told) -> &AtomicU64| {
-            told.iter().map(|told| value(told).load(Ordering::Relaxed)).sum()
+            told.iter().map(|told| value(told).load(Ordering::Acquire)).sum()
         };
         let each =
-            |value: fn(&Told) -> &AtomicU64| told.iter().map(move |told| value(told).load(Ordering::Relaxed));
+            |value: fn(&Told) -> &AtomicU64| told.iter().map(move |told| value(told).load(Ordering::Acquire));
         Hogs {
             alive: u32::try_from(self.alive.len()).unwrap_or(u32::MAX),
             lost: self.lost,

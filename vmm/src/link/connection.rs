@@ -92,8 +92,8 @@ impl<S: Stream> Connection<S> {
         self.stream.take().is_some()
     }
 
-    /// Whether nobody has it: then there is nothing to serve or to send.
-    pub(super) fn is_free(&self) -> bool {
+    /// Whether it does nothing but listen: then there is nothing to serve or to send.
+    pub(super) fn is_listening(&self) -> bool {
         self.socket().state() == State::Listen
     }
 

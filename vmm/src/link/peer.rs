@@ -189,7 +189,7 @@ impl<S: Service> Peer<S> {
             return Some(now);
         }
         let interface = &mut self.interface;
-        let taken = self.connections.iter().filter(|connection| !connection.is_free());
+        let taken = self.connections.iter().filter(|connection| !connection.is_listening());
         let times = taken.filter_map(|c| interface.poll_at(instant(now), &c.sockets));
         times.min().map(|at| Duration::from_micros(at.total_micros().max(0).unsigned_abs()).max(now))
     }
@@ -204,7 +204,7 @@ impl<S: Service> Peer<S> {
     /// One connection's turn. Who finds no room has the next turn again.
     fn next(&mut self, now: Duration, out: &mut impl Transmit) -> Turn {
         let Some(connection) = self.connections.get_mut(self.turn) else { return Turn::Idle };
-        if connection.is_free() {
+        if connection.is_listening() {
             self.turn = (self.turn + 1) % self.config.connections;
             return Turn::Idle;
         }

@@ -22,7 +22,8 @@ pub enum HogsRequest {
         /// What they hold.
         content: Content,
     },
-    /// Start reading, and counting anew how long page-ins take.
+    /// Those that have written begin to read, page after page, again and again, and check each. How long page-ins take
+    /// is counted anew.
     Read,
     /// How far they are; answered with [`Hogs`](super::Answer::Hogs).
     Status,

@@ -2,14 +2,16 @@
 #![allow(unsafe_code)] // Memory slots hand host addresses to the kernel; argued below.
 
 use std::io;
+use std::sync::Arc;
 
-use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_API_VERSION, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
 use memsvc::Region;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::arch::layout;
+use crate::devices::virtio::transport::RegisterPage;
 
 /// Why there is no virtual machine.
 #[derive(Debug, Error)]
@@ -85,6 +87,7 @@ pub fn open() -> Result<Kvm, KvmError> {
         (Cap::Ioeventfd, "notify devices through event descriptors"),
         (Cap::Irqfd, "raise interrupts through event descriptors"),
         (Cap::UserMemory, "map user memory"),
+        (Cap::ReadonlyMem, "map memory that a guest may only read"),
         (Cap::SetTssAddr, "place its task state segment"),
         (Cap::ImmediateExit, "be interrupted without a race"),
     ];
@@ -100,7 +103,10 @@ pub fn open() -> Result<Kvm, KvmError> {
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
-    slots: usize,
+    slots: u32,
+    max_slots: usize,
+    /// Shown to the guest, and so kept until `fd` is closed.
+    registers: Vec<Arc<RegisterPage>>,
 }
 
 impl Vm {
@@ -113,25 +119,21 @@ impl Vm {
         fd.set_tss_address(layout::TSS_ADDR as usize)
             .map_err(KvmError::step("place its task state segment"))?;
         fd.create_irq_chip().map_err(KvmError::step("create interrupt controllers"))?;
-        Ok(Self { fd, slots: kvm.get_nr_memslots() })
+        Ok(Self { fd, slots: 0, max_slots: kvm.get_nr_memslots(), registers: Vec::new() })
     }
 
     /// Makes guest RAM known: a memory slot for each region. `address_bits` is the guest's
     /// ([`crate::arch::cpuid::Template::address_bits`]).
     ///
     /// The memory service behind `regions` must outlive this virtual machine.
-    pub fn set_memory(&self, regions: &[Region], address_bits: u8) -> Result<(), KvmError> {
-        if regions.len() > self.slots {
-            let (have, need) = (self.slots, regions.len());
-            return Err(KvmError::TooFew { what: "memory slots", have, need });
-        }
-        for (slot, region) in (0u32..).zip(regions) {
+    pub fn set_memory(&mut self, regions: &[Region], address_bits: u8) -> Result<(), KvmError> {
+        for region in regions {
             let end = region.spec.gpa.saturating_add(region.spec.len);
             if address_bits < 64 && end > 1 << address_bits {
                 return Err(KvmError::AddressBits { end, bits: address_bits });
             }
             let slot = kvm_userspace_memory_region {
-                slot,
+                slot: self.take_slot()?,
                 flags: 0,
                 guest_phys_addr: region.spec.gpa,
                 memory_size: region.spec.len,
@@ -143,6 +145,34 @@ impl Vm {
             unsafe { self.fd.set_user_memory_region(slot) }.map_err(KvmError::step("map guest RAM"))?;
         }
         Ok(())
+    }
+
+    /// Shows `page` to the guest at `gpa`, read-only: what it writes there goes on as to a device.
+    pub fn show_registers(&mut self, page: &Arc<RegisterPage>, gpa: u64) -> Result<(), KvmError> {
+        let slot = kvm_userspace_memory_region {
+            slot: self.take_slot()?,
+            flags: KVM_MEM_READONLY,
+            guest_phys_addr: gpa,
+            memory_size: size_of::<RegisterPage>() as u64,
+            userspace_addr: Arc::as_ptr(page) as u64,
+        };
+        // SAFETY: the page is all of `RegisterPage`, which is made of atomics, and the guest only reads it. It stays
+        // where it is as long as an `Arc` of it lives; ours does until `fd`, the field before it, is closed, and the
+        // CPUs have ended before (see `Vcpus::start`).
+        unsafe { self.fd.set_user_memory_region(slot) }
+            .map_err(KvmError::step("show registers of a device"))?;
+        self.registers.push(Arc::clone(page));
+        Ok(())
+    }
+
+    fn take_slot(&mut self) -> Result<u32, KvmError> {
+        let slot = self.slots;
+        self.slots += 1;
+        if self.slots as usize > self.max_slots {
+            let need = self.slots as usize;
+            return Err(KvmError::TooFew { what: "memory slots", have: self.max_slots, need });
+        }
+        Ok(slot)
     }
 
     /// Every write to `event` raises interrupt line `gsi`.

@@ -99,11 +99,11 @@ impl Machine {
         let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
-        let vm = Vm::new(&kvm).map_err(LaunchError::new)?;
+        let mut vm = Vm::new(&kvm).map_err(LaunchError::new)?;
         let cpuid = Template::new(&kvm, cpus).map_err(LaunchError::new)?;
         vm.set_memory(memory.regions(), cpuid.address_bits()).map_err(LaunchError::new)?;
 
-        let platform = Platform::new(id, config, &vm, &memory, &ram, &power)?;
+        let platform = Platform::new(id, config, &mut vm, &memory, &ram, &power)?;
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
         rom::write(&ram).map_err(LaunchError::new)?;

@@ -82,7 +82,7 @@ impl Platform {
     pub(super) fn new(
         id: &str,
         config: &VmConfig,
-        vm: &Vm,
+        vm: &mut Vm,
         memory: &Arc<MemoryService>,
         ram: &GuestRam,
         power: &Arc<Power>,
@@ -136,7 +136,7 @@ impl Platform {
         Ok(platform)
     }
 
-    fn add_drive(&mut self, drive: &config::Drive, vm: &Vm, ram: &GuestRam) -> Result<(), LaunchError> {
+    fn add_drive(&mut self, drive: &config::Drive, vm: &mut Vm, ram: &GuestRam) -> Result<(), LaunchError> {
         let backend =
             BlockBackend::open(&drive.path_on_host, drive.is_read_only).map_err(LaunchError::new)?;
         let cache = match drive.cache_type {
@@ -154,7 +154,7 @@ impl Platform {
         id: &str,
         config: NetConfig,
         backend: impl NetBackend + 'static,
-        vm: &Vm,
+        vm: &mut Vm,
         ram: &GuestRam,
     ) -> Result<(), LaunchError> {
         let device = Net::new(config, backend).map_err(LaunchError::new)?;
@@ -169,7 +169,7 @@ impl Platform {
         &mut self,
         config: &config::BalloonConfig,
         ram_size: config::Mib,
-        vm: &Vm,
+        vm: &mut Vm,
         memory: &Arc<MemoryService>,
         ram: &GuestRam,
     ) -> Result<(), LaunchError> {
@@ -193,7 +193,7 @@ impl Platform {
         &mut self,
         name: &str,
         device: SharedDevice,
-        vm: &Vm,
+        vm: &mut Vm,
         ram: &GuestRam,
     ) -> Result<(), LaunchError> {
         let slot = u32::try_from(self.slots.len()).ok().and_then(layout::mmio_device).ok_or_else(|| {
@@ -211,6 +211,7 @@ impl Platform {
         let (offset, value) = MmioTransport::ACK;
         vm.connect_notify(transport.seen_event(), slot.addr + offset, Some(value))
             .map_err(LaunchError::new)?;
+        vm.show_registers(transport.page(), slot.addr).map_err(LaunchError::new)?;
         self.metrics.add(format!("transport_{name}"), transport.metrics());
         self.subscribers.push(Arc::new(Mutex::new(transport.events())));
         let registers = Arc::new(Mutex::new(Registers(transport)));
@@ -230,7 +231,8 @@ struct Registers(MmioTransport);
 
 impl BusDevice for Registers {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.0.read(offset, data);
+        // KVM has read the page for the guest already, whatever instruction it was.
+        self.0.page().read(offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
@@ -238,7 +240,7 @@ impl BusDevice for Registers {
     }
 }
 
-fn irq_line(vm: &Vm, gsi: u32) -> Result<IrqLine, LaunchError> {
+fn irq_line(vm: &mut Vm, gsi: u32) -> Result<IrqLine, LaunchError> {
     let event = EventFd::new(libc::EFD_NONBLOCK).map_err(LaunchError::new)?;
     vm.connect_irq(&event, gsi).map_err(LaunchError::new)?;
     Ok(IrqLine::new(event))

@@ -64,7 +64,7 @@ pub fn probe() -> Result<Verdict, KvmError> {
     let host = memory
         .get_host_address(GuestAddress(0))
         .map_err(|_| KvmError::Capability("map memory for a probe guest"))?;
-    let vm = Vm::new(&kvm)?;
+    let mut vm = Vm::new(&kvm)?;
     let spec = RegionSpec { gpa: 0, len: RAM as u64 };
     vm.set_memory(&[Region { spec, host: host as usize }], 36)?;
     let mut vcpu = vm.fd().create_vcpu(0).map_err(KvmError::step("create a CPU"))?;

@@ -14,6 +14,9 @@ use super::Active;
 /// A device as transport, event loop and API share it.
 pub type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
 
+/// A configuration space (section 2.5); what lies beyond a device's fields is zero.
+pub type ConfigBytes = [u8; 256];
+
 /// Device types (section 5); the number is what the guest reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -87,8 +90,9 @@ pub trait VirtioDevice: Send {
         256
     }
 
-    /// Reads configuration space; what lies beyond its end reads as zero.
-    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Its configuration space as it is now. If it changes for another reason than a write of the driver's, the device
+    /// says so ([`Interrupt::config_changed`](super::Interrupt::config_changed)).
+    fn config_space(&self) -> ConfigBytes;
 
     /// The driver writes configuration space; what it may not write is counted and ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
@@ -118,11 +122,12 @@ pub trait VirtioDevice: Send {
     fn reset(&mut self);
 }
 
-/// Copies from `space` (a configuration space as bytes) at `offset`; zero beyond its end.
-pub(super) fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
-    data.fill(0);
-    let rest = usize::try_from(offset).ok().and_then(|start| space.get(start..));
-    for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
-        *to = *from;
+/// A configuration space that begins with `bytes`, the rest zero.
+pub(super) fn config_bytes<const LEN: usize>(bytes: [u8; LEN]) -> ConfigBytes {
+    const { assert!(LEN <= size_of::<ConfigBytes>()) };
+    let mut space = [0; _];
+    for (to, from) in space.iter_mut().zip(bytes) {
+        *to = from;
     }
+    space
 }

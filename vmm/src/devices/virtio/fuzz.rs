@@ -99,7 +99,7 @@ fn torment(device: SharedDevice, offered: u64, queues: usize, acts: Vec<Act>, op
     for act in acts {
         match act {
             Act::Write { at, data } => driver.mmio.write(at, &data),
-            Act::Read { at, len } => driver.mmio.read(at, &mut vec![0; len]),
+            Act::Read { at, len } => driver.mmio.page().read(at, &mut vec![0; len]),
             Act::Describe { queue, index, address, len, flags, next } => {
                 driver.describe(queue, index, Descriptor::new(address, len, flags, next));
             }

@@ -1,12 +1,17 @@
 //! What a device says to its driver unasked: buffers used, configuration changed, reset needed.
 //!
-//! The status register and the interrupt status are atomics shared by all threads, so that a vCPU
-//! that reads or acknowledges an interrupt never waits for a queue that is being served.
+//! The status register, the interrupt status and the configuration's generation are where the driver reads them, in the
+//! device's page of registers: atomics shared by all threads and the guest, so that a vCPU that reads or acknowledges
+//! an interrupt never waits for a queue that is being served.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::ConfigBytes;
+use super::transport::{RegisterPage, reg};
 
 /// Bits of the device status register (section 2.1).
 pub struct Status;
@@ -33,9 +38,7 @@ const CONFIG_CHANGE: u32 = 2;
 #[derive(Debug)]
 pub struct Interrupt {
     irq: EventFd,
-    pending: AtomicU32,
-    status: AtomicU32,
-    generation: AtomicU32,
+    page: Arc<RegisterPage>,
 }
 
 impl Interrupt {
@@ -44,12 +47,12 @@ impl Interrupt {
 
     /// A quiet line. Fails where the process may open no more files.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            irq: EventFd::new(EFD_NONBLOCK)?,
-            pending: AtomicU32::new(0),
-            status: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
-        })
+        Ok(Self { irq: EventFd::new(EFD_NONBLOCK)?, page: Arc::default() })
+    }
+
+    /// The registers that the driver reads.
+    pub fn page(&self) -> &Arc<RegisterPage> {
+        &self.page
     }
 
     /// The event to register as irqfd; edge-triggered.
@@ -62,10 +65,11 @@ impl Interrupt {
         self.raise(Self::USED_BUFFER);
     }
 
-    /// Tells the driver that the configuration space changed. Before the driver is ready it only
-    /// moves the generation on: section 3.1 allows no interrupt yet.
-    pub fn config_changed(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
+    /// Tells the driver that the configuration space is now `space`. Before the driver is ready it only
+    /// moves the generation on: section 3.1 allows no interrupt yet. The caller holds the device's lock.
+    pub fn config_changed(&self, space: &ConfigBytes) {
+        self.page.show_config(space);
+        self.register(reg::CONFIG_GENERATION).fetch_add(1, Ordering::SeqCst);
         if self.status() & Status::DRIVER_OK != 0 {
             self.raise(CONFIG_CHANGE);
         }
@@ -74,7 +78,7 @@ impl Interrupt {
     /// Puts the device into the state that only a reset ends (section 2.1.2). The caller holds the
     /// device's lock, or the driver is not running yet, so no reset can come in between.
     pub fn needs_reset(&self) {
-        let before = self.status.fetch_or(Status::NEEDS_RESET, Ordering::SeqCst);
+        let before = self.register(reg::STATUS).fetch_or(Status::NEEDS_RESET, Ordering::SeqCst);
         if before & Status::DRIVER_OK != 0 {
             self.raise(CONFIG_CHANGE);
         }
@@ -87,38 +91,32 @@ impl Interrupt {
 
     /// The status register.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
-    }
-
-    /// The interrupt status register.
-    pub fn pending(&self) -> u32 {
-        self.pending.load(Ordering::SeqCst)
+        self.register(reg::STATUS).load(Ordering::SeqCst)
     }
 
     /// The driver has seen these bits of the interrupt status.
     pub fn acknowledge(&self, bits: u32) {
-        self.pending.fetch_and(!bits, Ordering::SeqCst);
-    }
-
-    /// Counts changes of the configuration space (section 2.5).
-    pub fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
+        self.register(reg::INTERRUPT_STATUS).fetch_and(!bits, Ordering::SeqCst);
     }
 
     /// Adds what the driver set; what the device set stays.
     pub(super) fn add_status(&self, bits: u32) {
-        self.status.fetch_or(bits, Ordering::SeqCst);
+        self.register(reg::STATUS).fetch_or(bits, Ordering::SeqCst);
     }
 
     /// Back to the state after power-on. The generation goes on counting.
     pub(super) fn reset(&self) {
-        self.status.store(0, Ordering::SeqCst);
-        self.pending.store(0, Ordering::SeqCst);
+        self.register(reg::STATUS).store(0, Ordering::SeqCst);
+        self.register(reg::INTERRUPT_STATUS).store(0, Ordering::SeqCst);
     }
 
     fn raise(&self, bit: u32) {
-        self.pending.fetch_or(bit, Ordering::SeqCst);
+        self.register(reg::INTERRUPT_STATUS).fetch_or(bit, Ordering::SeqCst);
         // Fails only when the counter is full, and then the interrupt is on its way anyhow.
         let _ = self.irq.write(1);
+    }
+
+    fn register(&self, offset: u64) -> &AtomicU32 {
+        self.page.register(offset)
     }
 }

@@ -33,7 +33,7 @@ mod testing;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use active::{Active, ActiveQueue};
-pub use device::{ActivateError, DeviceKind, OwnEvent, SharedDevice, VirtioDevice, Work};
+pub use device::{ActivateError, ConfigBytes, DeviceKind, OwnEvent, SharedDevice, VirtioDevice, Work};
 pub use interrupt::{Interrupt, Status};
 pub use metrics::Counter;
 pub use queue::{Chain, Completion, QueueError, Used, VirtQueue};

@@ -83,7 +83,7 @@ impl Driver {
 
     pub(super) fn get(&self, register: u64) -> u32 {
         let mut bytes = [0; 4];
-        self.mmio.read(register, &mut bytes);
+        self.mmio.page().read(register, &mut bytes);
         u32::from_le_bytes(bytes)
     }
 

@@ -19,8 +19,10 @@ use super::stats::StatsQueue;
 use super::{
     BalloonBackend, BalloonError, BalloonMetrics, GuestStats, HintingStatus, PAGES_PER_MIB, feature,
 };
-use crate::devices::virtio::device::read_space;
-use crate::devices::virtio::{ActivateError, Active, Completion, DeviceKind, OwnEvent, VirtioDevice, Work};
+use crate::devices::virtio::device::config_bytes;
+use crate::devices::virtio::{
+    ActivateError, Active, Completion, ConfigBytes, DeviceKind, OwnEvent, VirtioDevice, Work,
+};
 
 /// The only event of its own: time to ask for statistics.
 const POLL: u16 = 0;
@@ -166,7 +168,7 @@ impl Balloon {
 
     fn tell_driver(&self) {
         if let Some(active) = &self.active {
-            active.interrupt.config_changed();
+            active.interrupt.config_changed(&self.config_space());
         }
     }
 
@@ -287,8 +289,8 @@ impl VirtioDevice for Balloon {
         roles(features & self.features()).count()
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_space(&self.space.bytes(), offset, data);
+    fn config_space(&self) -> ConfigBytes {
+        config_bytes(self.space.bytes())
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {

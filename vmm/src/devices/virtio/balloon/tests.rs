@@ -177,7 +177,7 @@ fn the_driver_writes_its_own_fields_only() {
     driver.mmio.write(0x105, &[1]);
     assert_eq!(driver.get(0x104), 77 | 256);
     let mut wide = [0xff; 8];
-    driver.mmio.read(0x10c, &mut wide);
+    driver.mmio.page().read(0x10c, &mut wide);
     assert_eq!(wide, [88, 0, 0, 0, 0, 0, 0, 0], "zero beyond the end");
     driver.set(0x70, 0);
     assert_eq!(config(&driver), [16 * 256, 0, 0, 0], "a reset forgets what the driver said");

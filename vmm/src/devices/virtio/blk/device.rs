@@ -14,9 +14,9 @@ use vm_memory::Permissions;
 use super::backend::{BlockBackend, Direction};
 use super::request::{Layout, Malformed, Request, slices, total, write_status};
 use super::{BlockMetrics, SECTOR, config};
-use crate::devices::virtio::device::read_space;
+use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::{
-    ActivateError, Active, Chain, Completion, DeviceKind, GuestRam, VirtioDevice, Work,
+    ActivateError, Active, Chain, Completion, ConfigBytes, DeviceKind, GuestRam, VirtioDevice, Work,
 };
 
 /// Entries in the queue.
@@ -98,9 +98,8 @@ impl VirtioDevice for BlockDevice {
         QUEUE_SIZE
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = config::space(self.service.backend.sectors(), MAX_SEGMENTS, SECTOR as u32);
-        read_space(&space, offset, data);
+    fn config_space(&self) -> ConfigBytes {
+        config_bytes(config::space(self.service.backend.sectors(), MAX_SEGMENTS, SECTOR as u32))
     }
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {

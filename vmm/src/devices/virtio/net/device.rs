@@ -14,9 +14,11 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 use super::held::Held;
 use super::outgoing::Layout;
 use super::{Inbox, NetBackend, NetMetrics, RX, TX, Transmitted, config, feature};
-use crate::devices::virtio::device::read_space;
+use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::rate::{Limits, RateLimiter};
-use crate::devices::virtio::{ActivateError, Active, Completion, DeviceKind, OwnEvent, VirtioDevice, Work};
+use crate::devices::virtio::{
+    ActivateError, Active, Completion, ConfigBytes, DeviceKind, OwnEvent, VirtioDevice, Work,
+};
 
 /// Entries in a queue.
 const QUEUE_SIZE: u16 = 256;
@@ -162,8 +164,8 @@ impl VirtioDevice for Net {
         QUEUE_SIZE
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_space(&config::space(self.mac, self.mtu), offset, data);
+    fn config_space(&self) -> ConfigBytes {
+        config_bytes(config::space(self.mac, self.mtu))
     }
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {

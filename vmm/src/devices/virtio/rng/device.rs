@@ -7,8 +7,9 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 use vm_memory::Bytes;
 
 use super::RngMetrics;
+use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::{
-    ActivateError, Active, Chain, Completion, DeviceKind, GuestRam, VirtioDevice, Work,
+    ActivateError, Active, Chain, Completion, ConfigBytes, DeviceKind, GuestRam, VirtioDevice, Work,
 };
 
 /// Most bytes that one request gets: a guest that asks for more asks again.
@@ -59,8 +60,8 @@ impl VirtioDevice for Rng {
         64
     }
 
-    fn read_config(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
+    fn config_space(&self) -> ConfigBytes {
+        config_bytes([])
     }
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}

@@ -219,9 +219,10 @@ impl Core {
         }
     }
 
-    /// Reads configuration space.
-    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
-        lock(&self.device).read_config(offset, data);
+    /// Shows the driver the device's configuration space.
+    pub fn show_config(&self) {
+        let device = lock(&self.device);
+        self.interrupt.page().show_config(&device.config_space());
     }
 
     /// Writes configuration space.

@@ -6,18 +6,18 @@
 //!   0x030 queue: select, max, size, ready     0x070 status          0x0fc ConfigGeneration
 //!   0x100 configuration space of the device
 //! ```
+//! The driver reads them from a page ([`RegisterPage`]); only what it writes comes here.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Core, Half, QueuePart, TransportMetrics};
+use super::registers::reg;
+use super::{Core, Half, QueuePart, RegisterPage, TransportMetrics};
 use crate::devices::events::DeviceEvents;
 use crate::devices::virtio::{GuestRam, Interrupt, SharedDevice, lock};
-
-/// Bytes of guest physical address space that a device takes.
-pub const MMIO_WINDOW: u64 = 0x1000;
 
 /// "virt", little endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -25,37 +25,6 @@ const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
 /// "AERO", little endian.
 const VENDOR: u32 = 0x4f52_4541;
-
-/// Register offsets (section 4.2.2).
-mod reg {
-    pub(super) const MAGIC: u64 = 0x000;
-    pub(super) const VERSION: u64 = 0x004;
-    pub(super) const DEVICE_ID: u64 = 0x008;
-    pub(super) const VENDOR_ID: u64 = 0x00c;
-    pub(super) const DEVICE_FEATURES: u64 = 0x010;
-    pub(super) const DEVICE_FEATURES_SEL: u64 = 0x014;
-    pub(super) const DRIVER_FEATURES: u64 = 0x020;
-    pub(super) const DRIVER_FEATURES_SEL: u64 = 0x024;
-    pub(super) const QUEUE_SEL: u64 = 0x030;
-    pub(super) const QUEUE_SIZE_MAX: u64 = 0x034;
-    pub(super) const QUEUE_SIZE: u64 = 0x038;
-    pub(super) const QUEUE_READY: u64 = 0x044;
-    pub(super) const QUEUE_NOTIFY: u64 = 0x050;
-    pub(super) const INTERRUPT_STATUS: u64 = 0x060;
-    pub(super) const INTERRUPT_ACK: u64 = 0x064;
-    pub(super) const STATUS: u64 = 0x070;
-    pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
-    pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
-    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
-    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
-    pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
-    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-    pub(super) const SHM_SEL: u64 = 0x0ac;
-    pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
-    pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
-    pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
-    pub(super) const CONFIG: u64 = 0x100;
-}
 
 /// One device at its place in guest physical address space. Any vCPU thread may call it.
 pub struct MmioTransport {
@@ -80,6 +49,14 @@ impl MmioTransport {
     /// Puts `device` behind mmio registers. Fails where the process may open no more files.
     pub fn new(device: SharedDevice, memory: GuestRam) -> io::Result<Self> {
         let core = Core::new(device, memory)?;
+        let page = core.interrupt().page();
+        let fixed = [(reg::MAGIC, MAGIC), (reg::VERSION, VERSION), (reg::VENDOR_ID, VENDOR)];
+        // A shared memory region that does not exist has length and base -1.
+        let none = (reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH).step_by(4).map(|offset| (offset, u32::MAX));
+        for (offset, value) in fixed.into_iter().chain(none).chain([(reg::DEVICE_ID, core.kind() as u32)]) {
+            page.register(offset).store(value, Ordering::SeqCst);
+        }
+        show(&core);
         Ok(Self {
             interrupt: Arc::clone(core.interrupt()),
             metrics: Arc::clone(core.metrics()),
@@ -88,6 +65,11 @@ impl MmioTransport {
             device: Arc::clone(core.device()),
             core: Mutex::new(core),
         })
+    }
+
+    /// What the driver reads. The guest is to see it at the whole of the window, read-only.
+    pub fn page(&self) -> &Arc<RegisterPage> {
+        self.interrupt.page()
     }
 
     /// One event per queue that the device may ever have, in order.
@@ -117,28 +99,15 @@ impl MmioTransport {
         &self.metrics
     }
 
-    /// The guest reads `data.len()` bytes at `offset` from the start of the window.
-    pub fn read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
-            match data.len() {
-                1 | 2 | 4 | 8 => lock(&self.core).read_config(offset, data),
-                _ => self.metrics.bad_register_accesses.inc(),
-            }
-            return;
-        }
-        let register = <&mut [u8; 4]>::try_from(data);
-        match (self.read_register(offset), register) {
-            (Some(value), Ok(bytes)) => *bytes = value.to_le_bytes(),
-            _ => self.metrics.bad_register_accesses.inc(),
-        }
-    }
-
     /// The guest writes `data` at `offset` from the start of the window.
     pub fn write(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = offset.checked_sub(reg::CONFIG) {
             match data.len() {
-                1 | 2 | 4 | 8 => lock(&self.core).write_config(offset, data),
+                1 | 2 | 4 | 8 => {
+                    let mut core = lock(&self.core);
+                    core.write_config(offset, data);
+                    show(&core);
+                }
                 _ => self.metrics.bad_register_accesses.inc(),
             }
             return;
@@ -147,24 +116,6 @@ impl MmioTransport {
             Ok(bytes) => self.write_register(offset, u32::from_le_bytes(bytes)),
             Err(_) => self.metrics.bad_register_accesses.inc(),
         }
-    }
-
-    fn read_register(&self, offset: u64) -> Option<u32> {
-        Some(match offset {
-            reg::MAGIC => MAGIC,
-            reg::VERSION => VERSION,
-            reg::DEVICE_ID => lock(&self.core).kind() as u32,
-            reg::VENDOR_ID => VENDOR,
-            reg::DEVICE_FEATURES => lock(&self.core).device_features(),
-            reg::QUEUE_SIZE_MAX => lock(&self.core).max_queue_size().into(),
-            reg::QUEUE_READY => lock(&self.core).queue_ready().into(),
-            reg::INTERRUPT_STATUS => self.interrupt.pending(),
-            reg::STATUS => self.interrupt.status(),
-            // A region that does not exist has length and base -1.
-            reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH if offset.is_multiple_of(4) => u32::MAX,
-            reg::CONFIG_GENERATION => self.interrupt.generation(),
-            _ => return None,
-        })
     }
 
     fn write_register(&self, offset: u64, value: u32) {
@@ -192,6 +143,7 @@ impl MmioTransport {
             reg::QUEUE_DEVICE_HIGH => core.set_queue_address(Device, High, value),
             _ => self.metrics.bad_register_accesses.inc(),
         }
+        show(&core);
     }
 
     /// The event loop serves the queue, as after a kick through the kernel.
@@ -204,4 +156,18 @@ impl MmioTransport {
             None => self.metrics.bad_kicks.inc(),
         }
     }
+}
+
+/// Shows the driver what is now behind the registers that depend on what it wrote.
+fn show(core: &Core) {
+    let page = core.interrupt().page();
+    let selected = [
+        (reg::DEVICE_FEATURES, core.device_features()),
+        (reg::QUEUE_SIZE_MAX, core.max_queue_size().into()),
+        (reg::QUEUE_READY, core.queue_ready().into()),
+    ];
+    for (offset, value) in selected {
+        page.register(offset).store(value, Ordering::SeqCst);
+    }
+    core.show_config();
 }

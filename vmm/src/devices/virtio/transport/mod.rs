@@ -1,16 +1,23 @@
 //! How a driver finds, sets up and resets a device.
 //!
-//! [`Core`] knows states, features and queues; [`MmioTransport`] maps registers onto it.
+//! [`Core`] knows states, features and queues; [`MmioTransport`] maps registers onto it; the driver reads them from a
+//! [`RegisterPage`].
 
 mod core;
 mod metrics;
 mod mmio;
+mod registers;
 mod setup;
 
 pub use self::core::Core;
 pub use metrics::TransportMetrics;
-pub use mmio::{MMIO_WINDOW, MmioTransport};
+pub use mmio::MmioTransport;
+pub use registers::RegisterPage;
+pub(super) use registers::reg;
 pub use setup::{Half, QueuePart};
+
+/// Bytes of guest physical address space that a device takes.
+pub const MMIO_WINDOW: u64 = 0x1000;
 
 #[cfg(test)]
 mod tests;

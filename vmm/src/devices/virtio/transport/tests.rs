@@ -105,20 +105,16 @@ fn queues_that_cannot_be_need_a_reset_and_then_all_is_well() {
 fn accesses_of_wrong_width_place_or_time_are_counted_and_ignored() {
     let mut driver = Driver::started(rng(), V1, 1);
     let bad = || driver.mmio.metrics().bad_register_accesses.get();
-    driver.mmio.read(0x70, &mut [0; 2]);
-    driver.mmio.read(0x70, &mut [0; 8]);
-    driver.mmio.read(0x72, &mut [0; 4]);
-    driver.mmio.read(0x20, &mut [0; 4]);
-    driver.mmio.read(0x100, &mut [0; 3]);
+    driver.mmio.write(0x100, &[0; 3]);
     driver.mmio.write(0x70, &[0]);
     driver.mmio.write(0x70, &[]);
     driver.mmio.write(0x00, &[0; 4]);
-    assert_eq!(bad(), 8);
+    assert_eq!(bad(), 4);
     driver.set(0x38, 8);
     driver.set(0x80, 8);
     driver.set(0x44, 1);
     driver.set(0x20, 0);
-    assert_eq!(bad(), 12, "a live device is not set up anew");
+    assert_eq!(bad(), 8, "a live device is not set up anew");
     driver.set(0x50, 1);
     driver.set(0x50, u32::MAX);
     assert_eq!(driver.mmio.metrics().bad_kicks.get(), 2);

@@ -5,6 +5,7 @@ pub mod arch;
 pub mod bench;
 pub mod cli;
 pub mod devices;
+pub mod heap;
 pub mod link;
 pub mod socket;
 pub mod swap;

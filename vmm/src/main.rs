@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use vmm::heap;
 use vmm::vm::{check, machine::KvmLauncher};
 
 fn main() -> ExitCode {
+    heap::keep_together();
     vmm::cli::main(Arc::new(KvmLauncher), check::run)
 }

@@ -18,7 +18,7 @@ const HELP: &[(&str, &str)] = &[
     ("bad_kicks", "Kicks of queues that do not exist"),
     ("bad_page_buffers", "Buffers of page numbers that make no sense"),
     ("bad_ranges", "Ranges reported or hinted free that make no sense"),
-    ("bad_register_accesses", "Register accesses of wrong width, at no register, or at the wrong time"),
+    ("bad_register_writes", "Register writes of wrong width, at no register, or at the wrong time"),
     ("bad_requests", "Requests that make no sense"),
     ("bad_stats_buffers", "Statistics buffers that make no sense"),
     ("bad_status_writes", "Status writes out of order, or that clear bits"),

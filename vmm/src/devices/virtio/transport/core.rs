@@ -324,6 +324,6 @@ impl Core {
     }
 
     fn misused(&self) {
-        self.metrics.bad_register_accesses.inc();
+        self.metrics.bad_register_writes.inc();
     }
 }

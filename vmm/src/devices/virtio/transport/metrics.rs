@@ -15,8 +15,8 @@ pub struct TransportMetrics {
     pub features_refused: Counter,
     /// Status writes out of order, or that clear bits.
     pub bad_status_writes: Counter,
-    /// Register accesses of wrong width, at no register, or in a state that does not allow them.
-    pub bad_register_accesses: Counter,
+    /// Writes of wrong width, at no register, or in a state that does not allow them.
+    pub bad_register_writes: Counter,
     /// Kicks that came through the register rather than through the kernel.
     pub register_kicks: Counter,
     /// Kicks of queues that do not exist.

@@ -108,13 +108,13 @@ impl MmioTransport {
                     core.write_config(offset, data);
                     show(&core);
                 }
-                _ => self.metrics.bad_register_accesses.inc(),
+                _ => self.metrics.bad_register_writes.inc(),
             }
             return;
         }
         match <[u8; 4]>::try_from(data) {
             Ok(bytes) => self.write_register(offset, u32::from_le_bytes(bytes)),
-            Err(_) => self.metrics.bad_register_accesses.inc(),
+            Err(_) => self.metrics.bad_register_writes.inc(),
         }
     }
 
@@ -141,7 +141,7 @@ impl MmioTransport {
             reg::QUEUE_DRIVER_HIGH => core.set_queue_address(Driver, High, value),
             reg::QUEUE_DEVICE_LOW => core.set_queue_address(Device, Low, value),
             reg::QUEUE_DEVICE_HIGH => core.set_queue_address(Device, High, value),
-            _ => self.metrics.bad_register_accesses.inc(),
+            _ => self.metrics.bad_register_writes.inc(),
         }
         show(&core);
     }

@@ -31,7 +31,7 @@ fn a_device_lives_is_reset_and_lives_again() {
         assert_eq!([driver.get(0x70), driver.get(0x44), driver.get(0x60)], [0, 0, 0]);
     }
     assert_eq!(driver.mmio.metrics().activations.get(), 2);
-    assert_eq!(driver.mmio.metrics().bad_register_accesses.get(), 0);
+    assert_eq!(driver.mmio.metrics().bad_register_writes.get(), 0);
 }
 
 #[test]
@@ -102,9 +102,9 @@ fn queues_that_cannot_be_need_a_reset_and_then_all_is_well() {
 }
 
 #[test]
-fn accesses_of_wrong_width_place_or_time_are_counted_and_ignored() {
+fn writes_of_wrong_width_place_or_time_are_counted_and_ignored() {
     let mut driver = Driver::started(rng(), V1, 1);
-    let bad = || driver.mmio.metrics().bad_register_accesses.get();
+    let bad = || driver.mmio.metrics().bad_register_writes.get();
     driver.mmio.write(0x100, &[0; 3]);
     driver.mmio.write(0x70, &[0]);
     driver.mmio.write(0x70, &[]);

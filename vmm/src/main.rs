@@ -7,6 +7,6 @@ use vmm::heap;
 use vmm::vm::{check, machine::KvmLauncher};
 
 fn main() -> ExitCode {
-    heap::keep_together();
+    heap::share();
     vmm::cli::main(Arc::new(KvmLauncher), check::run)
 }

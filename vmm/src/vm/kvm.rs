@@ -148,6 +148,8 @@ impl Vm {
     }
 
     /// Shows `page` to the guest at `gpa`, read-only: what it writes there goes on as to a device.
+    ///
+    /// CPUs made from [`Self::fd`] must not outlive this virtual machine, which keeps the page.
     pub fn show_registers(&mut self, page: &Arc<RegisterPage>, gpa: u64) -> Result<(), KvmError> {
         let slot = kvm_userspace_memory_region {
             slot: self.take_slot()?,
@@ -158,7 +160,7 @@ impl Vm {
         };
         // SAFETY: the page is all of `RegisterPage`, which is made of atomics, and the guest only reads it. It stays
         // where it is as long as an `Arc` of it lives; ours does until `fd`, the field before it, is closed, and the
-        // CPUs have ended before (see `Vcpus::start`).
+        // caller ends the CPUs before (`Machine` by the order of its fields).
         unsafe { self.fd.set_user_memory_region(slot) }
             .map_err(KvmError::step("show registers of a device"))?;
         self.registers.push(Arc::clone(page));

@@ -240,7 +240,7 @@ impl BusDevice for Registers {
     }
 }
 
-fn irq_line(vm: &mut Vm, gsi: u32) -> Result<IrqLine, LaunchError> {
+fn irq_line(vm: &Vm, gsi: u32) -> Result<IrqLine, LaunchError> {
     let event = EventFd::new(libc::EFD_NONBLOCK).map_err(LaunchError::new)?;
     vm.connect_irq(&event, gsi).map_err(LaunchError::new)?;
     Ok(IrqLine::new(event))

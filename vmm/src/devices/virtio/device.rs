@@ -90,8 +90,8 @@ pub trait VirtioDevice: Send {
         256
     }
 
-    /// Its configuration space as it is now. If it changes for another reason than a write of the driver's, the device
-    /// says so ([`Interrupt::config_changed`](super::Interrupt::config_changed)).
+    /// Its configuration space as it is now. If it changes for another reason than a write of the driver's, a live
+    /// device says so ([`Interrupt::config_changed`](super::Interrupt::config_changed)).
     fn config_space(&self) -> ConfigBytes;
 
     /// The driver writes configuration space; what it may not write is counted and ignored.

@@ -4,7 +4,8 @@
 //! the kernel's) as ever. A driver reads the interrupt status at each interrupt; that is the read that counts.
 //!
 //! So every register has its value here before the guest can ask for it: the transport writes what depends on the
-//! driver's writes after each of them, [`Interrupt`](crate::devices::virtio::Interrupt) what the device says unasked.
+//! driver's writes after each of them, [`Interrupt`](crate::devices::virtio::Interrupt) what a live device says unasked.
+//! What changes while no driver is ready (a balloon's target) shows at the driver's next write, `DRIVER_OK` at the latest.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

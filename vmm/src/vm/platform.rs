@@ -231,7 +231,7 @@ struct Registers(MmioTransport);
 
 impl BusDevice for Registers {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        // KVM has read the page for the guest already, whatever instruction it was.
+        // KVM reads the page for a guest by itself; what comes here nevertheless gets the same.
         self.0.page().read(offset, data);
     }
 

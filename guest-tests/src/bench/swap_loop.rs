@@ -17,7 +17,7 @@ use anyhow::{Context, ensure};
 use guest_agent::{Content, Pages};
 use serde_json::Value;
 
-use super::standing::{Standing, show_free_blocks};
+use super::standing::{Standing, show_free_blocks, take_heap};
 use super::{Run, Samples};
 use crate::agent_client::Herd;
 use crate::host;
@@ -65,6 +65,7 @@ const WHOLE: &str = "compacted: of what came back, whole 2 MiB";
 /// A guest failed, held a wrong page, or the report cannot be written.
 pub fn run(run: Run) -> anyhow::Result<()> {
     show_free_blocks()?;
+    take_heap();
     let mut samples = Samples::default();
     for round in 1..=run.rounds {
         eprintln!("  round {round} of {}", run.rounds);

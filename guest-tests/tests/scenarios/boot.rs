@@ -1,10 +1,10 @@
 //! Stock kernels come up.
 
 use anyhow::ensure;
-use guest_tests::{Image, Kernel, Pages, Spec, Subject};
+use guest_tests::{Image, Kernel, Pages, Spec, Subject, http};
 use libtest_mimic::Trial;
 
-use crate::{guest, scenario};
+use crate::{guest, ours, scenario};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = Kernel::present()
@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         })
         .collect();
     trials.push(scenario("boot::more_than_4_gib", more_than_4_gib));
+    trials.extend(ours("boot::drivers_read_registers_without_an_exit", registers));
     trials
 }
 
@@ -53,5 +54,21 @@ fn more_than_4_gib() -> anyhow::Result<()> {
         resident < 1500.0,
         "{resident:.0} MiB are resident, though the guest touched a fraction of its RAM"
     );
+    vm.shut_down()
+}
+
+fn registers() -> anyhow::Result<()> {
+    let vm = guest()?.start()?;
+    let metrics = http::text(vm.control.socket()?, "/metrics")?;
+    let of_devices = |name: &str| {
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap_or(line).to_owned()).collect::<Vec<_>>()
+    };
+    let (live, reads) = (
+        of_devices("aerostat_device_activations_total{"),
+        of_devices("aerostat_device_register_reads_total{"),
+    );
+    ensure!(live.contains(&"1".to_owned()), "no device is live: {live:?}");
+    ensure!(reads.len() == live.len() && reads.iter().all(|reads| reads == "0"), "reads by exit: {reads:?}");
     vm.shut_down()
 }

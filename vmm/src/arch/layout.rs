@@ -34,7 +34,7 @@ const HOLE_LEN: u64 = HOLE_END - HOLE_START;
 
 /// Registers of the first virtio-mmio device.
 pub const MMIO_BASE: u64 = 0xD000_0000;
-/// Bytes from one virtio-mmio device to the next.
+/// Bytes of guest physical address space that a virtio-mmio device takes: a page, which KVM shows.
 pub const MMIO_LEN: u64 = 0x1000;
 /// Interrupt line of the first virtio-mmio device.
 pub const FIRST_GSI: u32 = 5;

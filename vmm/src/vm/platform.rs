@@ -231,8 +231,7 @@ struct Registers(MmioTransport);
 
 impl BusDevice for Registers {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        // KVM reads the page for a guest by itself; what comes here nevertheless gets the same.
-        self.0.page().read(offset, data);
+        self.0.read(offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {

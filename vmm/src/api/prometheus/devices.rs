@@ -52,6 +52,7 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("refused_pages", "Pages refused: outside RAM, twice the same, or never given up"),
     ("register_kicks", "Kicks that came through the register rather than through the kernel"),
+    ("register_reads", "Reads of registers that left the guest; none are to"),
     ("replies_dropped", "Answers to single frames that were not fetched"),
     ("reported_pages", "Pages reported free that were freed"),
     ("reported_ranges", "Ranges reported free"),

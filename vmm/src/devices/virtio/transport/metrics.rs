@@ -17,6 +17,8 @@ pub struct TransportMetrics {
     pub bad_status_writes: Counter,
     /// Writes of wrong width, at no register, or in a state that does not allow them.
     pub bad_register_writes: Counter,
+    /// Reads of registers that left the guest; KVM answers them, so there are none.
+    pub register_reads: Counter,
     /// Kicks that came through the register rather than through the kernel.
     pub register_kicks: Counter,
     /// Kicks of queues that do not exist.

@@ -99,6 +99,12 @@ impl MmioTransport {
         &self.metrics
     }
 
+    /// The guest reads at `offset` from the start of the window, though it has the page.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        self.metrics.register_reads.inc();
+        self.page().read(offset, data);
+    }
+
     /// The guest writes `data` at `offset` from the start of the window.
     pub fn write(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = offset.checked_sub(reg::CONFIG) {

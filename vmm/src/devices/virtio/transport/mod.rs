@@ -16,8 +16,5 @@ pub use registers::RegisterPage;
 pub(super) use registers::reg;
 pub use setup::{Half, QueuePart};
 
-/// Bytes of guest physical address space that a device takes.
-pub const MMIO_WINDOW: u64 = 0x1000;
-
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::MMIO_WINDOW;
+use crate::arch::layout::MMIO_LEN;
 use crate::devices::virtio::ConfigBytes;
 
 /// Register offsets (section 4.2.2).
@@ -43,7 +43,7 @@ pub(in super::super) mod reg {
     pub(crate) const CONFIG: u64 = 0x100;
 }
 
-const WORDS: usize = MMIO_WINDOW as usize / size_of::<u32>();
+const WORDS: usize = MMIO_LEN as usize / size_of::<u32>();
 
 /// The page: little-endian words, as x86 has them. Aligned and a whole page, so that nothing else is shown with it.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl RegisterPage {
         Self([const { AtomicU32::new(0) }; WORDS])
     }
 
-    /// The register at `offset`, below [`MMIO_WINDOW`].
+    /// The register at `offset`, below [`MMIO_LEN`].
     ///
     /// # Panics
     /// If it is not.
@@ -75,7 +75,7 @@ impl RegisterPage {
     /// Reads as the guest does: any bytes, zero where there is no register.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        for (at, byte) in (offset..MMIO_WINDOW).zip(data) {
+        for (at, byte) in (offset..MMIO_LEN).zip(data) {
             let word = self.register(at).load(Ordering::SeqCst).to_le_bytes();
             *byte = word[(at % 4) as usize];
         }

@@ -26,7 +26,8 @@ fn flags_become_a_configuration() {
         "--kernel /k --initrd /i --append quiet --memory 1G --cpus 2 --disk /a --disk /b,ro \
          --balloon 256 --balloon-stats 1 --balloon-deflate-on-oom --balloon-hinting --serial /s \
          --watermarks 512K,2,3M --compaction scanner --extfrag-threshold 1000 --proactiveness 0 \
-         --net tap=tap0 --net mtu=9000,mac=02:00:00:00:00:0F,tap=tap1",
+         --net tap=tap0 --net mtu=9000,mac=02:00:00:00:00:0F,tap=tap1 \
+         --swap 1G,tier=/t,compression=zstd,memory=256M,timeout=5,tier=nbd://h/e",
     );
     let disk = |id: &str, path: &str, read_only: bool| {
         json!({"drive_id": id, "is_root_device": false, "path_on_host": path,
@@ -46,6 +47,8 @@ fn flags_become_a_configuration() {
             "network-interfaces": [{"iface_id": "net0", "host_dev_name": "tap0"},
                 {"iface_id": "net1", "host_dev_name": "tap1", "guest_mac": "02:00:00:00:00:0f", "mtu": 9000}],
             "serial": {"serial_out_path": "/s"},
+            "swap": {"size_mib": 1024, "memory_mib": 256, "compression": "zstd", "tiers": ["/t", "nbd://h/e"],
+                "tier_timeout": 5},
         })
     );
 }
@@ -107,6 +110,25 @@ fn flags_change_what_a_file_says() {
         config["boot-source"],
         json!({"kernel_image_path": "/other", "initrd_path": "/i", "boot_args": "quiet"})
     );
+}
+
+#[test]
+fn a_wrong_swap_device_is_said_part_by_part() {
+    for (device, sentence) in [
+        ("0", "a device of no size stores nothing"),
+        ("abc", "\"abc\" is not a size"),
+        (
+            "1G,tier",
+            "\"tier\" is not known: write memory=SIZE, compression=lz4, zstd or none, or timeout=SECONDS",
+        ),
+        ("1G,memory=1M,memory=2M", "\"memory=2M\" is not known"),
+        ("1G,compression=gzip", "gzip"),
+        ("1G,tier=/t,timeout=x", "seconds"),
+    ] {
+        let said = refused(&format!("run --kernel k --swap {device}"));
+        assert!(said.contains(&format!("Invalid value '{device}' for '--swap")), "{said}");
+        assert!(said.contains(sentence), "{said}");
+    }
 }
 
 #[test]

@@ -132,6 +132,7 @@ fn qemu_io_writes_reads_trims_and_is_told_of_what_cannot_be() {
         .expect("qemu-io");
     let text = String::from_utf8_lossy(&[text.stdout, text.stderr].concat()).into_owned();
     assert!(text.contains("No space left on device"), "{text}");
+    assert!(text.contains("read 262144/262144 bytes at offset 524288"), "{text}");
     assert!(!text.contains("Pattern verification failed"), "{text}");
 }
 

@@ -45,6 +45,18 @@ fn nothing_of_a_running_guest_can_be_had_before_the_start() {
 }
 
 #[test]
+fn a_swap_device_takes_the_place_of_the_one_before_and_a_wrong_one_does_not() {
+    let (mut controller, _) = fake::controller();
+    for size in [64, 128] {
+        controller.set_swap(of(json!({"size_mib": size}))).expect("set");
+    }
+    let before = controller.config().clone();
+    assert_eq!(before.swap.as_ref().map(|swap| swap.size_mib.0), Some(128));
+    refused(controller.set_swap(of(json!({"size_mib": 0}))));
+    assert_eq!(controller.config(), &before);
+}
+
+#[test]
 fn nothing_is_configured_after_the_start() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (mut controller, _) = started(dir.path(), json!(null));
@@ -61,6 +73,7 @@ fn nothing_is_configured_after_the_start() {
     assert_eq!(refused(controller.set_balloon_config(of(balloon))), AFTER);
     let watermarks = json!({"min_kib": 4, "low_kib": 4, "high_kib": 4});
     assert_eq!(refused(controller.set_watermarks(of(watermarks))), AFTER);
+    assert_eq!(refused(controller.set_swap(of(json!({"size_mib": 64})))), AFTER);
     assert_eq!(refused(controller.set_logger(LoggerConfig::default())), AFTER);
     assert_eq!(refused(controller.set_metrics(of(json!({"metrics_path": "/nope/x"})))), AFTER);
     assert_eq!(refused(controller.set_serial(SerialConfig::default())), AFTER);

@@ -1,18 +1,20 @@
-//! Storing pages of swap takes no memory of the process: counted at its allocator.
+//! Storing pages of swap and bringing them back takes no memory of the process: counted at its allocator.
 #![allow(unsafe_code, reason = "an allocator is unsafe to implement")]
+
+mod client;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use memsvc::swap::nbd::{
-    ClientFlags, Command, CommandFlags, OptionCode, OptionHeader, Request, RequestHeader, SimpleReply,
-};
-use memsvc::swap::{Codec, Connection, SwapConfig, Waker};
+use memsvc::swap::nbd::{Command, NbdError};
+use memsvc::swap::{Codec, SwapConfig, TierConfig, Waker};
 use memsvc::{Config, MemoryService, RegionSpec};
-use zerocopy::{FromBytes, IntoBytes};
 
-/// The system's allocator, with a count for each thread.
+use client::{Client, PAGE, Replies};
+
+/// The system's allocator, with a count for each thread, and one for those that tiers have.
 struct Counting;
 
 #[global_allocator]
@@ -22,10 +24,15 @@ thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: all is left to the system's allocator; the count is neither allocated nor dropped.
+static BY_TIERS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: all is left to the system's allocator; the counts are neither allocated nor dropped.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.with(|count| count.set(count.get() + 1));
+        if is_of_a_tier() {
+            BY_TIERS.fetch_add(1, Ordering::Relaxed);
+        }
         // SAFETY: the caller's promises are those that the system's allocator wants.
         unsafe { System.alloc(layout) }
     }
@@ -36,49 +43,36 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Allocations of this thread that `work` makes.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = COUNT.get();
+/// Whether this thread is the evictor or a tier's, by its name.
+fn is_of_a_tier() -> bool {
+    let mut name = [0_u8; 16];
+    // SAFETY: the kernel writes 16 bytes at the most, with the zero at the end.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    name.starts_with(b"evict\0") || name.starts_with(b"tier\0")
+}
+
+/// Allocations that `work` makes, on this thread and on those of tiers.
+fn allocations(work: impl FnOnce()) -> (u64, u64) {
+    let counts = || (COUNT.get(), BY_TIERS.load(Ordering::Relaxed));
+    let before = counts();
     work();
-    COUNT.get() - before
+    let after = counts();
+    (after.0 - before.0, after.1 - before.1)
 }
 
-const PAGE: usize = 4096;
-const PAGES: u64 = 16 << 8;
+const PAGES: u64 = 5000;
+const BYTES: u64 = PAGES * PAGE as u64;
 
-struct Client {
-    connection: Connection,
-    out: Vec<u8>,
+fn service(memory: u64, codec: Codec, tiers: Vec<TierConfig>) -> Arc<MemoryService> {
+    let regions = vec![RegionSpec { gpa: 0, len: 16 << 20 }];
+    let swap = SwapConfig { name: "swap".into(), bytes: BYTES, memory, codec, tiers };
+    let config = Config { swap: Some(swap), ..Config::new(regions) };
+    MemoryService::new(&config, |why| panic!("{why}")).expect("a service on this host")
 }
 
-impl Client {
-    fn new(mut connection: Connection) -> Self {
-        let mut out = vec![0; 4 * PAGE];
-        let flags = ClientFlags::FIXED_NEWSTYLE | ClientFlags::NO_ZEROES;
-        let option = OptionHeader::new(OptionCode::ExportName as u32, 0);
-        let hello = [&flags.bits().to_be_bytes(), option.as_bytes()].concat();
-        while connection.send(&mut out) > 0 {}
-        assert_eq!(connection.receive(&hello), hello.len());
-        while connection.send(&mut out) > 0 {}
-        Self { connection, out }
-    }
-
-    fn ask(&mut self, command: Command, page: u64, len: u32, data: &[u8]) {
-        let (flags, offset) = (CommandFlags::empty(), page * PAGE as u64);
-        let request = Request { command: Some(command), flags, cookie: page, offset, len };
-        for mut bytes in [RequestHeader::new(&request).as_bytes(), data] {
-            while !bytes.is_empty() {
-                let taken = self.connection.receive(bytes);
-                bytes = &bytes[taken..];
-            }
-        }
-        let mut len = 0;
-        while len < size_of::<SimpleReply>() {
-            len += self.connection.send(&mut self.out[len..]);
-        }
-        let reply = SimpleReply::read_from_prefix(&self.out).ok().and_then(|(reply, _)| reply.parse());
-        assert_eq!(reply, Some((page, None)));
-    }
+fn client(service: &MemoryService, replies: Replies) -> Client {
+    let waker = Arc::new(Waker::new().expect("a descriptor"));
+    Client::new(service.swap().expect("swap").connect(&waker), replies)
 }
 
 /// A page that packs to any size, by its number.
@@ -89,27 +83,51 @@ fn fill(page: &mut [u8; PAGE], number: u64) {
     random.fill(&mut page[..len]);
 }
 
-#[test]
-fn storing_pages_allocates_nothing() {
-    let regions = vec![RegionSpec { gpa: 0, len: 16 << 20 }];
-    let bytes = PAGES * PAGE as u64;
-    let swap = SwapConfig { name: "swap".into(), bytes, memory: bytes, codec: Codec::Lz4, tiers: vec![] };
-    let config = Config { swap: Some(swap), ..Config::new(regions) };
-    let service = MemoryService::new(&config, |why| panic!("{why}")).expect("a service on this host");
-    let mut client =
-        Client::new(service.swap().expect("swap").connect(&Arc::new(Waker::new().expect("a descriptor"))));
+/// Writes all pages, reads all, and asks for what is refused.
+fn write_and_read(client: &mut Client) {
     let mut page = [0; PAGE];
-    let store_all = |client: &mut Client, page: &mut [u8; PAGE], seed: u64| {
-        for number in 0..PAGES {
-            fill(page, seed + number);
-            client.ask(Command::Write, number, PAGE as u32, page);
+    for number in 0..PAGES {
+        fill(&mut page, number);
+        client.write(number, &page);
+    }
+    for number in 0..PAGES {
+        fill(&mut page, number);
+        assert!(client.read(number) == page, "page {number}");
+    }
+    assert_eq!(client.ask(Command::Read, PAGES, PAGE as u32, &[]), Some(NbdError::Invalid));
+    assert_eq!(client.ask(Command::Write, PAGES, PAGE as u32, &page), Some(NbdError::NoSpace));
+}
+
+#[test]
+fn storing_pages_and_reading_them_allocates_nothing() {
+    for codec in Codec::ALL {
+        for replies in [Replies::Simple, Replies::Structured] {
+            let service = service(BYTES, codec, vec![]);
+            let mut client = client(&service, replies);
+            // Once for each size class, tables of slabs grow: by half at the least, so a few times.
+            let (first, _) = allocations(|| write_and_read(&mut client));
+            assert!(first < 119 * 3 * 8, "{first} allocations for {PAGES} pages");
+            client.trim(0, BYTES as u32);
+            let again = allocations(|| write_and_read(&mut client));
+            assert_eq!(again, (0, 0), "{codec:?}, {replies:?}; the first time it was {first}");
+            assert_eq!(service.swap().expect("swap").stats().store.stored_pages, PAGES);
         }
-    };
-    // Once for each size class, tables of slabs grow: by half at the least, so a few times.
-    let first = allocations(|| store_all(&mut client, &mut page, 0));
-    assert!(first < 119 * 3 * 8, "{first} allocations for {PAGES} pages");
-    client.ask(Command::Trim, 0, bytes as u32, &[]);
-    let again = allocations(|| store_all(&mut client, &mut page, 0));
-    assert_eq!(again, 0, "the first time it was {first}");
-    assert_eq!(service.swap().expect("swap").stats().store.stored_pages, PAGES);
+    }
+}
+
+/// Nor do pages that leave for a tier and come back, on any of the threads that they go through. They are stored as
+/// they are, so that tables grow as far as they ever will the first time.
+#[test]
+fn tiers_allocate_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = client::Nbdkit::start(directory.path(), BYTES);
+    for tier in [TierConfig::File(directory.path().to_path_buf()), server.tier()] {
+        let service = service(3 << 20, Codec::None, vec![tier.clone()]);
+        let mut client = client(&service, Replies::Structured);
+        allocations(|| write_and_read(&mut client));
+        let again = allocations(|| (0..3).for_each(|_| write_and_read(&mut client)));
+        assert_eq!(again, (0, 0), "{tier}");
+        let tier = &service.swap().expect("swap").stats().store.tiers[0];
+        assert!(tier.pages_written > 3 * PAGES && tier.pages_read > 3 * PAGES, "{tier:?}");
+    }
 }

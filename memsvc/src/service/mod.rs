@@ -139,6 +139,7 @@ impl MemoryService {
         let guest_blocks = u32::try_from(bytes / BLOCK_SIZE as u64).map_err(|_| StartError::BadRegions)?;
         let swap_blocks = config.swap.as_ref().map_or(0, SwapConfig::arena_blocks);
         let (arena_blocks, watermarks) = size::arena(guest_blocks, swap_blocks, config)?;
+        let is_limited = arena_blocks < guest_blocks.saturating_add(swap_blocks);
         let arena = Arena::new(arena_blocks, &uffd).map_err(no_space)?;
         let mapping = Mapping::new(bytes as usize).map_err(no_space)?;
         uffd.register(mapping.base(), mapping.len(), Watch::Missing)
@@ -154,7 +155,7 @@ impl MemoryService {
                 let space = Arc::clone(&space);
                 Box::new(move || space.compaction().ring(wanted::RELEASED))
             };
-            Swap::in_arena(config, Arc::clone(objects), released)
+            Swap::in_arena(config, Arc::clone(objects), released, is_limited.then_some(watermarks.min))
         });
         let swap = swap.transpose()?;
         let thread = |source| StartError::Resource { what: "starting a thread", source };

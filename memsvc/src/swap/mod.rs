@@ -123,11 +123,12 @@ impl Swap {
         // Slabs are never quite full, and each CPU and size class has some: address space costs nothing.
         let room = u64::from(config.arena_blocks()) * BLOCK_SIZE as u64;
         let objects = Objects::standalone(room, CPUS).map_err(SwapError::NoAddressSpace)?;
-        Self::new(config, Arc::new(objects), Box::new(|| {}), 0..CPUS)
+        Self::new(config, Arc::new(objects), Box::new(|| {}), 0..CPUS, None)
     }
 
     /// A device in a guest's arena. The table of slots is made at once. `released` is called when pages have
-    /// been released, so that what is free may be given back; it must not wait.
+    /// been released, so that what is free may be given back; it must not wait. `reserve` is what there is, in frames,
+    /// when all other memory is used; none if it never is.
     ///
     /// # Errors
     /// A tier cannot be had.
@@ -135,9 +136,10 @@ impl Swap {
         config: &SwapConfig,
         objects: Arc<Objects>,
         released: Released,
+        reserve: Option<u64>,
     ) -> Result<Self, SwapError> {
         // One thread serves all connections of a guest.
-        let swap = Self::new(config, objects, released, OUTSIDE.0..OUTSIDE.0 + 1)?;
+        let swap = Self::new(config, objects, released, OUTSIDE.0..OUTSIDE.0 + 1, reserve)?;
         swap.export.store.prepare();
         Ok(swap)
     }
@@ -148,16 +150,25 @@ impl Swap {
         objects: Arc<Objects>,
         released: Released,
         cpus: Range<u8>,
+        reserve: Option<u64>,
     ) -> Result<Self, SwapError> {
         let limits = config.limits();
         let open = |tier| Level::open(tier, limits.pages);
         let levels = config.tiers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let room = levels.iter().map(Level::pages).sum::<u64>().min(limits.pages);
-        let records = limits.bytes / Level::RECORD_BYTES;
-        if room > records {
-            let (room, records) = (room >> 8, records >> 8);
+        if let Some(mib) = too_little(limits.bytes, room) {
+            let room = room >> 8;
             tracing::warn!(
-                "of {room} MiB on tiers only {records} can be used: give swap 8 MiB of memory for each GiB"
+                "of {room} MiB on tiers only {mib} can be used: give swap 8 MiB of memory for each GiB"
+            );
+        }
+        if let Some(mib) =
+            reserve.and_then(|frames| too_little(frames.saturating_mul(FRAME_SIZE as u64), room))
+        {
+            let room = room >> 8;
+            tracing::warn!(
+                "of {room} MiB on tiers {mib} can be used at the least, when all other memory is in use: \
+                 give the reserve (min_free_kib) 8 MiB for each GiB"
             );
         }
         let tiers = match levels.is_empty() {
@@ -214,6 +225,13 @@ impl Swap {
             latency: export.latencies.snapshot(),
         }
     }
+}
+
+/// MiB on tiers that can be used when the records of pages there have so many bytes of memory, if those do not do for
+/// all of `room`, in pages.
+fn too_little(bytes: u64, room: u64) -> Option<u64> {
+    let pages = bytes / Level::RECORD_BYTES;
+    (pages < room).then_some(pages >> 8)
 }
 
 /// One NBD connection to a [`Swap`]: bytes go in, bytes come out.

@@ -96,3 +96,14 @@ fn memory_of_erased_pages_goes_back_to_the_host() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
+
+/// 32 bytes are left of each page on a tier: 8 MiB of each GiB.
+#[test]
+fn records_want_a_128th_of_what_is_on_tiers() {
+    let gib = 1 << 18;
+    assert_eq!(too_little(8 << 20, gib), None);
+    assert_eq!(too_little((8 << 20) - 1, gib), Some(1023));
+    assert_eq!(too_little(4 << 20, gib), Some(512));
+    assert_eq!(too_little(0, 1), Some(0));
+    assert_eq!(too_little(0, 0), None);
+}

@@ -169,6 +169,8 @@ impl Controller {
     /// `PUT /swap`.
     pub fn set_swap(&mut self, swap: SwapConfig) -> Result<(), ControlError> {
         self.change(|config| {
+            swap.validate()?;
+            swap.check_directories()?;
             config.swap = Some(swap);
             Ok(())
         })

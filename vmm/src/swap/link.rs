@@ -77,8 +77,8 @@ impl SwapLink {
             seed: fastrand::u64(..),
         };
         let waker = Arc::new(Waker::new().map_err(NoLink)?);
-        let served = Served { swap: swap.clone(), waker: Arc::clone(&waker), goes_on: Arc::default() };
-        let peer = Peer::new(config, served).map_err(|error| NoLink(io::Error::other(error)))?;
+        let peer =
+            Peer::new(config, Served::new(swap, &waker)).map_err(|error| NoLink(io::Error::other(error)))?;
         let timer = TimerFd::new().map_err(|error| NoLink(error.into()))?;
         let frame = vec![0; MAX_FRAME].into();
         Ok(Self { peer, memory: Arc::clone(memory), frame, start: Instant::now(), waker, timer, rings: None })
@@ -173,11 +173,17 @@ impl Transmit for Buffers<'_, '_> {
 }
 
 /// What answers on the link: the swap device.
-struct Served {
+pub(crate) struct Served {
     swap: Swap,
     waker: Arc<Waker>,
     /// A connection is at something long.
     goes_on: Arc<AtomicBool>,
+}
+
+impl Served {
+    pub(crate) fn new(swap: &Swap, waker: &Arc<Waker>) -> Self {
+        Self { swap: swap.clone(), waker: Arc::clone(waker), goes_on: Arc::default() }
+    }
 }
 
 impl Service for Served {
@@ -189,7 +195,7 @@ impl Service for Served {
 }
 
 /// One connection to it.
-struct Answer {
+pub(crate) struct Answer {
     connection: Connection,
     goes_on: Arc<AtomicBool>,
 }

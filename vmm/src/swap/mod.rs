@@ -4,5 +4,7 @@ mod halt;
 mod link;
 mod server;
 
+#[cfg(test)]
+pub(crate) use link::Served;
 pub use link::{GUEST_MAC, NoLink, SwapLink};
 pub use server::{Address, ServeError, Server};

@@ -1,6 +1,8 @@
 //! Transmission: requests and replies ("Transmission", "Simple reply message", "Structured reply chunk
 //! message").
 
+use std::fmt;
+
 use bitflags::bitflags;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -134,30 +136,36 @@ impl RequestHeader {
 }
 
 /// Why a request was not done: an errno, as the protocol numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum NbdError {
     /// What was stored cannot be read, or not be stored.
-    #[error("input or output error")]
     Io = 5,
     /// The request makes no sense.
-    #[error("invalid request")]
     Invalid = 22,
     /// There is no room.
-    #[error("no space left")]
     NoSpace = 28,
     /// The answer would not fit into one chunk.
-    #[error("too large for one chunk")]
     Overflow = 75,
     /// It is not served in this way.
-    #[error("not supported")]
     NotSupported = 95,
     /// The server is about to end: what was asked is to be asked again on another connection.
-    #[error("the server is shutting down")]
     Shutdown = 108,
 }
 
 impl NbdError {
+    /// For people.
+    pub const fn text(self) -> &'static str {
+        match self {
+            NbdError::Io => "input or output error",
+            NbdError::Invalid => "invalid request",
+            NbdError::NoSpace => "no space left",
+            NbdError::Overflow => "too large for one chunk",
+            NbdError::NotSupported => "not supported",
+            NbdError::Shutdown => "the server is shutting down",
+        }
+    }
+
     /// The error of this number, [`NbdError::Io`] for those that are not known; `None` for 0.
     pub fn new(code: u32) -> Option<Self> {
         use NbdError::{Invalid, Io, NoSpace, NotSupported, Overflow, Shutdown};
@@ -165,6 +173,14 @@ impl NbdError {
         (code != 0).then(|| known.into_iter().find(|known| *known as u32 == code).unwrap_or(Io))
     }
 }
+
+impl fmt::Display for NbdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl std::error::Error for NbdError {}
 
 /// A reply; the data of a read that went well follows.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

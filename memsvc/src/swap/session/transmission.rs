@@ -450,7 +450,7 @@ impl<D: Disk> Transmission<D> {
             self.outbox.push(SimpleReply::new(cookie, Some(error)).as_bytes());
             return;
         }
-        let text = error.to_string();
+        let text = error.text();
         let len = 4 + 2 + text.len() as u32;
         self.outbox.push(ChunkHeader::new(ChunkFlags::DONE, ChunkType::Error, cookie, len).as_bytes());
         self.outbox.push(&(error as u32).to_be_bytes());

@@ -9,7 +9,8 @@
 //! none is left.
 //!
 //! It needs no memory that is not there from the start, but for the records: a frame for 128 pages, which writes
-//! leave for it ([`RECORD_FRAMES`](super::RECORD_FRAMES)); slabs are squeezed if it finds none.
+//! leave for it ([`RECORD_FRAMES`](super::RECORD_FRAMES)); slabs are squeezed if it finds none, for which they are
+//! listed on the heap.
 
 use std::io;
 use std::ops::Range;
@@ -122,7 +123,7 @@ impl<'a> Eviction<'a> {
             tiers,
             cpu,
             hand: 0,
-            batch: Arc::default(),
+            batch: Arc::new(Batch::new()),
             blocks: (0..Batch::SIZE).map(|_| empty_block()).collect(),
             leaving: Vec::with_capacity(Batch::SIZE),
             undone: vec![None; tiers.levels().len()],

@@ -73,7 +73,7 @@ pub(super) enum Waits {
 type Ended = (usize, Op, Result<(), TierError>);
 
 /// Operations that the evictor waits for together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
     ended: Mutex<Vec<Ended>>,
     bell: Condvar,
@@ -82,6 +82,11 @@ pub(super) struct Batch {
 impl Batch {
     /// Most operations.
     pub(super) const SIZE: usize = 32;
+
+    /// None under way, and room for all that may be.
+    pub(super) fn new() -> Self {
+        Self { ended: Mutex::new(Vec::with_capacity(Self::SIZE)), bell: Condvar::new() }
+    }
 
     fn end(&self, index: usize, op: Op, result: Result<(), TierError>) {
         lock(&self.ended).push((index, op, result));
@@ -268,6 +273,12 @@ impl Level {
     /// Pages that it can have.
     pub(crate) fn pages(&self) -> u64 {
         lock(&self.places).count()
+    }
+
+    /// Places that cannot be had, whatever for.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> u64 {
+        lock(&self.places).taken()
     }
 
     /// Counts a page in (1) or out (−1).

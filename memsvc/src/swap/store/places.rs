@@ -34,6 +34,12 @@ impl Places {
         self.count
     }
 
+    /// Those that are taken, freed and not discarded yet, or being discarded.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> u64 {
+        (0..self.count).filter(|place| self.taken.get(*place) || self.freed.get(*place)).count() as u64
+    }
+
     /// Takes one, if there is one.
     pub(super) fn take(&mut self) -> Option<u64> {
         let place =

@@ -23,8 +23,8 @@ pub(super) enum Next {
     Stop,
 }
 
-/// Nobody wants room for so long, and places that are not needed any more are discarded.
-const IDLE: Duration = Duration::from_secs(1);
+/// Nobody wants room for so long, and places that are not needed any more are discarded. Tests wait for that often.
+const IDLE: Duration = if cfg!(test) { Duration::from_millis(10) } else { Duration::from_secs(1) };
 
 /// What writers and the evictor tell each other.
 #[derive(Debug, Default)]

@@ -22,6 +22,8 @@ pub(crate) struct Faults {
     pub(crate) flip: u32,
     /// Nothing ends while this is true.
     pub(crate) hold: bool,
+    /// Writes that have found it away: what lies there now may be anything.
+    pub(crate) unanswered: u64,
     /// Discards that find it away are done when it is back, after the first operation.
     pub(crate) late: bool,
     /// How many have found that.
@@ -35,7 +37,7 @@ pub(crate) struct Faults {
     pub(crate) places: HashMap<u64, Box<Block>>,
     /// Tokens in the order in which they came.
     pub(crate) submitted: Vec<u64>,
-    /// More than the depth, two for one place, a place that there is not, a token twice.
+    /// More than the depth, two that change one place, a place that there is not, a token twice.
     pub(crate) rules_broken: Vec<String>,
 }
 
@@ -92,6 +94,7 @@ impl MemTier {
             },
             Op::Write { place, block } => {
                 let mut new = Box::new(Block(block.0));
+                faults.unanswered += u64::from(result == Err(TierError::Away));
                 if result.is_err() {
                     let keeps = random.usize(0..=FRAME_SIZE);
                     random.fill(&mut new.0[keeps..]);
@@ -143,7 +146,8 @@ impl Transport for MemTier {
         }
         for (other_token, other) in &self.under_way {
             let old = places_of(other);
-            if new.start.max(old.start) < new.end.min(old.end) || token == *other_token {
+            let both_change = [&op, other].iter().all(|op| !matches!(op, Op::Read { .. }));
+            if both_change && new.start.max(old.start) < new.end.min(old.end) || token == *other_token {
                 faults.rules_broken.push(format!("{op:?} while {other:?} is under way"));
             }
         }

@@ -20,6 +20,8 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use zeroize::Zeroize;
+
 use crate::core::units::FRAME_SIZE;
 pub use address::AddressError;
 pub(crate) use file::FileTier;
@@ -31,9 +33,15 @@ pub(crate) use remote::{RemoteCounters, RemoteTier};
 pub(crate) use seal::{Seal, Sealer};
 pub(crate) use thread::Tier;
 
-/// What lies at a place, aligned as `O_DIRECT` wants it.
+/// What lies at a place, aligned as `O_DIRECT` wants it. Wiped when it goes: it may hold what was just opened.
 #[repr(C, align(4096))]
 pub(crate) struct Block(pub(crate) [u8; FRAME_SIZE]);
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,6 +134,20 @@ pub enum TierConfig {
     },
 }
 
+impl TierConfig {
+    /// Checks that a directory can have a file of so many bytes, and leaves none. Nothing is known of a server until it
+    /// is asked.
+    ///
+    /// # Errors
+    /// It cannot; says why.
+    pub fn check_directory(&self, bytes: u64) -> Result<(), TierOpenError> {
+        match self {
+            Self::File(directory) => file::check(directory, bytes / FRAME_SIZE as u64),
+            Self::Nbd { .. } => Ok(()),
+        }
+    }
+}
+
 /// The address of an NBD server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NbdServer {
@@ -133,4 +155,24 @@ pub enum NbdServer {
     Unix(std::path::PathBuf),
     /// A host, by name or address, and a port.
     Tcp(String, u16),
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(unsafe_code, reason = "looks at what is left of a block")]
+
+    use std::mem::ManuallyDrop;
+
+    use super::*;
+
+    #[test]
+    fn a_block_is_wiped_when_it_goes() {
+        let mut block = ManuallyDrop::new(Block([7; FRAME_SIZE]));
+        // SAFETY: it is not used as a block any more; its bytes are looked at, which need no drop.
+        let left = unsafe {
+            ManuallyDrop::drop(&mut block);
+            std::ptr::read((&raw const block).cast::<[u8; FRAME_SIZE]>())
+        };
+        assert!(left == [0; FRAME_SIZE]);
+    }
 }

@@ -66,8 +66,8 @@ impl Tier {
     }
 
     /// Begins an operation; `done` will be told of its end. Operations that wait overtake each other, reads
-    /// first and discards last: only one may be begun for a place. No two may have the same token. Never waits
-    /// and allocates nothing.
+    /// first and discards last: only one that changes a place may be under way for it. No two may have the same token.
+    /// Never waits and allocates nothing.
     ///
     /// # Errors
     /// The operation, if too many wait or the tier is closed.

@@ -53,6 +53,10 @@ fn a_swap_device_takes_the_place_of_the_one_before_and_a_wrong_one_does_not() {
     let before = controller.config().clone();
     assert_eq!(before.swap.as_ref().map(|swap| swap.size_mib.0), Some(128));
     refused(controller.set_swap(of(json!({"size_mib": 0}))));
+    let no_directory = refused(controller.set_swap(of(json!({"size_mib": 64, "tiers": ["/nope"]}))));
+    assert!(
+        no_directory.starts_with("A tier of the swap device cannot be used: no file can be made in /nope")
+    );
     assert_eq!(controller.config(), &before);
 }
 
@@ -73,7 +77,7 @@ fn nothing_is_configured_after_the_start() {
     assert_eq!(refused(controller.set_balloon_config(of(balloon))), AFTER);
     let watermarks = json!({"min_kib": 4, "low_kib": 4, "high_kib": 4});
     assert_eq!(refused(controller.set_watermarks(of(watermarks))), AFTER);
-    assert_eq!(refused(controller.set_swap(of(json!({"size_mib": 64})))), AFTER);
+    assert_eq!(refused(controller.set_swap(of(json!({"size_mib": 64, "tiers": ["/nope"]})))), AFTER);
     assert_eq!(refused(controller.set_logger(LoggerConfig::default())), AFTER);
     assert_eq!(refused(controller.set_metrics(of(json!({"metrics_path": "/nope/x"})))), AFTER);
     assert_eq!(refused(controller.set_serial(SerialConfig::default())), AFTER);

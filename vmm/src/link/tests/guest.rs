@@ -1,4 +1,4 @@
-//! A guest: smoltcp as the client, and programs that send the pattern and check what comes back.
+//! A guest: smoltcp as the client, and programs that talk over it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,16 +9,31 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
-use super::pattern::byte;
+use super::pattern::Echo;
 use super::{GUEST, GUEST_MAC, MTU, PEER, PORT};
 use crate::link::Header;
 
-pub(super) struct Guest {
+pub(super) struct Guest<T = Echo> {
     interface: Interface,
     pub(super) card: Card,
     sockets: SocketSet<'static>,
-    pub(super) programs: Vec<Program>,
+    pub(super) programs: Vec<Program<T>>,
     next_port: u16,
+}
+
+/// What a program says on its connection, and hears.
+pub(super) trait Talk {
+    /// There is a connection, the first one or another.
+    fn begin(&mut self, now: Duration);
+
+    /// Fills the front of `room`; says how many bytes.
+    fn send(&mut self, room: &mut [u8], now: Duration) -> usize;
+
+    /// Takes what has come; says how many bytes.
+    fn receive(&mut self, bytes: &[u8]) -> usize;
+
+    /// All has been said and heard.
+    fn is_done(&self) -> bool;
 }
 
 /// The guest's network card.
@@ -29,12 +44,10 @@ pub(super) struct Card {
     offloads: bool,
 }
 
-/// Sends so many bytes, and wants as many back.
-pub(super) struct Program {
+/// One program and its connection.
+pub(super) struct Program<T> {
     socket: SocketHandle,
-    total: u64,
-    sent: u64,
-    received: u64,
+    pub(super) talk: T,
     /// It takes what comes.
     pub(super) reads: bool,
     /// Buffer sizes, to open it anew.
@@ -44,6 +57,13 @@ pub(super) struct Program {
 }
 
 impl Guest {
+    /// Starts a program that sends so many bytes and wants as many back, with socket buffers of a size.
+    pub(super) fn start(&mut self, total: u64, buffer: usize) {
+        self.run(Echo::new(total), buffer, Duration::ZERO);
+    }
+}
+
+impl<T: Talk> Guest<T> {
     pub(super) fn new(offloads: bool, seed: u64) -> Self {
         let mut card = Card { received: VecDeque::new(), sent: Vec::new(), offloads };
         let mut config = smoltcp::iface::Config::new(EthernetAddress(GUEST_MAC).into());
@@ -54,16 +74,16 @@ impl Guest {
     }
 
     /// Starts a program with socket buffers of a size.
-    pub(super) fn start(&mut self, total: u64, buffer: usize) {
+    pub(super) fn run(&mut self, talk: T, buffer: usize, now: Duration) {
         let socket = self
             .sockets
             .add(Socket::new(SocketBuffer::new(vec![0; buffer]), SocketBuffer::new(vec![0; buffer])));
-        self.programs.push(Program { socket, total, sent: 0, received: 0, reads: true, buffer, retries: 0 });
-        self.connect(self.programs.len() - 1);
+        self.programs.push(Program { socket, talk, reads: true, buffer, retries: 0 });
+        self.connect(self.programs.len() - 1, now);
     }
 
     /// A program opens its connection, from the start.
-    fn connect(&mut self, index: usize) {
+    fn connect(&mut self, index: usize, now: Duration) {
         let program = &mut self.programs[index];
         // A fresh one: what a socket was before must not matter.
         let buffers = [(); 2].map(|()| SocketBuffer::new(vec![0; program.buffer]));
@@ -75,7 +95,7 @@ impl Guest {
         socket.connect(self.interface.context(), (PEER, PORT), self.next_port).expect("connect");
         self.next_port = if self.next_port == 60_000 { 40_000 } else { self.next_port + 1 };
         program.socket = self.sockets.add(socket);
-        (program.sent, program.received) = (0, 0);
+        program.talk.begin(now);
     }
 
     /// A program's connection is reset and opened anew.
@@ -83,26 +103,26 @@ impl Guest {
         self.socket(index).abort();
         self.poll(now);
         self.programs[index].retries += 1;
-        self.connect(index);
+        self.connect(index, now);
     }
 
     pub(super) fn socket(&mut self, index: usize) -> &mut Socket<'static> {
         self.sockets.get_mut(self.programs[index].socket)
     }
 
-    /// All bytes went there and came back, but to those that do not read.
+    /// All has been said and heard, but by those that do not read.
     pub(super) fn is_done(&self) -> bool {
-        self.programs.iter().all(|program| program.received == program.total || !program.reads)
+        self.programs.iter().all(|program| program.talk.is_done() || !program.reads)
     }
 
     /// Takes frames, lets programs work, makes frames.
     pub(super) fn poll(&mut self, now: Duration) {
-        let now = Instant::from_micros(now.as_micros() as i64);
-        self.interface.poll(now, &mut self.card, &mut self.sockets);
+        let instant = Instant::from_micros(now.as_micros() as i64);
+        self.interface.poll(instant, &mut self.card, &mut self.sockets);
         for index in 0..self.programs.len() {
-            self.work(index);
+            self.work(index, now);
         }
-        self.interface.poll(now, &mut self.card, &mut self.sockets);
+        self.interface.poll(instant, &mut self.card, &mut self.sockets);
     }
 
     pub(super) fn poll_at(&mut self, now: Duration) -> Option<Duration> {
@@ -110,35 +130,35 @@ impl Guest {
         Some(Duration::from_micros(at.total_micros() as u64).max(now))
     }
 
-    fn work(&mut self, index: usize) {
+    fn work(&mut self, index: usize, now: Duration) {
         let program = &mut self.programs[index];
         let socket = self.sockets.get_mut::<Socket>(program.socket);
-        while socket.can_send() && program.sent < program.total {
+        let talk = &mut program.talk;
+        while socket.can_send() {
             let sent = socket.send(|room| {
-                let len = (room.len() as u64).min(program.total - program.sent) as usize;
-                for (place, position) in room[..len].iter_mut().zip(program.sent..) {
-                    *place = byte(position);
-                }
+                let len = talk.send(room, now);
                 (len, len)
             });
-            program.sent += sent.expect("open") as u64;
+            if sent.expect("open") == 0 {
+                break;
+            }
         }
         while socket.can_recv() && program.reads {
             let received = socket.recv(|bytes| {
-                for (&got, position) in bytes.iter().zip(program.received..) {
-                    assert_eq!(got, !byte(position), "at {position}");
-                }
-                (bytes.len(), bytes.len())
+                let len = talk.receive(bytes);
+                (len, len)
             });
-            program.received += received.expect("open") as u64;
+            if received.expect("open") == 0 {
+                break;
+            }
         }
-        let done = program.received == program.total;
+        let done = talk.is_done();
         if done && socket.state() == State::Established {
             socket.close();
         }
         if !done && socket.state() == State::Closed {
             program.retries += 1;
-            self.connect(index);
+            self.connect(index, now);
         }
     }
 }

@@ -11,6 +11,8 @@ mod netsim;
 mod offload;
 mod pattern;
 mod room;
+mod swap;
+mod swapper;
 
 use std::net::Ipv4Addr;
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::frames::on_the_wire;
-use super::guest::Guest;
-use super::pattern::Patterns;
+use super::guest::{Guest, Talk};
+use super::pattern::{Echo, Patterns};
 use super::{ALL_OFFLOADS, config};
 use crate::devices::virtio::net::HEADER;
-use crate::link::{Config, Header, Offloads, Peer, Transmit};
+use crate::link::{Config, Header, Offloads, Peer, Service, Transmit};
 
 /// How bad the link is. Chances are of a thousand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,9 +20,9 @@ pub(super) struct Faults {
     pub(super) scarce: bool,
 }
 
-pub(super) struct Net {
-    pub(super) peer: Peer<Patterns>,
-    pub(super) guest: Guest,
+pub(super) struct Net<S: Service = Patterns, T = Echo> {
+    pub(super) peer: Peer<S>,
+    pub(super) guest: Guest<T>,
     pub(super) now: Duration,
     pub(super) faults: Faults,
     rng: fastrand::Rng,
@@ -66,6 +66,12 @@ impl Net {
     }
 
     pub(super) fn with(config: Config, service: Patterns, offloads: Offloads, faults: Faults) -> Self {
+        Self::between(config, service, offloads, faults)
+    }
+}
+
+impl<S: Service, T: Talk> Net<S, T> {
+    pub(super) fn between(config: Config, service: S, offloads: Offloads, faults: Faults) -> Self {
         let mut peer = Peer::new(config, service).expect("config");
         peer.reset(offloads);
         Self {

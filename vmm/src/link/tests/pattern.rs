@@ -1,8 +1,10 @@
-//! A service that knows which bytes must come, and answers each with its complement.
+//! A service that knows which bytes must come, and answers each with its complement; and who sends them.
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
+use super::guest::Talk;
 use crate::link::{Service, Stream};
 
 /// The byte at a position of every connection.
@@ -103,5 +105,45 @@ impl Stream for Pattern {
 impl Drop for Pattern {
     fn drop(&mut self) {
         self.tally.dropped.set(self.tally.dropped.get() + 1);
+    }
+}
+
+/// Sends so many bytes, and wants as many back.
+pub(super) struct Echo {
+    total: u64,
+    sent: u64,
+    received: u64,
+}
+
+impl Echo {
+    pub(super) fn new(total: u64) -> Self {
+        Self { total, sent: 0, received: 0 }
+    }
+}
+
+impl Talk for Echo {
+    fn begin(&mut self, _: Duration) {
+        (self.sent, self.received) = (0, 0);
+    }
+
+    fn send(&mut self, room: &mut [u8], _: Duration) -> usize {
+        let len = (room.len() as u64).min(self.total - self.sent) as usize;
+        for (place, position) in room[..len].iter_mut().zip(self.sent..) {
+            *place = byte(position);
+        }
+        self.sent += len as u64;
+        len
+    }
+
+    fn receive(&mut self, bytes: &[u8]) -> usize {
+        for (&got, position) in bytes.iter().zip(self.received..) {
+            assert_eq!(got, !byte(position), "at {position}");
+        }
+        self.received += bytes.len() as u64;
+        bytes.len()
+    }
+
+    fn is_done(&self) -> bool {
+        self.received == self.total
     }
 }

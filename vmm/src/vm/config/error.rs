@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use memsvc::core::compact::TuningError;
+use memsvc::swap::TierOpenError;
 
 use super::{Kib, MAX_DEVICES, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MacAddress, Mib};
 use crate::devices::virtio::net::TapError;
@@ -116,6 +117,9 @@ pub enum ConfigError {
     /// Tiers below the swap device that cannot be. The sentence says why.
     #[error("{0}")]
     SwapTier(String),
+    /// A directory that cannot have a tier's file.
+    #[error("A tier of the swap device cannot be used")]
+    SwapDirectory(#[from] TierOpenError),
     /// A watermark within a frame.
     #[error("The watermark {name} is {value}, but must be a multiple of 4 KiB, the size of a frame.")]
     WatermarkNotInFrames {

@@ -76,6 +76,12 @@ impl SwapConfig {
         }
     }
 
+    /// Checks that directories that are tiers can have their files.
+    pub fn check_directories(&self) -> Result<(), ConfigError> {
+        let bytes = self.size_mib.bytes().unwrap_or(u64::MAX);
+        Ok(self.tiers()?.iter().try_for_each(|tier| tier.check_directory(bytes))?)
+    }
+
     fn tiers(&self) -> Result<Vec<TierConfig>, ConfigError> {
         let timeout = Duration::from_secs(self.tier_timeout.unwrap_or(TIER_TIMEOUT).into());
         let parse = |tier: &String| TierConfig::parse(tier, timeout);

@@ -122,6 +122,35 @@ fn pages_are_wiped() {
     assert!(left.iter().all(|byte| *byte == left[0]), "what was stored is still there");
 }
 
+/// Nor where it was before it was moved.
+#[test]
+fn pages_are_wiped_where_they_were() {
+    let store = store(1 << 20);
+    let mut seat = seat(&store, Codec::Lz4);
+    let bytes_of = |page| {
+        let Slot::Object(handle, _) = store.slots.get(page).unwrap() else { panic!("is packed") };
+        store.objects.read(handle, |bytes| (bytes.as_ptr() as usize, bytes.to_vec())).unwrap()
+    };
+    (0..200).for_each(|page| _ = store.write(&mut seat, page, &partly_random(1000)).unwrap());
+    let kept = (0..200).step_by(5);
+    (0..200).filter(|page| page % 5 != 0).for_each(|page| store.erase(CPU, page..page + 1));
+    let before: Vec<_> = kept.clone().map(bytes_of).collect();
+    store.objects.shrink(CPU, true, || true);
+    let mut moved = 0;
+    for (page, (place, bytes)) in kept.zip(before) {
+        let (now, same) = bytes_of(page);
+        assert_eq!(same, bytes);
+        if now != place {
+            moved += 1;
+            assert!(
+                !store.objects.peek_for_test(place).starts_with(&bytes[..64]),
+                "page {page} is still there"
+            );
+        }
+    }
+    assert!(moved > 10, "{moved} have moved");
+}
+
 /// A page that is as long as it was is written where it was; others read it whole, before or after.
 #[test]
 fn a_page_of_the_same_length_takes_the_place_of_its_older_self() {

@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use super::{Done, Op, TierError, Transport};
 use crate::core::units::FRAME_SIZE;
 pub use open::TierOpenError;
+pub(super) use open::check;
 use open::open_unnamed;
 
 /// Operations under way: enough to keep an NVMe disk busy.

@@ -69,6 +69,11 @@ pub enum TierOpenError {
     NoRing(#[source] io::Error),
 }
 
+/// Checks that there could be one.
+pub(in super::super) fn check(directory: &Path, places: u64) -> Result<(), TierOpenError> {
+    open_unnamed(directory, places).map(drop)
+}
+
 /// A file without a name and with nothing in it, of so many pages. One is written for a try.
 pub(super) fn open_unnamed(directory: &Path, places: u64) -> Result<OwnedFd, TierOpenError> {
     let path = directory;

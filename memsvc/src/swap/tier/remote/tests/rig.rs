@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
 use super::super::super::{NbdServer, Transport};
 use super::super::requests::DEPTH;
@@ -143,7 +145,9 @@ impl Cutter {
 pub(super) struct Driver {
     pub(super) tier: RemoteTier,
     pub(super) places: u64,
+    /// Rings late, too, so that nobody waits for ever.
     bell: std::os::fd::OwnedFd,
+    start: Instant,
     next_token: u64,
     under_way: HashMap<u64, u64>,
     ended: Vec<Done>,
@@ -157,8 +161,12 @@ impl Driver {
     }
 
     pub(super) fn of(tier: RemoteTier, places: u64) -> Self {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        Self { tier, places, bell, next_token: 0, under_way: HashMap::new(), ended: Vec::new() }
+        let bell = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
+        let start = Instant::now();
+        let driver =
+            Self { tier, places, bell, start, next_token: 0, under_way: HashMap::new(), ended: Vec::new() };
+        driver.ring_after(2 * PATIENCE);
+        driver
     }
 
     pub(super) fn new(socket: &Path, timeout: Duration) -> Self {
@@ -197,6 +205,8 @@ impl Driver {
     pub(super) fn finish(&mut self) -> Vec<Done> {
         while !self.under_way.is_empty() {
             self.wait();
+            let hangs = self.start.elapsed() >= 2 * PATIENCE;
+            assert!(!hangs || self.under_way.is_empty(), "it does not end: {:?}", self.under_way);
         }
         let mut ended = std::mem::take(&mut self.ended);
         ended.sort_by_key(|done| done.token);
@@ -218,7 +228,13 @@ impl Driver {
 
     /// Rings the bell.
     pub(super) fn ring(&self) {
-        rustix::io::write(&self.bell, &1_u64.to_ne_bytes()).unwrap();
+        self.ring_after(Duration::from_nanos(1));
+    }
+
+    fn ring_after(&self, time: Duration) {
+        let it_value = Timespec::try_from(time).unwrap();
+        let spec = Itimerspec { it_interval: Timespec::default(), it_value };
+        timerfd_settime(&self.bell, TimerfdTimerFlags::empty(), &spec).unwrap();
     }
 
     /// Writes each of these places, with this version, and calls `between` after each.

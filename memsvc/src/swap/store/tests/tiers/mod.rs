@@ -1,5 +1,7 @@
 //! The store with tiers below it, which are told to do wrong.
 
+mod property;
+
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -40,6 +42,10 @@ impl Rig {
 
     fn fail(&self, with: impl Fn(&mut Faults)) {
         self.faults.iter().for_each(|faults| with(&mut lock(faults)));
+    }
+
+    fn tiers(&self) -> impl Iterator<Item = &Level> {
+        self.store.tiers.iter().flat_map(|tiers| tiers.levels())
     }
 
     /// Pages that are not in memory.
@@ -88,123 +94,6 @@ impl Client {
             read.push(into);
         }
         Ok(read)
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Trouble {
-    refuse: u32,
-    full: u32,
-    away: u32,
-    flip: u32,
-}
-
-fn trouble() -> impl Strategy<Value = Trouble> {
-    let percent = || prop_oneof![3 => Just(0), 1 => 0..50u32, 1 => Just(100)];
-    (percent(), percent(), prop_oneof![3 => Just(0), 1 => 0..30u32], percent())
-        .prop_map(|(refuse, full, away, flip)| Trouble { refuse, full, away, flip })
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Do(Op),
-    ReadSome(u64, u64),
-    Trouble(Trouble),
-    /// Operations begin and do not end.
-    Hold,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        10 => (0..PAGES, any::<u8>(), 0..50u64).prop_map(|(page, kind, seed)| Step::Do(Op::Write(page, kind, seed))),
-        2 => (0..PAGES, 0..20u64).prop_map(|(page, len)| Step::Do(Op::Erase(page, page + len))),
-        3 => (0..PAGES, 1..64u64).prop_map(|(page, len)| Step::ReadSome(page, len)),
-        1 => trouble().prop_map(Step::Trouble),
-        1 => Just(Step::Hold),
-    ];
-    prop::collection::vec(step, 1..150)
-}
-
-proptest! {
-    /// Whatever tiers do, what is read is what was written; what could not be written is as it was; and once
-    /// they do right again nothing is missing.
-    #[test]
-    fn is_a_map_whatever_tiers_do(
-        steps in steps(),
-        codec in 0..3usize,
-        places in prop::collection::vec(1..400u64, 1..3),
-        seed: u64,
-    ) {
-        let mut rig = Rig::new(64 << 10, &places, seed);
-        let mut client = rig.client(0, Codec::ALL[codec]);
-        let mut model: HashMap<u64, Page> = HashMap::new();
-        let mut lost_places = false;
-        let mut was_trouble = false;
-        for step in steps {
-            match step {
-                Step::Do(Op::Write(page, kind, seed)) => {
-                    let data = page_of(kind, seed);
-                    rig.fail(|faults| faults.hold = false);
-                    match client.write(page, &data) {
-                        Ok(()) => _ = model.insert(page, data),
-                        Err(error) => prop_assert_eq!(error, NbdError::NoSpace),
-                    }
-                }
-                Step::Do(Op::Erase(from, to)) => {
-                    rig.store.erase(CPU, from..to);
-                    (from..to).for_each(|page| _ = model.remove(&page));
-                }
-                Step::Do(Op::Read(_)) => {}
-                Step::ReadSome(from, len) => {
-                    rig.fail(|faults| faults.hold = false);
-                    let pages = from..(from + len).min(PAGES);
-                    match client.read(pages.clone()) {
-                        Ok(read) => for (page, read) in pages.zip(read) {
-                            prop_assert!(read == model.get(&page).copied().unwrap_or([0; FRAME_SIZE]), "page {}", page);
-                        },
-                        Err(error) => {
-                            prop_assert_eq!(error, NbdError::Io);
-                            prop_assert!(was_trouble);
-                        }
-                    }
-                }
-                Step::Trouble(Trouble { refuse, full, away, flip }) => {
-                    (was_trouble, lost_places) = (true, lost_places || away > 0);
-                    rig.fail(|faults| {
-                        (faults.refuse, faults.full, faults.away, faults.flip) = (refuse, full, away, flip);
-                    });
-                }
-                Step::Hold => rig.fail(|faults| faults.hold = true),
-            }
-        }
-        rig.fail(|faults| {
-            (faults.refuse, faults.full, faults.away, faults.flip, faults.hold) = (0, 0, 0, 0, false);
-        });
-        // What failed while there was trouble has been said to who asked then.
-        for page in 0..PAGES {
-            let read = client.read(page..page + 1).unwrap();
-            prop_assert!(read[0] == model.get(&page).copied().unwrap_or([0; FRAME_SIZE]), "page {}", page);
-        }
-        let stats = rig.store.stats();
-        let stored = model.values().filter(|page| same_filled(page) != Some(0)).count() as u64;
-        let same = model.values().filter(|page| same_filled(page).is_some_and(|word| word != 0)).count() as u64;
-        prop_assert_eq!((stats.stored_pages, stats.same_filled_pages, stats.lost), (stored, same, 0));
-        prop_assert!(stats.tier_pages <= stored - same && stats.record_bytes <= stats.stored_bytes, "{:?}", stats);
-        prop_assert_eq!(stats.tiers.iter().map(|tier| tier.errors + tier.timeouts).sum::<u64>() > 0 && !was_trouble, false);
-
-        rig.evictor = None;
-        rig.store.erase(CPU, 0..PAGES);
-        let stats = rig.store.stats();
-        prop_assert_eq!((stats.stored_pages, stats.incompressible_pages, stats.stored_bytes), (0, 0, 0));
-        prop_assert_eq!(stats.tier_pages, 0);
-        // What was under way when the evictor ended found the tier away.
-        let has_lost_none = stats.tiers.iter().all(|tier| tier.stored_pages <= tier.timeouts);
-        prop_assert!(lost_places || has_lost_none, "{:?}", stats);
-        rig.store.objects().shrink(CPU, true, || true);
-        prop_assert_eq!(rig.store.objects().info().caches.iter().map(|cache| cache.slabs).sum::<u64>(), 0);
-        for faults in &rig.faults {
-            prop_assert_eq!(&lock(faults).rules_broken, &Vec::<String>::new());
-        }
     }
 }
 
@@ -404,23 +293,6 @@ fn what_fails_later_is_nobodys_failure() {
     wait_until(|| rig.store.stats().tiers[0].errors > 0);
     rig.fail(|faults| faults.refuse = 0);
     assert_eq!(client.read(last..last + 1).unwrap(), [page_of(3, last)]);
-}
-
-/// Nothing hangs when a device goes while its tier is at something.
-#[test]
-fn a_store_may_go_at_any_time() {
-    for seed in 0..20 {
-        let rig = Rig::new(64 << 10, &[PAGES], seed);
-        let mut client = rig.client(0, Codec::None);
-        (0..64).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
-        rig.fail(|faults| faults.hold = true);
-        let _ = client.store.fetch(&client.seat, 0..40, true);
-        let _ = (64..100).try_for_each(|page| {
-            (client.store.write(&mut client.seat, page, &page_of(3, page)) == Ok(Stored::Now)).then_some(())
-        });
-        // It is not waited for what never ends.
-        drop((rig, client));
-    }
 }
 
 /// Connections that come, ask, and go leave behind what their tier is still at: that is bounded, and the next one is

@@ -3,7 +3,7 @@
 mod exhaustion;
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
@@ -34,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("swap::what_exceeds_memory_comes_back_right", exceeds),
     ];
     trials.extend(ours("swap::a_server_below_is_killed_and_then_the_guest_resets", below));
+    trials.extend(ours("swap::a_server_that_stays_away_costs_what_is_on_it_and_nothing_else", away));
     trials.extend(exhaustion::trials());
     trials
 }
@@ -81,9 +82,9 @@ fn exceeds() -> anyhow::Result<()> {
     })
 }
 
-/// A guest that swaps more than memory may hold: the rest is on a server. One that is away may be so for an hour.
-fn with_tier(server: &NbdServer) -> anyhow::Result<(SwapLink, Spec)> {
-    let link = SwapLink::inside(format!("{SWAP_MIB}M,memory=16M,tier={},timeout=3600", server.uri()));
+/// A guest that swaps more than memory may hold: the rest is on a server, which may be away for so many seconds.
+fn with_tier(server: &NbdServer, timeout: u32) -> anyhow::Result<(SwapLink, Spec)> {
+    let link = SwapLink::inside(format!("{SWAP_MIB}M,memory=16M,tier={},timeout={timeout}", server.uri()));
     let spec = link.attach(guest()?.memory_mib(SMALL_MIB));
     Ok((link, spec))
 }
@@ -93,20 +94,40 @@ fn overflow(link: &SwapLink, vm: &mut TestVm) -> anyhow::Result<()> {
     link.check(vm)?;
     link.swap_on(vm, 2)?;
     vm.agent.hogs_start(LARGE_HERD, PATIENCE)?;
-    let tier = tier(vm)?;
-    ensure!(tier["pages_written"].as_u64() > Some(0), "nothing has left memory: {tier}");
+    Told::by(vm)?.ensure_some(&["/store/tiers/0/pages_written"])?;
     vm.agent.hogs_read()
 }
 
-/// What the host says of the tier.
-fn tier(vm: &TestVm) -> anyhow::Result<Value> {
-    let swap = vm.control.api("GET", "/swap", Value::Null)?;
-    swap.pointer("/store/tiers/0").cloned().with_context(|| format!("no tier: {swap}"))
+/// What the host says of the guest's swap.
+struct Told(Value);
+
+impl Told {
+    fn by(vm: &TestVm) -> anyhow::Result<Self> {
+        Ok(Self(vm.control.api("GET", "/swap", Value::Null)?))
+    }
+
+    fn number(&self, path: &str) -> anyhow::Result<u64> {
+        self.0.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {}", self.0))
+    }
+
+    fn ensure_some(&self, paths: &[&str]) -> anyhow::Result<()> {
+        for path in paths {
+            ensure!(self.number(path)? > 0, "{path}: {}", self.0);
+        }
+        Ok(())
+    }
+
+    fn ensure_none(&self, paths: &[&str]) -> anyhow::Result<()> {
+        for path in paths {
+            ensure!(self.number(path)? == 0, "{path}: {}", self.0);
+        }
+        Ok(())
+    }
 }
 
 fn below() -> anyhow::Result<()> {
     let mut server = NbdServer::on_socket(BELOW.0, BELOW.1)?;
-    let (link, spec) = with_tier(&server)?;
+    let (link, spec) = with_tier(&server, 3600)?;
     let mut vm = spec.start()?;
     overflow(&link, &mut vm)?;
     server.kill()?;
@@ -116,39 +137,92 @@ fn below() -> anyhow::Result<()> {
     let passes = vm.agent.hogs_status()?.passes;
     let hogs = vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > passes)?;
     ensure!(hogs.verified >= LARGE_HERD.pages() && hogs.page_in.count > 0, "{hogs:?}");
-    let swap = vm.control.api("GET", "/swap", Value::Null)?;
-    let number =
-        |path: &str| swap.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {swap}"));
-    for some in
-        ["/store/tiers/0/pages_read", "/store/tiers/0/remote/lost", "/store/tiers/0/remote/reconnects"]
-    {
-        ensure!(number(some)? > 0, "{some}: {swap}");
-    }
-    let faults =
-        ["/store/lost", "/store/corrupt", "/store/no_room", "/nbd/errors", "/store/tiers/0/timeouts"];
-    for fault in faults {
-        ensure!(number(fault)? == 0, "{fault}: {swap}");
-    }
+    let told = Told::by(&vm)?;
+    told.ensure_some(&[
+        "/store/tiers/0/pages_read",
+        "/store/tiers/0/remote/lost",
+        "/store/tiers/0/remote/reconnects",
+    ])?;
+    told.ensure_none(&[
+        "/store/lost",
+        "/store/corrupt",
+        "/store/no_room",
+        "/nbd/errors",
+        "/store/tiers/0/timeouts",
+    ])?;
 
-    // In the middle of it, with pages on their way both ways: nobody waits for what is left.
+    // In the middle of writing, with pages on their way to the host and to the server: nobody waits for what is left.
+    vm.agent.hogs_stop()?;
+    vm.agent.hogs_begin(LARGE_HERD)?;
+    until_swapping_out(&mut vm)?;
     vm.agent.reboot()?;
     let status = vm.wait_exit()?;
     ensure!(status.success(), "the monitor ended with {status}:\n{}", vm.transcript());
     Ok(())
 }
 
+/// Until hogs have written so much that the guest swaps out, and have not written all.
+fn until_swapping_out(vm: &mut TestVm) -> anyhow::Result<()> {
+    const PAGES: u64 = 1000;
+    let written = |vm: &TestVm| Told::by(vm)?.number("/nbd/pages_written");
+    let (start, before) = (Instant::now(), written(vm)?);
+    while written(vm)? < before + PAGES {
+        ensure!(start.elapsed() < PATIENCE, "nothing is swapped out");
+        sleep(Duration::from_millis(50));
+    }
+    let hogs = vm.agent.hogs_status()?;
+    ensure!(hogs.ready < LARGE_HERD.processes, "all is written: {hogs:?}");
+    Ok(())
+}
+
+/// Who reads what is on a server that stays away gets an I/O error, of which Linux makes a SIGBUS, once the stated time is
+/// over. The guest goes on without it, and swaps again when the server is back.
+fn away() -> anyhow::Result<()> {
+    let mut server = NbdServer::on_socket(BELOW.0, BELOW.1)?;
+    let (link, spec) = with_tier(&server, 3)?;
+    spec.run(|vm| {
+        overflow(&link, vm)?;
+        server.kill()?;
+        // Each reads all its pages, and so comes to one that is there.
+        let start = Instant::now();
+        loop {
+            let hogs = vm.agent.hogs_within(PATIENCE)?.context("the guest does not answer")?;
+            ensure!(hogs.wrong == 0, "{hogs:?}");
+            if hogs.lost == LARGE_HERD.processes {
+                break;
+            }
+            ensure!(start.elapsed() < PATIENCE, "they wait on: {hogs:?}");
+            sleep(Duration::from_secs(1));
+        }
+        let told = Told::by(vm)?;
+        told.ensure_some(&["/nbd/errors", "/store/tiers/0/timeouts"])?;
+        told.ensure_none(&["/store/lost", "/store/corrupt"])?;
+        // It says that they were killed, as it has to.
+        ensure!(vm.agent.hogs_stop().is_err());
+        link.check(vm).context("while the server is away")?;
+
+        let _server = server.start_again(BELOW.0, BELOW.1)?;
+        let start = Instant::now();
+        while Told::by(vm)?.number("/store/tiers/0/remote/reconnects")? == 0 {
+            ensure!(start.elapsed() < PATIENCE, "the server is not found back");
+            sleep(Duration::from_millis(100));
+        }
+        vm.agent.hogs_start(LARGE_HERD, PATIENCE)?;
+        vm.agent.hogs_read()?;
+        let hogs = vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0)?;
+        ensure!(hogs.verified >= LARGE_HERD.pages() && hogs.page_in.count > 0, "{hogs:?}");
+        Told::by(vm)?.ensure_none(&["/store/lost", "/store/corrupt"])?;
+        vm.agent.hogs_stop().map(drop)
+    })
+}
+
 /// What the host says of the guest's swap is what the guest did.
 fn ensure_told(vm: &TestVm, pages_out: u64) -> anyhow::Result<()> {
-    let swap = vm.control.api("GET", "/swap", Value::Null)?;
-    let number =
-        |path: &str| swap.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path}: {swap}"));
-    ensure!(number("/nbd/connections")? >= 2, "{swap}");
-    ensure!(number("/nbd/pages_written")? >= pages_out && number("/nbd/pages_read")? > 0, "{swap}");
-    let (stored, bytes) = (number("/store/stored_pages")?, number("/store/stored_bytes")?);
-    ensure!(stored > 0 && bytes < stored * 4096 / 2, "pages that compress 3:1 are not packed: {swap}");
-    let faults = ["/store/lost", "/store/no_room", "/nbd/errors", "/nbd/refused", "/nbd/malformed"];
-    for fault in faults {
-        ensure!(number(fault)? == 0, "{fault}: {swap}");
-    }
-    Ok(())
+    let told = Told::by(vm)?;
+    ensure!(told.number("/nbd/connections")? >= 2, "{}", told.0);
+    ensure!(told.number("/nbd/pages_written")? >= pages_out, "{}", told.0);
+    let (stored, bytes) = (told.number("/store/stored_pages")?, told.number("/store/stored_bytes")?);
+    ensure!(bytes < stored * 4096 / 2, "pages that compress 3:1 are not packed: {}", told.0);
+    told.ensure_some(&["/nbd/pages_read", "/store/stored_pages"])?;
+    told.ensure_none(&["/store/lost", "/store/no_room", "/nbd/errors", "/nbd/refused", "/nbd/malformed"])
 }

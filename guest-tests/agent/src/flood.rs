@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Running floods. Dropping it ends them.
 #[derive(Debug, Default)]
 pub(crate) struct Floods {
-    shared: Arc<Shared>,
-    handles: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    handles: Vec<JoinHandle<Sent>>,
 }
 
+/// Packets of one flood.
 #[derive(Debug, Default)]
-struct Shared {
-    stop: AtomicBool,
-    packets: AtomicU64,
-    refused: AtomicU64,
+struct Sent {
+    packets: u64,
+    refused: u64,
 }
 
 impl Floods {
@@ -41,24 +41,22 @@ impl Floods {
         let failed = |error: io::Error| format!("cannot send {kind:?}: {error}");
         let socket = socket.map_err(failed)?;
         socket.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-        let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().spawn(move || flood(&socket, &packet, &shared));
+        let stop = Arc::clone(&self.stop);
+        let thread = std::thread::Builder::new().spawn(move || flood(&socket, &packet, &stop));
         self.handles.push(thread.map_err(failed)?);
         Ok(())
     }
 
     /// Ends all; says what they did.
     pub(crate) fn stop(&mut self) -> Flooded {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        std::mem::take(&mut self.stop).store(true, Ordering::Relaxed);
+        let mut flooded = Flooded::default();
         for handle in self.handles.drain(..) {
-            // A thread that panicked has sent what it has counted.
-            let _ = handle.join();
+            let sent = handle.join().unwrap_or_default();
+            flooded.packets.push(sent.packets);
+            flooded.refused += sent.refused;
         }
-        let shared = std::mem::take(&mut self.shared);
-        Flooded {
-            packets: shared.packets.load(Ordering::Relaxed),
-            refused: shared.refused.load(Ordering::Relaxed),
-        }
+        flooded
     }
 }
 
@@ -75,12 +73,14 @@ fn connect_udp(address: &str) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn flood(socket: &UdpSocket, packet: &[u8], shared: &Shared) {
-    while !shared.stop.load(Ordering::Relaxed) {
+fn flood(socket: &UdpSocket, packet: &[u8], stop: &AtomicBool) -> Sent {
+    let mut sent = Sent::default();
+    while !stop.load(Ordering::Relaxed) {
         // An error is the kernel's "not now", or the answer of the last packet's receiver.
-        let count = if socket.send(packet).is_ok() { &shared.packets } else { &shared.refused };
-        count.fetch_add(1, Ordering::Relaxed);
+        let count = if socket.send(packet).is_ok() { &mut sent.packets } else { &mut sent.refused };
+        *count += 1;
     }
+    sent
 }
 
 #[cfg(test)]
@@ -96,7 +96,13 @@ mod tests {
         floods.start(&kind, 40).expect("a flood");
         let mut buffer = [0; 64];
         assert_eq!(sink.recv(&mut buffer)?, 40);
-        assert!(floods.stop().packets > 0);
+        floods.start(&kind, 41).expect("another");
+        while sink.recv(&mut buffer)? != 41 {}
+        let flooded = floods.stop();
+        assert!(
+            flooded.packets.len() == 2 && flooded.packets.iter().all(|packets| *packets > 0),
+            "{flooded:?}"
+        );
         assert_eq!(floods.stop(), Flooded::default(), "none runs any more");
         assert!(floods.start(&Flood::Udp("nowhere".into()), 1).is_err());
         Ok(())

@@ -51,7 +51,7 @@ fn network() -> anyhow::Result<()> {
         vm.agent.flood_start(Flood::Udp(format!("{host}:9")), 1000)?;
         sleep(Duration::from_secs(1));
         let flooded = vm.agent.flood_stop()?;
-        ensure!(flooded.packets > 100, "a flood of {} packets in a second", flooded.packets);
+        ensure!(flooded.packets.iter().all(|packets| *packets > 50), "in a second {flooded:?}");
         link.check(vm).context("after the flood")?;
         Ok(())
     })

@@ -107,3 +107,21 @@ fn records_want_a_128th_of_what_is_on_tiers() {
     assert_eq!(too_little(0, 1), Some(0));
     assert_eq!(too_little(0, 0), None);
 }
+
+/// A connection to one guest's export finds it by its name or by none, and no other.
+#[test]
+fn there_is_no_export_but_ones_own() {
+    use super::session::Exports;
+    let service = service();
+    let offer =
+        Offer { export: Arc::clone(&service.swap().unwrap().export), waker: Arc::new(Waker::new().unwrap()) };
+    for name in [&b"swap"[..], b""] {
+        assert_eq!(offer.pages(name), Some(PAGES));
+        assert!(offer.open(name).is_some());
+    }
+    for name in [&b"other"[..], b"swap2", b"swa", b"SWAP", b"\0"] {
+        assert_eq!(offer.pages(name), None);
+        assert!(offer.open(name).is_none());
+    }
+    assert_eq!(offer.list().len(), 1);
+}

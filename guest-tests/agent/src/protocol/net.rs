@@ -97,11 +97,11 @@ pub struct Echoed {
     pub micros: u64,
 }
 
-/// What floods did, all together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What floods did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flooded {
-    /// Packets that the kernel took.
-    pub packets: u64,
-    /// Packets that it did not take: no room, no memory.
+    /// Packets that the kernel took, of each flood in the order in which they were started.
+    pub packets: Vec<u64>,
+    /// Packets that it did not take, of all: no room, no memory.
     pub refused: u64,
 }

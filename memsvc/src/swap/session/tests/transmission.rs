@@ -168,6 +168,29 @@ fn long_erasures_take_turns() {
     assert_eq!(fake.0.borrow().most_erased, ERASED_AT_ONCE);
 }
 
+/// What the export says it can do it does: `SEND_FUA`, `SEND_FAST_ZERO` and, with structured replies, `SEND_DF`.
+#[test]
+fn flags_that_are_offered_are_taken() {
+    let fake = fake();
+    let mut client = Client::connected(&fake, 1, true);
+    client.request_with(Command::Write, 1, 0..2, CommandFlags::FUA);
+    (0..2).for_each(|at| client.say(page(at)));
+    assert_eq!(client.simple(), (1, None));
+    client.request_with(Command::Read, 2, 0..WINDOW, CommandFlags::DF);
+    let (flags, kind, cookie, data) = client.chunk();
+    assert_eq!((flags, kind, cookie), (ChunkFlags::DONE, ChunkType::OffsetData as u16, 2));
+    assert_eq!(data.len(), 8 + WINDOW as usize * 4096, "in one piece");
+    assert!(data[8..][..8192] == [page(0), page(1)].concat());
+    let fast = CommandFlags::FAST_ZERO | CommandFlags::FUA;
+    client.request_with(Command::WriteZeroes, 3, 1..2, fast);
+    assert_eq!(client.simple(), (3, None));
+    assert!(!fake.0.borrow().pages.contains_key(&1));
+    client.request_with(Command::Trim, 4, 0..1, CommandFlags::FUA);
+    assert_eq!(client.simple(), (4, None));
+    assert!(fake.0.borrow().pages.is_empty());
+    assert_eq!((fake.1.snapshot().refused, fake.1.snapshot().errors), (0, 0));
+}
+
 #[test]
 fn good_bye_comes_after_the_answers() {
     let fake = fake();

@@ -1,10 +1,10 @@
 //! Stock kernels come up.
 
 use anyhow::ensure;
-use guest_tests::{Image, Kernel, Pages, Spec, Subject, http};
+use guest_tests::{Image, Kernel, Pages, Spec, Subject};
 use libtest_mimic::Trial;
 
-use crate::{guest, ours, scenario};
+use crate::{guest, of_devices, ours, scenario};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = Kernel::present()
@@ -59,16 +59,8 @@ fn more_than_4_gib() -> anyhow::Result<()> {
 
 fn registers() -> anyhow::Result<()> {
     let vm = guest()?.start()?;
-    let metrics = http::text(vm.control.socket()?, "/metrics")?;
-    let of_devices = |name: &str| {
-        let lines = metrics.lines().filter(|line| line.starts_with(name));
-        lines.map(|line| line.rsplit(' ').next().unwrap_or(line).to_owned()).collect::<Vec<_>>()
-    };
-    let (live, reads) = (
-        of_devices("aerostat_device_activations_total{"),
-        of_devices("aerostat_device_register_reads_total{"),
-    );
-    ensure!(live.contains(&"1".to_owned()), "no device is live: {live:?}");
-    ensure!(reads.len() == live.len() && reads.iter().all(|reads| reads == "0"), "reads by exit: {reads:?}");
+    let (live, reads) = (of_devices(&vm, "activations")?, of_devices(&vm, "register_reads")?);
+    ensure!(live.contains(&1), "no device is live: {live:?}");
+    ensure!(reads.len() == live.len() && reads.iter().all(|reads| *reads == 0), "reads by exit: {reads:?}");
     vm.shut_down()
 }

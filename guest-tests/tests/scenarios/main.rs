@@ -16,7 +16,7 @@ mod swap;
 
 use std::process::ExitCode;
 
-use guest_tests::{Kernel, Spec, Subject, kvm_host};
+use guest_tests::{Kernel, Spec, Subject, TestVm, http, kvm_host};
 use libtest_mimic::{Arguments, Conclusion, Trial};
 
 /// Guest RAM of most scenarios.
@@ -82,6 +82,14 @@ fn at_most_twice(name: &str, run: impl Fn() -> anyhow::Result<()>) -> anyhow::Re
 /// A scenario about what only Aerostat has.
 fn ours(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
     (Subject::from_environment() == Subject::Aerostat).then(|| scenario(name, run))
+}
+
+/// A counter of each device that has it, from `GET /metrics`.
+fn of_devices(vm: &TestVm, counter: &str) -> anyhow::Result<Vec<u64>> {
+    let start = format!("aerostat_device_{counter}_total{{");
+    let metrics = http::text(vm.control.socket()?, "/metrics")?;
+    let lines = metrics.lines().filter(|line| line.starts_with(&start));
+    lines.map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)).collect()
 }
 
 /// A guest with the oldest kernel.

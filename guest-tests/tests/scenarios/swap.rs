@@ -2,25 +2,30 @@
 
 mod exhaustion;
 
+use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
 use guest_tests::nbd_server::{NbdServer, Program};
+use guest_tests::swap_link::Network;
 use guest_tests::{Content, Flood, Spec, Subject, SwapLink, TestVm};
 use libtest_mimic::Trial;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{guest, ours, scenario};
+use crate::{guest, of_devices, ours, scenario};
 
 const SWAP_MIB: u64 = 256;
 /// A guest whose kernel leaves some 80 MiB, and processes that want more.
 const SMALL_MIB: u64 = 128;
 const HERD: Herd = Herd { processes: 2, mib: 52, seed: 7, content: Content { zero_percent: 10, ratio: 3 } };
 const PATIENCE: Duration = Duration::from_secs(300);
-/// `VIRTIO_NET_F_MAC` (virtio 1.3, 5.1.3): Linux takes it wherever it is offered, and all offer it.
-const HAS_MAC: u32 = 5;
+/// What all offer and Linux takes (virtio 1.3, 5.1.3): `VIRTIO_NET_F_CSUM`, `GUEST_CSUM`, `MAC`, `GUEST_TSO4`, `HOST_TSO4`,
+/// `MRG_RXBUF`.
+const FEATURES: [u32; 6] = [0, 1, 5, 7, 11, 15];
+/// Of the swap link.
+const MTU: u32 = 9000;
 
 /// Random data, of which more is swapped than the memory holds that swap may have.
 const LARGE_HERD: Herd =
@@ -42,9 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn network() -> anyhow::Result<()> {
     let link = SwapLink::over_tap(SWAP_MIB)?;
     link.attach(guest()?).run(|vm| {
-        let network = link.check(vm)?;
-        ensure!(network.link.mtu == 1500, "the MTU is {}", network.link.mtu);
-        ensure!(network.link.features.contains(&HAS_MAC), "features {:?}", network.link.features);
+        ensure_negotiated(&link.check(vm)?, 1500)?;
 
         let host = link.host();
         vm.agent.flood_start(Flood::Icmp(host.to_string()), 1000)?;
@@ -53,15 +56,47 @@ fn network() -> anyhow::Result<()> {
         let flooded = vm.agent.flood_stop()?;
         ensure!(flooded.packets.iter().all(|packets| *packets > 50), "in a second {flooded:?}");
         link.check(vm).context("after the flood")?;
+        if Subject::from_environment() == Subject::Aerostat {
+            hold_back(vm, host)?;
+            link.check(vm).context("after the limit")?;
+        }
         Ok(())
     })
+}
+
+fn ensure_negotiated(network: &Network, mtu: u32) -> anyhow::Result<()> {
+    let (seen, features) = (network.link.mtu, &network.link.features);
+    ensure!(seen == mtu, "the MTU is {seen}");
+    ensure!(FEATURES.iter().all(|feature| features.contains(feature)), "features {features:?}");
+    Ok(())
+}
+
+/// A limit that comes while the guest runs holds back what it sends, until it is lifted.
+fn hold_back(vm: &mut TestVm, host: Ipv4Addr) -> anyhow::Result<()> {
+    let limited =
+        |vm: &TestVm| Ok::<_, anyhow::Error>(of_devices(vm, "tx_rate_limited")?.iter().sum::<u64>());
+    let limit = |vm: &TestVm, ops: u64| {
+        let bucket = json!({"size": ops, "refill_time": 1000});
+        let body = json!({"iface_id": "net0", "tx_rate_limiter": {"ops": bucket}});
+        vm.control.api("PATCH", "/network-interfaces/net0", body)
+    };
+    ensure!(limited(vm)? == 0, "held back without a limit");
+    limit(vm, 2)?;
+    vm.agent.flood_start(Flood::Udp(format!("{host}:9")), 100)?;
+    sleep(Duration::from_secs(1));
+    vm.agent.flood_stop()?;
+    ensure!(limited(vm)? > 0, "nothing was held back");
+    limit(vm, 0).map(drop)
 }
 
 fn exceeds() -> anyhow::Result<()> {
     let subject = Subject::from_environment();
     let link = SwapLink::new(subject, SWAP_MIB)?;
     link.attach(guest()?.memory_mib(SMALL_MIB)).run(|vm| {
-        link.check(vm)?;
+        let network = link.check(vm)?;
+        if subject == Subject::Aerostat {
+            ensure_negotiated(&network, MTU)?;
+        }
         let device = link.swap_on(vm, 2)?;
         ensure!(vm.agent.swap_used_mib(&device)? == Some(0), "swap is in use before anybody needs it");
         vm.agent.hogs_start(HERD, PATIENCE)?;

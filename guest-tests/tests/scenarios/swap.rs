@@ -1,6 +1,7 @@
 //! A guest reaches its host over the network, and swaps to it.
 
 mod exhaustion;
+mod together;
 
 use std::net::Ipv4Addr;
 use std::thread::sleep;
@@ -41,6 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(ours("swap::a_server_below_is_killed_and_then_the_guest_resets", below));
     trials.extend(ours("swap::a_server_that_stays_away_costs_what_is_on_it_and_nothing_else", away));
     trials.extend(exhaustion::trials());
+    trials.extend(together::trials());
     trials
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::time::{
@@ -109,7 +110,7 @@ impl Cutter {
         let mut random = fastrand::Rng::with_seed(seed);
         std::thread::spawn(move || {
             while let Ok((near, _)) = listener.accept() {
-                let far = UnixStream::connect(&server).unwrap();
+                let Ok(far) = UnixStream::connect(&server) else { continue };
                 let mut copies = Vec::new();
                 for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)]
                 {
@@ -138,6 +139,49 @@ impl Cutter {
     /// Leaves connections alone from now on.
     pub(super) fn stop(&self) {
         self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// nbdkit that ends with its last connection, as its filter `exitlast` has it, and is started again each time, as by
+/// a service manager.
+pub(super) struct Restarted {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u32>>,
+    socket: PathBuf,
+}
+
+impl Restarted {
+    /// Serves a file.
+    pub(super) fn serve(place: &Place, file: &Path, arguments: &[&str]) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut command = Command::new("nbdkit");
+        command
+            .args(["--foreground", "--exit-with-parent", "--filter=exitlast", "--unix"])
+            .arg(place.socket());
+        command.args(arguments).arg("file").arg(file).stdout(Stdio::null()).stderr(Stdio::null());
+        let (socket, over) = (place.socket(), Arc::clone(&is_over));
+        let thread = std::thread::spawn(move || {
+            let mut ended = 0;
+            while !over.load(Ordering::Relaxed) {
+                let _ = std::fs::remove_file(&socket);
+                command.status().expect("nbdkit: run ci/setup first");
+                ended += 1;
+            }
+            ended
+        });
+        Self { is_over, thread: Some(thread), socket: place.socket() }
+    }
+
+    /// Ends it; says how often it has ended.
+    pub(super) fn end(mut self) -> u32 {
+        self.is_over.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().unwrap();
+        while !thread.is_finished() {
+            // The last connection: it ends with this one.
+            let _ = UnixStream::connect(&self.socket);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        thread.join().unwrap()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::super::NbdServer;
 use super::super::requests::DEPTH;
 use super::super::{Broken, RemoteTier};
-use super::rig::{Cutter, Driver, PATIENCE, Place, Server};
+use super::rig::{Cutter, Driver, PATIENCE, Place, Restarted, Server};
 use super::*;
 
 /// Long enough for a server to come back in any of these tests.
@@ -119,20 +119,44 @@ fn connections_that_are_closed_at_any_byte_lose_nothing() {
     let _server = Server::nbdkit(&place, &[&[IN_TURN][..], &MEMORY].concat());
     let near = place.path("near");
     let cutter = Cutter::new(&near, place.socket(), 5);
-    // The handshake may be cut as well.
+    let mut driver = cut_driver(&near);
+    driver.write_all(0..500, 1, |_| {});
+    driver.verify(0..200, 1);
+    let stats = driver.tier.counters().snapshot();
+    assert!(stats.lost >= 10 && stats.resent > 0 && stats.timeouts == 0, "{stats:?}");
+    cutter.stop();
+    driver.verify(0..500, 1);
+}
+
+/// The handshake may be cut as well.
+fn cut_driver(near: &std::path::Path) -> Driver {
     let start = Instant::now();
-    let mut driver = loop {
-        match Driver::try_new(&near, "", LONG) {
-            Ok(driver) => break driver,
+    loop {
+        match Driver::try_new(near, "", LONG) {
+            Ok(driver) => return driver,
             Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
         }
-    };
-    driver.write_all(0..1500, 1, |_| {});
+    }
+}
+
+#[test]
+fn nbdkit_that_ends_with_its_connection_is_waited_for() {
+    let place = Place::new();
+    let file = place.path("file");
+    std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+    let server = Restarted::serve(&place, &file, &[IN_TURN]);
+    let near = place.path("near");
+    let cutter = Cutter::new(&near, place.socket(), 7);
+    let mut driver = cut_driver(&near);
+    driver.write_all(0..700, 1, |_| {});
+    driver.verify(0..300, 1);
+    cutter.stop();
     driver.verify(0..700, 1);
     let stats = driver.tier.counters().snapshot();
-    assert!(stats.lost >= 20 && stats.resent > 0 && stats.timeouts == 0, "{stats:?}");
-    cutter.stop();
-    driver.verify(0..1500, 1);
+    assert!(stats.lost >= 5 && stats.resent > 0 && stats.timeouts == 0, "{stats:?}");
+    drop(driver);
+    let ended = server.end();
+    assert!(ended >= 5, "nbdkit has ended {ended} times");
 }
 
 #[test]

@@ -323,6 +323,11 @@ impl AgentClient {
         }
     }
 
+    /// Runs a command by the guest's shell; what it prints.
+    pub fn run(&mut self, command: &str) -> anyhow::Result<String> {
+        self.text(Request::Run { command: command.to_owned() })
+    }
+
     /// A file of the guest.
     pub fn read_file(&mut self, path: &str) -> anyhow::Result<String> {
         self.text(Request::ReadFile { path: path.to_owned() })

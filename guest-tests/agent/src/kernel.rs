@@ -98,6 +98,19 @@ pub(crate) fn read(path: &str) -> Result<String, String> {
     attempt().map_err(|error| format!("cannot read {path}: {error}"))
 }
 
+/// Runs a command by the shell; gives what it printed.
+pub(crate) fn run(command: &str) -> Result<String, String> {
+    let output = std::process::Command::new("/bin/sh").args(["-c", command]).output();
+    let output = output.map_err(|error| format!("no /bin/sh: {error}"))?;
+    let printed = [&output.stdout[..], &output.stderr[..]].concat();
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    if output.status.success() {
+        Ok(printed)
+    } else {
+        Err(format!("{command}: {}: {}", output.status, printed.trim()))
+    }
+}
+
 /// Writes to a file that exists (sysfs, procfs).
 pub(crate) fn write(path: &str, text: &str) -> Result<(), String> {
     let file = fs::OpenOptions::new().write(true).open(path);

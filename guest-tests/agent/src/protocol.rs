@@ -190,6 +190,11 @@ pub enum Request {
         /// What to write.
         text: String,
     },
+    /// Runs a command by `/bin/sh`, where the guest has one; answered with what it prints.
+    Run {
+        /// As on a terminal.
+        command: String,
+    },
     /// sync, then `drop_caches` 3.
     DropCaches,
     /// `compact_memory`.

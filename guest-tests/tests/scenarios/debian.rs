@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
 use guest_tests::debian::{self, Initramfs};
-use guest_tests::{Content, Subject, SwapLink, TestVm};
+use guest_tests::{Content, Subject, SwapLink, TestVm, paths};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -26,6 +26,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) fn trials() -> Vec<Trial> {
     [
         ours("debian::a_unit_turns_swap_on_and_off_again", unit),
+        ours("debian::what_the_readme_says_turns_swap_on_by_hand", by_hand),
         ours("debian::an_initramfs_turns_swap_on_before_the_root_is_mounted", snippet),
     ]
     .into_iter()
@@ -46,6 +47,37 @@ fn unit() -> anyhow::Result<()> {
         ensure!(number(vm, "/store/stored_pages")? > 0, "the monitor stores nothing");
         let kept = vm.agent.read_file("/proc/sys/vm/min_free_kbytes")?;
         ensure!(kept.trim() == "8192", "vm.min_free_kbytes is {kept}");
+        Ok(())
+    })
+}
+
+/// The commands of README, one by one, where no unit has done it.
+fn by_hand() -> anyhow::Result<()> {
+    let readme = std::fs::read_to_string(paths::repository().join("README.md"))?;
+    let commands = readme.split("```\n").find(|block| block.contains("\nmkswap /dev/nbd0\n"));
+    let commands = commands.context("README does not say how swap is turned on")?;
+    boots(Initramfs::Agent, |vm| {
+        vm.agent.run(
+            "systemctl stop dev-nbd0.swap aerostat-swap.service systemd-networkd.socket systemd-networkd",
+        )?;
+        ensure!(vm.agent.swap_used_mib(DEVICE)?.is_none(), "swap is still on");
+        // The kernel takes its leave by itself, and needs the card for that.
+        let start = Instant::now();
+        while number(vm, "/link/closed")? < number(vm, "/link/opened")? {
+            ensure!(start.elapsed() < PATIENCE, "the guest does not close its connections");
+            sleep(INTERVAL);
+        }
+        vm.agent.run("ip address flush dev eth0")?;
+        for command in commands.lines() {
+            vm.agent.run(command)?;
+        }
+        ensure!(vm.agent.swap_used_mib(DEVICE)? == Some(0), "swap is not on");
+        vm.agent.hogs_start(HERD, PATIENCE)?;
+        vm.agent.hogs_read()?;
+        vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0)?;
+        vm.agent.hogs_stop()?;
+        ensure!(number(vm, "/store/stored_pages")? > 0, "the monitor stores nothing");
+        vm.agent.run("swapoff /dev/nbd0 && nbd-client -d /dev/nbd0")?;
         Ok(())
     })
 }

@@ -250,6 +250,12 @@ impl Connection {
         self.0.send(out)
     }
 
+    /// The client says no more, but for what has been offered to [`Self::receive`]: what was asked is answered, and no
+    /// page waits for room any more. To be told each time before what is left is offered.
+    pub fn last_word(&mut self) {
+        self.0.last_word();
+    }
+
     /// True when [`Self::send`] is to be called again soon even if nothing comes: it is at something long.
     pub fn goes_on(&self) -> bool {
         self.0.goes_on()

@@ -137,6 +137,9 @@ impl<S: Stream> Connection<S> {
                 match &mut self.stream {
                     None => socket.abort(),
                     Some(stream) => {
+                        if socket.state() == State::CloseWait {
+                            stream.last_word();
+                        }
                         let idle = pump(socket, stream);
                         let ended = socket.state() == State::CloseWait && !socket.can_recv();
                         if stream.is_over() || ended && idle && !stream.is_waiting() {

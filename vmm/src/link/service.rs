@@ -22,6 +22,10 @@ pub trait Stream {
     /// Fills `out` from its start with what is to be sent; says how many bytes.
     fn send(&mut self, out: &mut [u8]) -> usize;
 
+    /// The guest has said its last byte: what it waits for may be done elsewhere meanwhile. Told each time before what is
+    /// left of it is offered.
+    fn last_word(&mut self) {}
+
     /// True when it had nothing to send, but is at something and will have: the guest's last byte does not end it.
     fn is_waiting(&self) -> bool {
         false

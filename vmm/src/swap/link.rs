@@ -213,6 +213,10 @@ impl Stream for Answer {
         sent
     }
 
+    fn last_word(&mut self) {
+        self.connection.last_word();
+    }
+
     fn is_waiting(&self) -> bool {
         self.connection.is_waiting()
     }

@@ -192,6 +192,9 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
         if connection.is_over() {
             return Ok(());
         }
+        if ended.is_some() {
+            connection.last_word();
+        }
         let taken = connection.receive(came.get(waiting.clone()).unwrap_or_default());
         waiting.start += taken;
         if filled > 0 || taken > 0 || connection.goes_on() {

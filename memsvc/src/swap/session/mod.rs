@@ -183,6 +183,13 @@ impl<E: Exports> Session<E> {
         room - rest.len()
     }
 
+    /// The client says no more, but for what has come already. May be told again.
+    pub(crate) fn last_word(&mut self) {
+        if let State::Transmission(transmission) = &mut self.state {
+            transmission.last_word(self.exports.counters());
+        }
+    }
+
     /// True when [`Session::send`] has something to do that takes its time, and is to be called again soon
     /// even if nothing comes.
     pub(crate) fn goes_on(&self) -> bool {

@@ -142,6 +142,21 @@ impl<D: Disk> Transmission<D> {
         self.page.holds() || self.sending.is_some() || !self.waiting.is_empty()
     }
 
+    /// The client says no more. A page that waits for room is refused: who has turned away may have it written on
+    /// another connection, and what is stored late would undo that.
+    pub(super) fn last_word(&mut self, counters: &NbdCounters) {
+        let Expected::Write { cookie, pages, .. } = &self.expected else { return };
+        if !self.page.holds() {
+            return;
+        }
+        let (cookie, left) = (*cookie, (pages.end - pages.start - 1) as u32 * FRAME_SIZE as u32);
+        self.page.clear();
+        match left {
+            0 => self.refuse_write(cookie, NbdError::NoSpace, counters),
+            left => self.expected = Expected::Skip { cookie, left, error: NbdError::NoSpace },
+        }
+    }
+
     /// Takes what has come, as long as there is room for answers.
     pub(super) fn receive(&mut self, input: &mut &[u8], counters: &NbdCounters) {
         while !input.is_empty() || self.page.holds() {

@@ -33,6 +33,9 @@ use crate::swap::tier::{Block, Op, TierError};
 /// Stack of the thread: no recursion, no pages on it.
 const STACK: usize = 256 << 10;
 
+/// Pages that take less than that, packed, stay: what is left of one that leaves is hardly less.
+const LEAST_LEAVING: usize = 4 * Level::RECORD_BYTES as usize;
+
 /// Pages that connections may have been promised.
 const MOST_PROMISED: usize = READERS * WINDOW as usize;
 
@@ -73,7 +76,8 @@ impl Drop for Evictor {
         }
         if let Some(thread) = self.thread.take() {
             // A panic has been reported where it happened.
-            let _ = thread.join();
+            let ended = thread.join();
+            debug_assert!(ended.is_ok() || thread::panicking(), "the evictor has panicked");
         }
     }
 }
@@ -207,7 +211,12 @@ impl<'a> Eviction<'a> {
     /// A page that has not been used for the longest time, more or less.
     fn choose(&mut self) -> Option<u64> {
         let slots = &self.store.slots;
-        let in_memory = |slot| matches!(slot, Slot::Object(..));
+        let in_memory = |slot| match slot {
+            Slot::Object(handle, _) => {
+                self.store.objects.read(handle, <[u8]>::len).is_ok_and(|len| len >= LEAST_LEAVING)
+            }
+            _ => false,
+        };
         // Twice the generations and one round more: who is used meanwhile becomes younger.
         for _ in 0..4 * Generation::COUNT {
             let oldest = self.tiers.oldest();

@@ -361,8 +361,16 @@ impl Store {
         let before = self.bytes.fetch_add(grows, Ordering::Relaxed);
         let all = before.wrapping_add(grows).cast_signed();
         let is_full = grows.cast_signed() > 0 && all > self.limit.cast_signed();
-        let kept = if is_full { Err(NoRoom) } else { self.keep(cpu, packed.bytes) };
+        let kept = if is_full { Err(NoRoom) } else { self.keep_squeezed(cpu, packed.bytes) };
         kept.inspect_err(|NoRoom| _ = self.bytes.fetch_sub(grows, Ordering::Relaxed))
+    }
+
+    /// Keeps bytes that are counted, in what squeezing makes if there is no other room and no tier that may make some.
+    fn keep_squeezed(&self, cpu: CpuId, bytes: &[u8]) -> Result<Handle, NoRoom> {
+        self.keep(cpu, bytes).or_else(|NoRoom| {
+            let has_freed = self.tiers.is_none() && self.objects.shrink(cpu, false, || true) > 0;
+            if has_freed { self.keep(cpu, bytes) } else { Err(NoRoom) }
+        })
     }
 
     /// Keeps bytes that are counted.
@@ -400,7 +408,10 @@ impl Store {
                     self.released.0();
                 }
             }
-            Err(error) => tracing::error!(%error, "a bug: a page of swap could not be freed"),
+            Err(error) => {
+                debug_assert!(false, "{error}");
+                tracing::error!(%error, "a bug: a page of swap could not be freed");
+            }
         }
     }
 

@@ -58,14 +58,13 @@ impl Pressure {
     }
 
     /// A write has found no room. True when it is to try again once its waker rings; `since` is its own, and
-    /// none when it has just come.
-    pub(super) fn wait(&self, since: &mut Option<u64>, waker: &Arc<Waker>) -> bool {
+    /// none when it has just come. Without hope when all tiers are away.
+    pub(super) fn wait(&self, since: &mut Option<u64>, waker: &Arc<Waker>, is_away: bool) -> bool {
         let mut state = lock(&self.state);
         state.wanted = true;
         self.bell.notify_one();
         let is_new = since.is_none();
-        let has_hope =
-            !self.away.load(Ordering::Relaxed) && *since.get_or_insert(state.failures) == state.failures;
+        let has_hope = !is_away && !state.stop && *since.get_or_insert(state.failures) == state.failures;
         if !has_hope {
             *since = None;
             return false;

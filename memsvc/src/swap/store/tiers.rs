@@ -102,7 +102,9 @@ impl Tiers {
     /// True when it is worth waiting for room that a write did not find.
     pub(super) fn has_hope(&self, seat: &mut Seat) -> bool {
         let Seat { reader, waits, .. } = seat;
-        reader.as_ref().is_some_and(|reader| self.pressure.wait(waits, reader.waker()))
+        // One that was away may be back, though nobody has asked it for room since.
+        let is_away = self.pressure.is_away() && self.all_rest();
+        reader.as_ref().is_some_and(|reader| self.pressure.wait(waits, reader.waker(), is_away))
     }
 
     /// Bytes in memory above which pages leave.

@@ -1,6 +1,6 @@
 //! A tier in memory, for tests: it does wrong what it is told to, and sees what is done wrong to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,6 +33,8 @@ pub(crate) struct Faults {
     /// The next call of `wait` panics, when something would end.
     pub(crate) panic_in_wait: bool,
 
+    /// Places that it was to discard, and has refused to: what lies there stays.
+    pub(crate) refused: HashSet<u64>,
     /// What lies where: places that were written and not discarded. A test may change it.
     pub(crate) places: HashMap<u64, Box<Block>>,
     /// Tokens in the order in which they came.
@@ -100,6 +102,7 @@ impl MemTier {
                     random.fill(&mut new.0[keeps..]);
                 }
                 faults.places.insert(*place, new);
+                faults.refused.remove(place);
             }
             Op::Discard { places } if result.is_ok() => {
                 places.clone().for_each(|place| _ = faults.places.remove(&place));
@@ -107,6 +110,9 @@ impl MemTier {
             Op::Discard { places } if faults.late => {
                 faults.put_off += 1;
                 self.late.push(places.clone());
+            }
+            Op::Discard { places } if result == Err(TierError::Refused) => {
+                faults.refused.extend(places.clone())
             }
             Op::Discard { .. } => {}
         }

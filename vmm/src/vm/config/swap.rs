@@ -63,7 +63,7 @@ impl SwapConfig {
         let memory = self.memory_mib.unwrap_or(self.size_mib);
         if !self.tiers.is_empty() && memory < MIN_MEMORY {
             return Err(ConfigError::SwapTier(format!(
-                "A swap device with tiers needs {} MiB of memory at least: give it more.",
+                "A swap device with tiers needs {} MiB of memory at least, and is no smaller: give it more.",
                 MIN_MEMORY.0
             )));
         }

@@ -102,6 +102,7 @@ fn refuses(structured: bool) {
     assert_eq!(refused(&mut client, Request { offset: 512, ..read }, 0), NbdError::Invalid);
     assert_eq!(refused(&mut client, Request { len: 0, ..read }, 0), NbdError::Invalid);
     assert_eq!(refused(&mut client, Request { len: u32::MAX, ..read }, 0), NbdError::Invalid);
+    assert_eq!(refused(&mut client, Request { len: MAX_PAYLOAD + 4096, ..read }, 0), NbdError::Invalid);
     // 4 GiB less a page, which is all that a length can say of pages.
     let longest = u32::MAX - 4095;
     assert_eq!(refused(&mut client, Request { len: longest, ..read }, 0), NbdError::Invalid);
@@ -121,7 +122,7 @@ fn refuses(structured: bool) {
     assert_eq!(refused(&mut client, Request { len: 100, ..write }, 100), NbdError::Invalid);
     let too_long = Request { len: MAX_PAYLOAD + 4096, ..write };
     assert_eq!(refused(&mut client, too_long, too_long.len as usize), NbdError::Invalid);
-    assert_eq!(fake.1.snapshot().refused, 13);
+    assert_eq!(fake.1.snapshot().refused, 14);
     client.request(Command::Write, 9, 0..1);
     client.say(page(1));
     assert_eq!(client.simple(), (9, None));

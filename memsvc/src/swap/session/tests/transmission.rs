@@ -115,6 +115,32 @@ fn a_page_that_waits_for_room_is_stored_when_there_is_some() {
     }
 }
 
+/// Who has turned away may have written the page on another connection by the time there is room for it.
+#[test]
+fn a_page_that_waits_for_room_is_refused_when_its_client_says_no_more() {
+    let fake = fake();
+    for (seed, pages) in (0..20).flat_map(|seed| [(seed, 2..3), (seed, 1..4)]) {
+        fake.0.borrow_mut().pages.clear();
+        fake.0.borrow_mut().full.insert(2, u32::MAX);
+        let mut client = Client::connected(&fake, seed, false);
+        client.request(Command::Write, 1, pages.clone());
+        pages.for_each(|at| client.say(page(at as u8)));
+        client.request(Command::Read, 2, 0..1);
+        client.settle();
+        client.session.last_word();
+        fake.0.borrow_mut().full.clear();
+        assert_eq!(client.simple(), (1, Some(NbdError::NoSpace)));
+        assert_eq!(client.simple(), (2, None));
+        client.take(4096);
+        assert!(!fake.0.borrow().pages.contains_key(&2));
+        // Without one that waits it changes nothing.
+        client.session.last_word();
+        client.request(Command::Write, 3, 2..3);
+        client.say(page(2));
+        assert_eq!(client.simple(), (3, None));
+    }
+}
+
 #[test]
 fn it_is_counted_how_long_each_request_took() {
     let fake = fake();

@@ -247,8 +247,8 @@ fn threads_that_write_and_read_the_same_pages_see_whole_pages_only() {
                         let words = read.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
                         let first =
                             read.as_chunks::<8>().0.first().map_or(0, |word| u64::from_ne_bytes(*word));
-                        let is_whole =
-                            words.enumerate().all(|(at, word)| first == 0 || word == first + at as u64);
+                        let step = u64::from(first != 0);
+                        let is_whole = words.enumerate().all(|(at, word)| word == first + step * at as u64);
                         assert!(is_whole, "page {page} is torn");
                     }
                 }

@@ -10,10 +10,11 @@
 
 use std::time::Instant;
 
-use super::super::{Done, Op, TierError};
+use super::super::{Block, Done, Op, TierError};
 use super::broken::Broken;
 use super::handshake::{Export, Handshake};
 use super::requests::Requests;
+use crate::core::units::FRAME_SIZE;
 use crate::swap::nbd::{Command, CommandFlags, Request, RequestHeader};
 
 /// A client.
@@ -25,12 +26,18 @@ pub(super) struct Client {
     /// Places that an export has to have.
     needed: u64,
     requests: Requests,
+    /// For [`Client::probe`], while it is not under way.
+    probe: Option<Box<Block>>,
 }
+
+/// The token of a probe, which nobody else has.
+const PROBE: u64 = u64::MAX;
 
 impl Client {
     /// For the export of this name, of one place or more.
     pub(super) fn new(export: &str) -> Self {
-        Self { handshake: Handshake::new(export), export: None, needed: 1, requests: Requests::new() }
+        let probe = Some(Box::new(Block([0; FRAME_SIZE])));
+        Self { handshake: Handshake::new(export), export: None, needed: 1, requests: Requests::new(), probe }
     }
 
     /// From now on, exports with fewer places are of no use.
@@ -53,6 +60,15 @@ impl Client {
             self.requests.submit(token, op, deadline);
         } else {
             self.end(token, op, TierError::Refused);
+        }
+    }
+
+    /// Reads a place for nobody, if that is not under way already: who greets may still not serve.
+    pub(super) fn probe(&mut self, deadline: Instant) {
+        if self.requests.has_room()
+            && let Some(block) = self.probe.take()
+        {
+            self.requests.submit(PROBE, Op::Read { place: 0, block }, deadline);
         }
     }
 
@@ -110,9 +126,9 @@ impl Client {
         self.requests.restart()
     }
 
-    /// A server serves: it has answered a request on this connection, or has nothing to answer.
-    pub(super) fn is_served(&self) -> bool {
-        self.export.is_some() && (self.requests.was_answered() || self.requests.is_idle())
+    /// A server serves: it has answered a request on this connection, or has nothing to answer and `is_trusted`.
+    pub(super) fn is_served(&self, is_trusted: bool) -> bool {
+        self.export.is_some() && (self.requests.was_answered() || is_trusted && self.requests.is_idle())
     }
 
     /// See [`Requests::next_deadline`].
@@ -120,9 +136,9 @@ impl Client {
         self.requests.next_deadline()
     }
 
-    /// See [`Requests::expire`].
+    /// See [`Requests::expire`]. A probe is not counted.
     pub(super) fn expire(&mut self, now: Instant) -> (u64, bool) {
-        self.requests.expire(now)
+        self.requests.expire(now, |token| token != PROBE)
     }
 
     /// See [`Requests::end_all`].
@@ -132,6 +148,12 @@ impl Client {
 
     /// The next operation that has ended.
     pub(super) fn take_ended(&mut self) -> Option<Done> {
-        self.requests.take_ended()
+        loop {
+            let ended = self.requests.take_ended()?;
+            match ended {
+                Done { token: PROBE, op: Op::Read { block, .. }, .. } => self.probe = Some(block),
+                ended => return Some(ended),
+            }
+        }
     }
 }

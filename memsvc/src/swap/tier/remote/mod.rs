@@ -15,7 +15,8 @@
 //! An operation waits for at most the stated time since it was submitted, however often the connection is
 //! lost meanwhile; then it ends as [`TierError::Away`]. Until then all that has not been answered is sent
 //! again on the next connection; see [`requests`] for why that is right. Once one has waited in vain, those that
-//! come end so at once, until the server is back: nobody waits for the stated time again and again. Nothing is
+//! come end so at once, until the server is back: nobody waits for the stated time again and again. It is back when it
+//! has answered a read that is made for that: a server may greet, and the disk behind it stand still. Nothing is
 //! allocated after [`RemoteTier::connect`].
 //!
 //! A write that has ended as `Away` may still be done by a server that comes back to it: its place is better
@@ -218,12 +219,17 @@ impl RemoteTier {
         if is_chosen && !was_chosen && self.said != Said::Serves {
             self.counters.reconnects.add(1);
         }
-        if self.client.is_served() {
+        let is_away = self.is_away.load(Ordering::Relaxed);
+        if is_chosen && is_away && !self.client.is_served(false) {
+            self.client.probe(now + self.timeout);
+        }
+        if self.client.is_served(!is_away) {
             self.rest = FIRST_REST;
             self.is_away.store(false, Ordering::Relaxed);
             if self.said != Said::Serves {
                 self.said = Said::Serves;
-                tracing::info!(server = self.uri, "the NBD server is back");
+                // As loud as that it was away.
+                tracing::warn!(server = self.uri, "the NBD server is back");
             }
         }
         Ok(())
@@ -253,11 +259,10 @@ impl RemoteTier {
     /// Ends what has waited for too long. A server that has been asked may still answer: then there has to be
     /// another connection, which does not know of it.
     fn expire(&mut self, now: Instant) {
-        let first = self.client.next_deadline();
         let (count, were_sent) = self.client.expire(now);
         self.counters.timeouts.add(count);
-        // One that is slow with some is not away.
-        if count > 0 && first.is_some_and(|first| self.heard + self.timeout <= first) {
+        // One that is slow with some is not away. It may have answered others of the same moment.
+        if count > 0 && self.heard + self.timeout - self.timeout / 10 <= now {
             self.is_away.store(true, Ordering::Relaxed);
         }
         if were_sent {

@@ -90,6 +90,11 @@ impl Requests {
         }
     }
 
+    /// True when one more can be submitted.
+    pub(super) fn has_room(&self) -> bool {
+        self.slots.iter().any(Option::is_none)
+    }
+
     /// Takes an operation that is to end before `deadline`.
     pub(super) fn submit(&mut self, token: u64, op: Op, deadline: Instant) {
         let Some(slot) = self.slots.iter().position(Option::is_none) else {
@@ -154,20 +159,21 @@ impl Requests {
         resent
     }
 
-    /// Ends what has waited for too long. Says how many there were, and whether the server has been asked one
-    /// of them, so that it may still answer.
-    pub(super) fn expire(&mut self, now: Instant) -> (u64, bool) {
-        let (mut count, mut were_sent) = (0, false);
+    /// Ends what has waited for too long. Says how many there were of those that count, and whether the server has been
+    /// asked one of all, so that it may still answer.
+    pub(super) fn expire(&mut self, now: Instant, counts: impl Fn(u64) -> bool) -> (u64, bool) {
+        let (mut count, mut has_ended, mut were_sent) = (0, false, false);
         for slot in 0..DEPTH {
             let Some(under_way) = &self.slots[slot] else { continue };
             if under_way.deadline > now {
                 continue;
             }
-            count += 1;
+            count += u64::from(counts(under_way.token));
+            has_ended = true;
             were_sent |= under_way.stage != Stage::Queued;
             self.finish(slot, Err(TierError::Away));
         }
-        if count > 0 {
+        if has_ended {
             let slots = &self.slots;
             self.queue.retain(|slot| slots[*slot].is_some());
         }

@@ -1,5 +1,6 @@
 //! A store with tiers against a map: whatever tiers do, and whoever goes in the middle of it.
 
+use super::super::super::level::Batch;
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -69,15 +70,25 @@ struct World {
     client: Client,
     codec: Codec,
     model: HashMap<u64, Page>,
-    /// Reads may fail.
+    /// Places of all tiers.
+    places: u64,
+    /// Reads of what is on tiers may fail now.
     may_fail: bool,
+    /// Tiers have done wrong: they may still rest.
+    was_trouble: bool,
 }
 
 impl World {
     fn new(codec: Codec, places: &[u64], seed: u64) -> Self {
         let rig = Rig::new(64 << 10, places, seed);
         let client = rig.client(0, codec);
-        Self { rig, client, codec, model: HashMap::new(), may_fail: false }
+        let places = places.iter().sum();
+        Self { rig, client, codec, model: HashMap::new(), places, may_fail: false, was_trouble: false }
+    }
+
+    /// Pages that take a place on a tier, or may.
+    fn stored(&self) -> u64 {
+        self.model.values().filter(|page| same_filled(page).is_none()).count() as u64
     }
 
     fn expected(&self, page: u64) -> Page {
@@ -91,7 +102,12 @@ impl World {
                 self.rig.fail(|faults| faults.hold = false);
                 match self.client.write(page, &data) {
                     Ok(()) => _ = self.model.insert(page, data),
-                    Err(error) => prop_assert_eq!(error, NbdError::NoSpace),
+                    Err(error) => {
+                        prop_assert_eq!(error, NbdError::NoSpace);
+                        // Those under way, and what they take the place of, have places, too.
+                        let is_full = self.stored() + 2 * Batch::SIZE as u64 >= self.places;
+                        prop_assert!(self.was_trouble || is_full, "{:?}", self.rig.store.stats());
+                    }
                 }
             }
             Step::Erase(from, to) => {
@@ -103,18 +119,21 @@ impl World {
                 let pages = from..(from + len).min(PAGES);
                 match self.client.read(pages.clone()) {
                     Ok(read) => {
-                        for (page, read) in pages.zip(read) {
+                        for (page, read) in pages.clone().zip(read) {
                             prop_assert!(read == self.expected(page), "page {}", page);
                         }
                     }
                     Err(error) => {
                         prop_assert_eq!(error, NbdError::Io);
-                        prop_assert!(self.may_fail);
+                        // Nobody comes back into memory by being read.
+                        let outside = self.rig.outside();
+                        prop_assert!(self.may_fail && pages.clone().any(|page| outside.contains(&page)));
                     }
                 }
             }
             Step::Trouble(Trouble { refuse, full, away, flip }) => {
-                self.may_fail = true;
+                self.may_fail = self.rig.evictor.is_none() || refuse + away + flip > 0;
+                self.was_trouble = true;
                 self.rig.fail(|faults| {
                     (faults.refuse, faults.full, faults.away, faults.flip) = (refuse, full, away, flip);
                 });
@@ -155,14 +174,17 @@ impl World {
             stats
         );
         let failed = stats.tiers.iter().map(|tier| tier.errors + tier.timeouts).sum::<u64>();
-        prop_assert!(failed == 0 || self.may_fail);
+        prop_assert!(failed == 0 || self.was_trouble);
 
         self.rig.store.erase(CPU, 0..PAGES);
         for (tier, faults) in self.rig.tiers().zip(&self.rig.faults) {
-            // A write that was not answered may still be done: its place is never used again.
+            // A write that was not answered may still be done: its place is never used again. What a tier refused to
+            // discard may stay there: nobody needs it.
             wait_until(|| {
                 let faults = lock(faults);
-                tier.taken() == faults.unanswered && faults.places.len() as u64 <= faults.unanswered
+                let kept =
+                    faults.places.keys().filter(|place| !faults.refused.contains(place)).count() as u64;
+                tier.taken() == faults.unanswered && kept <= faults.unanswered
             });
         }
         Ok(())
@@ -225,10 +247,14 @@ proptest! {
         let mut world = World::new(Codec::ALL[codec], &places, seed);
         for (number, step) in steps.into_iter().enumerate() {
             match end {
-                End::Gone(at) if at == number => break,
+                End::Gone(at) if at == number => {
+                    // With what is under way, or what has just ended.
+                    world.rig.fail(|faults| faults.hold |= at % 2 == 0);
+                    break;
+                }
                 End::WithoutTiers(at) if at == number => {
                     world.rig.evictor = None;
-                    world.may_fail = true;
+                    (world.may_fail, world.was_trouble) = (true, true);
                 }
                 _ => {}
             }

@@ -116,7 +116,7 @@ proptest! {
             steps += 1;
             prop_assert!(steps < 1_000_000, "{} operations never end", under_way.len());
         }
-        prop_assert!(wire.client.is_served() || cuts > 0);
+        prop_assert!(wire.client.is_served(true) || cuts > 0);
     }
 
     /// A server may say anything at any time: no operation is lost or ends twice, and nothing grows.
@@ -296,7 +296,7 @@ fn errors_of_the_server_are_those_of_one_operation() {
     let results: Vec<_> = std::iter::from_fn(|| client.take_ended()).map(|done| done.result).collect();
     let refused = Err(TierError::Refused);
     assert_eq!(results, [Err(TierError::Full), refused, refused, Ok(())]);
-    assert!(client.is_served());
+    assert!(client.is_served(true));
 }
 
 #[test]

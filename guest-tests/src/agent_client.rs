@@ -25,6 +25,9 @@ const TAIL: usize = 30;
 /// Tells how the monitor stands.
 pub type Look = Box<dyn Fn() -> String + Send>;
 
+/// What the error says where a guest has found other data than it wrote.
+pub const WRONG_DATA: &str = "hold something else";
+
 /// The host's end of the agent's protocol.
 pub struct AgentClient {
     port: Box<dyn Write + Send>,
@@ -378,7 +381,7 @@ impl AgentClient {
 
 fn all_right(what: &str, found: Verified) -> anyhow::Result<u64> {
     if let Some(first) = found.first_wrong {
-        bail!("{} of {} pages of {what} hold something else, page {first} first", found.wrong, found.pages);
+        bail!("{} of {} pages of {what} {WRONG_DATA}, page {first} first", found.wrong, found.pages);
     }
     Ok(found.pages)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use guest_agent::{Content, Hogs, HogsRequest, NbdDevice, SwapRequest};
 
-use super::{AgentClient, Answer, Context, Pages, Request, bail, unexpected};
+use super::{AgentClient, Answer, Context, Pages, Request, WRONG_DATA, bail, unexpected};
 
 /// Between two looks at hogs: every answer goes over the serial port, byte by byte.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -141,7 +141,7 @@ impl AgentClient {
         match self.call(Request::Hogs(request))? {
             Answer::Hogs(hogs) if hogs.lost > 0 => bail!("{} hogs were killed: {hogs:?}", hogs.lost),
             Answer::Hogs(hogs) if hogs.wrong > 0 => {
-                bail!("{} of {} pages hold something else", hogs.wrong, hogs.verified)
+                bail!("{} of {} pages {WRONG_DATA}", hogs.wrong, hogs.verified)
             }
             Answer::Hogs(hogs) => Ok(hogs),
             other => unexpected(&other),

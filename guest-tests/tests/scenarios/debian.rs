@@ -47,6 +47,7 @@ fn unit() -> anyhow::Result<()> {
         ensure!(number(vm, "/store/stored_pages")? > 0, "the monitor stores nothing");
         let kept = vm.agent.read_file("/proc/sys/vm/min_free_kbytes")?;
         ensure!(kept.trim() == "8192", "vm.min_free_kbytes is {kept}");
+        ensure_only_root(vm)?;
         Ok(())
     })
 }
@@ -67,11 +68,14 @@ fn by_hand() -> anyhow::Result<()> {
             ensure!(start.elapsed() < PATIENCE, "the guest does not close its connections");
             sleep(INTERVAL);
         }
-        vm.agent.run("ip address flush dev eth0")?;
+        vm.agent.run(
+            "ip address flush dev eth0 && ip rule delete priority 1083 && ip rule delete priority 1084",
+        )?;
         for command in commands.lines() {
             vm.agent.run(command)?;
         }
         ensure!(vm.agent.swap_used_mib(DEVICE)? == Some(0), "swap is not on");
+        ensure_only_root(vm)?;
         vm.agent.hogs_start(HERD, PATIENCE)?;
         vm.agent.hogs_read()?;
         vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0)?;
@@ -82,12 +86,23 @@ fn by_hand() -> anyhow::Result<()> {
     })
 }
 
+/// Root can connect to the swap server, and nobody else.
+fn ensure_only_root(vm: &mut TestVm) -> anyhow::Result<()> {
+    // Who leaves the greeting unread ends with a reset.
+    const CONNECT: &str = "bash -c 'head -c 18 </dev/tcp/169.254.83.1/10809 >/dev/null'";
+    vm.agent.run(CONNECT)?;
+    let refused = vm.agent.run(&format!("setpriv --reuid=1000 --regid=1000 --clear-groups {CONNECT}"));
+    let refused = refused.err().context("anybody in the guest can read its swap")?.to_string();
+    ensure!(refused.contains("Permission denied"), "{refused}");
+    Ok(())
+}
+
 fn snippet() -> anyhow::Result<()> {
     boots(Initramfs::Debian, |vm| {
         let log = vm.agent.kernel_log(LOG)?;
         let at = |what: &str| log.find(what).with_context(|| format!("{what:?} is not in the log:\n{log}"));
         ensure!(at("swap on /dev/nbd0")? < at("EXT4-fs (vda): mounted")?, "swap came after the root:\n{log}");
-        Ok(())
+        ensure_only_root(vm)
     })
 }
 

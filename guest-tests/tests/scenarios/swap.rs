@@ -215,13 +215,20 @@ fn until_swapping_out(vm: &mut TestVm) -> anyhow::Result<()> {
 /// Who reads what is on a server that stays away gets an I/O error, of which Linux makes a SIGBUS, once the stated time is
 /// over. The guest goes on without it, and swaps again when the server is back.
 fn away() -> anyhow::Result<()> {
+    const TIMEOUT: u32 = 3;
     let mut server = NbdServer::on_socket(BELOW.0, BELOW.1)?;
-    let (link, spec) = with_tier(&server, 3)?;
+    let (link, spec) = with_tier(&server, TIMEOUT)?;
     spec.run(|vm| {
         overflow(&link, vm)?;
         server.kill()?;
+        // What was asked just before may be a little older.
+        let (start, least) = (Instant::now(), Duration::from_millis(u64::from(TIMEOUT) * 900));
+        while Told::by(vm)?.number("/nbd/errors")? == 0 {
+            ensure!(start.elapsed() < PATIENCE, "nothing fails");
+            sleep(Duration::from_millis(20));
+        }
+        ensure!(start.elapsed() >= least, "reads failed {:?} after the server had gone", start.elapsed());
         // Each reads all its pages, and so comes to one that is there.
-        let start = Instant::now();
         loop {
             let hogs = vm.agent.hogs_within(PATIENCE)?.context("the guest does not answer")?;
             ensure!(hogs.wrong == 0, "{hogs:?}");

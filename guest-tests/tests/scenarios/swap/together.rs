@@ -44,6 +44,10 @@ fn together() -> anyhow::Result<()> {
 
         shrink(vm)?;
         vm.control.api("PUT", "/memory/compact", Value::Null)?;
+        let compaction = vm.control.api("GET", "/memory/compaction", Value::Null)?;
+        let triggers = compaction.pointer("/triggers").and_then(Value::as_array).into_iter().flatten();
+        let won: u64 = triggers.filter_map(|trigger| trigger["blocks"].as_u64()).sum();
+        ensure!(won > 0 && compaction["score"] == 0, "blocks are still in pieces: {compaction}");
         let shrunk = vm.resident()?.mib;
         let told = Told::by(vm)?;
         told.ensure_some(&["/store/stored_pages"])?;

@@ -268,7 +268,7 @@ fn every_mistake_gets_400_and_one_sentence() {
             "PUT",
             "/swap",
             r#"{"size_mib":64,"memory_mib":15,"tiers":["/a"]}"#,
-            "A swap device with tiers needs 16 MiB of memory at least: give it more.",
+            "A swap device with tiers needs 16 MiB of memory at least, and is no smaller: give it more.",
         ),
         (
             "PUT",

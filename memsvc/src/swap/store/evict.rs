@@ -115,9 +115,8 @@ struct Eviction<'a> {
     batch: Arc<Batch>,
     blocks: Vec<Box<Block>>,
     leaving: Vec<Leaving>,
-    /// Of each tier, places that it was to discard when it did not answer. It may still do it: nothing is to lie
-    /// there until it has said that it did.
-    undone: Vec<Option<Range<u64>>>,
+    /// Of each tier.
+    discards: Vec<Discards>,
 }
 
 impl<'a> Eviction<'a> {
@@ -130,7 +129,7 @@ impl<'a> Eviction<'a> {
             batch: Arc::new(Batch::new()),
             blocks: (0..Batch::SIZE).map(|_| empty_block()).collect(),
             leaving: Vec::with_capacity(Batch::SIZE),
-            undone: vec![None; tiers.levels().len()],
+            discards: tiers.levels().iter().map(|_| Discards::new()).collect(),
         }
     }
 
@@ -328,49 +327,78 @@ impl<'a> Eviction<'a> {
         result.is_ok()
     }
 
-    /// Tries again what tiers that can be heard did not discard. True when places can be used again for that.
+    /// Waits for what tiers that can be heard have not discarded. True when places can be used again for that.
     fn discard_undone(&mut self) -> bool {
-        let Self { tiers, batch, undone, .. } = self;
+        let Self { tiers, discards, .. } = self;
         let mut has_some = false;
-        for (level, undone) in tiers.levels().iter().zip(undone).filter(|(level, _)| !level.is_away()) {
-            let Some(places) = undone.take() else { continue };
-            if discard_run(batch, level, &places) == Err(TierError::Away) {
-                *undone = Some(places);
-            } else {
-                level.discarded(places);
-                has_some = true;
-            }
+        for (level, discards) in tiers.levels().iter().zip(discards).filter(|(level, _)| !level.is_away()) {
+            has_some |= discards.places.is_some()
+                && discards.ask(level)
+                && discards.hear(level, || false) == Some(true);
         }
         has_some
     }
 
-    /// Discards what lies where nothing is needed any more, as long as nobody wants room.
+    /// Discards what lies where nothing is needed any more, as long as nobody wants room: for that it is not waited.
     fn discard(&mut self) {
-        let Self { tiers, batch, undone, .. } = self;
-        for (level, undone) in tiers.levels().iter().zip(undone) {
-            while let Some(places) = undone.take().or_else(|| level.take_freed()) {
-                if discard_run(batch, level, &places) == Err(TierError::Away) {
-                    *undone = Some(places);
-                    tiers.pressure.freed();
+        let Self { tiers, discards, .. } = self;
+        let is_wanted = || tiers.pressure.is_wanted();
+        for (level, discards) in tiers.levels().iter().zip(discards) {
+            while discards.ask(level) {
+                let heard = discards.hear(level, is_wanted);
+                if heard == Some(true) && !is_wanted() {
+                    continue;
+                }
+                // Later.
+                tiers.pressure.freed();
+                if heard == Some(false) {
                     break;
                 }
-                // Whether it did it or not: what lies there is not needed.
-                level.discarded(places);
-                if tiers.pressure.is_wanted() {
-                    // Later.
-                    tiers.pressure.freed();
-                    return;
-                }
+                return;
             }
         }
     }
 }
 
-fn discard_run(batch: &Arc<Batch>, level: &Level, places: &Range<u64>) -> Result<(), TierError> {
-    level.begin(Waits::Evictor(Arc::clone(batch), 0), Op::Discard { places: places.clone() });
-    let mut result = Ok(());
-    batch.wait(1, |_, _, ended| result = ended);
-    result
+/// What a tier is to discard.
+#[derive(Debug)]
+struct Discards {
+    batch: Arc<Batch>,
+    /// It has been asked to, or was and did not answer. It may do it late: nothing is to lie there until it has said that it
+    /// did.
+    places: Option<Range<u64>>,
+    /// It has been asked, and may still answer.
+    is_asked: bool,
+}
+
+impl Discards {
+    fn new() -> Self {
+        Self { batch: Arc::new(Batch::new()), places: None, is_asked: false }
+    }
+
+    /// Asks for some places, if that is not under way. False when there are none.
+    fn ask(&mut self, level: &Level) -> bool {
+        if self.is_asked {
+            return true;
+        }
+        let Some(places) = self.places.take().or_else(|| level.take_freed()) else { return false };
+        self.places = Some(places.clone());
+        self.is_asked = true;
+        level.begin(Waits::Evictor(Arc::clone(&self.batch), 0), Op::Discard { places });
+        true
+    }
+
+    /// Waits for the answer, unless there is something better to do. True when places can be used again, false when the
+    /// tier is away.
+    fn hear(&mut self, level: &Level, stop: impl Fn() -> bool) -> Option<bool> {
+        let is_away = self.batch.wait_one(stop)? == Err(TierError::Away);
+        self.is_asked = false;
+        // Whether it did it or not: what lies there is not needed.
+        if !is_away && let Some(places) = self.places.take() {
+            level.discarded(places);
+        }
+        Some(!is_away)
+    }
 }
 
 const _: () = assert!(FRAME_SIZE <= u16::MAX as usize);

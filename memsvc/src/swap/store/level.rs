@@ -101,7 +101,24 @@ impl Batch {
         }
         ended.drain(..).for_each(|(index, op, result)| each(index, op, result));
     }
+
+    /// Waits until the one that is under way has ended, and says how, unless there is something better to do.
+    pub(super) fn wait_one(&self, stop: impl Fn() -> bool) -> Option<Result<(), TierError>> {
+        let mut ended = lock(&self.ended);
+        loop {
+            if let Some((.., result)) = ended.pop() {
+                return Some(result);
+            }
+            if stop() {
+                return None;
+            }
+            ended = self.bell.wait_timeout(ended, LOOK).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
 }
+
+/// How soon it is seen that there is something better to do.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Who waits, by the token of the operation.
 #[derive(Debug)]

@@ -340,6 +340,26 @@ fn a_late_discard_takes_no_page_with_it() {
     wait_until(|| rig.store.stats().tiers[0].stored_pages == 0);
 }
 
+/// A tier that is slow to discard keeps nobody from another one.
+#[test]
+fn a_discard_that_does_not_end_is_not_waited_for() {
+    let rig = Rig::new(64 << 10, &[40, 100], 1);
+    let mut client = rig.client(0, Codec::None);
+    (0..100).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    assert!(rig.store.stats().tiers.iter().all(|tier| tier.stored_pages > 20), "{:?}", rig.store.stats());
+    lock(&rig.faults[1]).hold = true;
+    let before = lock(&rig.faults[1]).submitted.len();
+    rig.store.erase(CPU, 0..100);
+    wait_until(|| lock(&rig.faults[1]).submitted.len() > before);
+    // The first tier has places for all.
+    (0..36).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    for page in 0..36 {
+        assert!(client.read(page..page + 1).unwrap()[0] == page_of(3, page), "page {page}");
+    }
+    lock(&rig.faults[1]).hold = false;
+    wait_until(|| lock(&rig.faults[1]).places.is_empty());
+}
+
 fn wait_until(mut is_so: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !is_so() {

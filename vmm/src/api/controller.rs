@@ -169,6 +169,7 @@ impl Controller {
     /// `PUT /swap`.
     pub fn set_swap(&mut self, swap: SwapConfig) -> Result<(), ControlError> {
         self.change(|config| {
+            // What is wrong with its values is said first.
             swap.validate()?;
             swap.check_directories()?;
             config.swap = Some(swap);

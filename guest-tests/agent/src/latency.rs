@@ -1,17 +1,17 @@
 //! Latencies in buckets that two processes can share.
 //!
 //! ```text
-//! ns      0 … 15   16 … 31      32 34 … 62   64 68 … 124   …   2^37
-//! bucket  1 wide   1 wide     2 wide        4 wide            16 to an octave
+//! ns      0 … 63   64 … 127   128 130 … 254   256 260 … 508   …   2^37
+//! bucket  1 wide   1 wide     2 wide          4 wide              64 to an octave
 //! ```
-//! So a quantile is right to a sixteenth. One process records, any may read; all zero bytes is empty.
+//! So a quantile is right to a 64th. One process records, any may read; all zero bytes is empty.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::protocol::Latency;
 
 /// Buckets of one octave.
-const PER_OCTAVE: usize = 16;
+const PER_OCTAVE: usize = 64;
 const SHIFT: u32 = PER_OCTAVE.ilog2();
 /// The last octave starts at 2^36 ns (69 s); what is longer counts there.
 const LAST_OCTAVE: u32 = 36;
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_right_to_a_sixteenth_over_all_that_recorded() {
+    fn quantiles_are_right_to_a_64th_over_all_that_recorded() {
         let (low, high) = (Histogram::default(), Histogram::default());
         for us in 1..=1000 {
             let one = if us % 2 == 0 { &low } else { &high };
@@ -112,7 +112,7 @@ mod tests {
         let latency = summary([&low, &high]);
         assert_eq!((latency.count, latency.max_ns), (1000, 1_000_000));
         for (found, exact) in [(latency.p50_ns, 500_000), (latency.p99_ns, 990_000)] {
-            assert!(found >= exact && found <= exact + exact / 16, "{found} for {exact}");
+            assert!(found >= exact && found <= exact + exact / 64, "{found} for {exact}");
         }
         low.clear();
         assert_eq!(summary([&low]), Latency::default());

@@ -310,7 +310,7 @@ pub struct Churn {
     pub errors: u64,
 }
 
-/// How long something took, over many times. Quantiles are right to a sixteenth.
+/// How long something took, over many times. Quantiles are right to a 64th.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     /// How many times.

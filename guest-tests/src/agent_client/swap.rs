@@ -1,5 +1,6 @@
 //! The guest's swap, and the hogs that need it.
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use guest_agent::{Content, Hogs, HogsRequest, NbdDevice, SwapRequest};
@@ -113,7 +114,8 @@ impl AgentClient {
         match self.receive(id, patience) {
             Ok(Answer::Hogs(hogs)) => Ok(Some(hogs)),
             Ok(other) => unexpected(&other),
-            Err(_) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("its serial port is closed: the monitor has ended"),
         }
     }
 

@@ -7,6 +7,7 @@
 //! The control is the same without a reserve. In the short form memory is what the guest's kernel leaves to processes, and
 //! each page is read once; the long one (`AEROSTAT_EXHAUSTION_SECONDS`) counts all that the kernel has.
 
+use std::fmt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,9 @@ const PAGE_CLUSTER: (&str, &str) = ("/proc/sys/vm/page-cluster", "5");
 const OTHERS: Duration = Duration::from_millis(50);
 const LOOK: u32 = 20;
 const PATIENCE: Duration = Duration::from_secs(200);
-/// Nothing was written for so long: it stalls.
-const STALL: Duration = Duration::from_secs(15);
+/// Not a page was written or read for so long, or the guest did not answer: it stalls. The same for the experiment, which
+/// must not, and for its control, which must.
+const STALL: Duration = Duration::from_secs(30);
 /// How long the processes of the long form read, in seconds, once before memory is used up and once after, so that
 /// page-ins can be compared; at least until all was read.
 const SECONDS: &str = "AEROSTAT_EXHAUSTION_SECONDS";
@@ -108,43 +110,59 @@ impl Touched {
         Ok(())
     }
 
-    /// The processes write, and read for so long, and until all was read. Their page-ins, p99.
-    fn read(&mut self, seconds: u64, exhausted: bool) -> anyhow::Result<Duration> {
-        let start = Instant::now();
-        self.vm.agent.hogs_begin(self.herd)?;
-        let mut ready = None;
+    /// The processes write all of their pages, or get no further.
+    fn write(&mut self, exhausted: bool) -> anyhow::Result<Written> {
+        self.vm.agent.hogs_send(self.herd)?;
+        let mut progress = Progress::default();
         loop {
-            let hogs = self.vm.agent.hogs_status()?;
-            if ready.is_none() && hogs.ready == PROCESSES {
-                self.vm.agent.hogs_read()?;
-                ready = Some(start.elapsed());
+            let Some(hogs) = self.vm.agent.hogs_within(STALL)? else { return Ok(Written::Stalled(progress)) };
+            ensure!(hogs.wrong == 0, "{hogs:?}");
+            if hogs.ready == PROCESSES {
+                return Ok(Written::All(progress.start.elapsed()));
             }
-            if let Some(ready) = ready
-                && hogs.passes > 0
-                && start.elapsed() >= ready + Duration::from_secs(seconds)
-            {
+            if progress.stalls(hogs.written, hogs.lost) {
+                return Ok(Written::Stalled(progress));
+            }
+            ensure!(progress.start.elapsed() < PATIENCE, "it goes on, but takes too long: {hogs:?}");
+            self.pass(exhausted)?;
+        }
+    }
+
+    /// They write, and read for so many seconds, and until all was read. Their page-ins, p99.
+    fn write_and_read(&mut self, seconds: u64, exhausted: bool) -> anyhow::Result<Duration> {
+        let ready = match self.write(exhausted)? {
+            Written::All(took) => took,
+            Written::Stalled(progress) => bail!("it stalls at {progress}"),
+        };
+        self.vm.agent.hogs_read()?;
+        let mut progress = Progress::default();
+        loop {
+            let hogs = self.vm.agent.hogs_within(STALL)?.context("it stalls: the guest does not answer")?;
+            ensure!(hogs.lost == 0 && hogs.wrong == 0, "{hogs:?}");
+            let took = progress.start.elapsed();
+            if hogs.passes > 0 && took >= Duration::from_secs(seconds) {
                 self.vm.agent.hogs_stop()?;
                 ensure!(hogs.verified >= self.herd.pages(), "{hogs:?}");
                 eprintln!(
-                    "{PROCESSES} processes of {} MiB, {}: written in {ready:?}, {} pages right in {:?}, page-in {:?}",
+                    "{PROCESSES} processes of {} MiB, {}: written in {ready:?}, {} pages right in {took:?}, page-in {:?}",
                     self.herd.mib,
                     if exhausted { "memory used up, flooded" } else { "at rest" },
                     hogs.verified,
-                    start.elapsed() - ready,
                     hogs.page_in
                 );
                 return Ok(Duration::from_nanos(hogs.page_in.p99_ns));
             }
-            ensure!(start.elapsed() < PATIENCE + Duration::from_secs(seconds), "it takes too long: {hogs:?}");
+            ensure!(!progress.stalls(hogs.verified, 0), "it stalls: {hogs:?}");
+            ensure!(took < PATIENCE + Duration::from_secs(seconds), "it takes too long: {hogs:?}");
             self.pass(exhausted)?;
         }
     }
 
     fn experiment(&mut self) -> anyhow::Result<()> {
         let seconds = seconds();
-        let at_rest = seconds.map(|seconds| self.read(seconds, false)).transpose()?;
+        let at_rest = seconds.map(|seconds| self.write_and_read(seconds, false)).transpose()?;
         self.exhaust()?;
-        let p99 = self.read(seconds.unwrap_or(0), true)?;
+        let p99 = self.write_and_read(seconds.unwrap_or(0), true)?;
         let flooded = self.vm.agent.flood_stop()?;
         if let Some(at_rest) = at_rest {
             eprintln!("page-in p99: {:.2} times that at rest", p99.as_secs_f64() / at_rest.as_secs_f64());
@@ -153,6 +171,7 @@ impl Touched {
         let told = self.told()?;
         eprintln!("{flooded:?}, {told:?}");
         ensure!(told.in_use > 0, "the reserve is not in use: {told:?}");
+        ensure!(told.lowest_free < told.min, "the reserve was never touched: {told:?}");
         ensure!(told.no_room == 0, "writes were refused: {told:?}");
         ensure!(told.on_tier > 0, "the tier is not in use: {told:?}");
         ensure!(told.dropped > 0, "no packet was dropped for want of memory: {told:?}");
@@ -163,24 +182,15 @@ impl Touched {
         self.vm.agent.nbd_disconnect(&self.device)
     }
 
-    /// Waits until the processes get no further, which is an error if they never stop.
+    /// The processes get no further; an error if they do.
     fn stall(&mut self) -> anyhow::Result<()> {
         self.exhaust()?;
-        self.vm.agent.hogs_send(self.herd)?;
-        let start = Instant::now();
-        let (mut written, mut since) = (0, start);
-        while since.elapsed() < STALL {
-            // The guest may kill processes to go on, and may stand still itself.
-            let Some(hogs) = self.vm.agent.hogs_within(STALL)? else { break };
-            ensure!(hogs.ready < PROCESSES, "all was written, without a reserve: {:?}", self.told()?);
-            ensure!(start.elapsed() < PATIENCE, "it goes on, if slowly: {hogs:?}");
-            if hogs.written > written {
-                (written, since) = (hogs.written, Instant::now());
-            }
-            self.pass(true)?;
-        }
+        let progress = match self.write(true)? {
+            Written::Stalled(progress) => progress,
+            Written::All(took) => bail!("all was written in {took:?}, without a reserve: {:?}", self.told()?),
+        };
         let told = self.told()?;
-        eprintln!("{written} of {} pages were written: {told:?}", self.herd.pages());
+        eprintln!("it stalls at {progress} of {}: {told:?}", self.herd.pages());
         ensure!(told.no_room > 0, "no write was refused: {told:?}");
         ensure!(told.on_tier < told.tier, "the tier is full: {told:?}");
         ensure!(told.free < 64, "there was memory: {told:?}");
@@ -192,6 +202,7 @@ impl Touched {
         let zone = |path| number(&self.vm, "/memory/zone", path);
         Ok(Told {
             free: zone("/free")?,
+            min: zone("/min")?,
             in_use: zone("/reserve/in_use")?,
             lowest_free: zone("/reserve/lowest_free")?,
             no_room: swap("/store/no_room")?,
@@ -203,11 +214,54 @@ impl Touched {
     }
 }
 
+/// How writing ended.
+enum Written {
+    /// All is written; it took so long.
+    All(Duration),
+    Stalled(Progress),
+}
+
+/// How far the processes got.
+struct Progress {
+    start: Instant,
+    pages: u64,
+    /// When the last of those was seen.
+    since: Instant,
+    /// Processes that the guest killed, to go on.
+    lost: u32,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { start: now, pages: 0, since: now, lost: 0 }
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lost = if self.lost > 0 { format!(", with {} killed,", self.lost) } else { String::new() };
+        write!(f, "{} pages{lost} in {:?}", self.pages, self.start.elapsed())
+    }
+}
+
+impl Progress {
+    /// Takes a look; true when there has been no progress for [`STALL`].
+    fn stalls(&mut self, pages: u64, lost: u32) -> bool {
+        self.lost = lost;
+        if pages > self.pages {
+            (self.pages, self.since) = (pages, Instant::now());
+        }
+        self.since.elapsed() >= STALL
+    }
+}
+
 /// What the host says, in frames, pages, and times.
 #[derive(Debug)]
 #[allow(dead_code, reason = "shown")]
 struct Told {
     free: u64,
+    min: u64,
     in_use: u64,
     lowest_free: u64,
     no_room: u64,

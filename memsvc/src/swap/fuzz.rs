@@ -79,11 +79,86 @@ fn greeting(how: u8) -> Vec<u8> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::*;
+    use crate::swap::nbd::{Command, CommandFlags, Request, RequestHeader};
+
+    const EDGES: [u64; 8] =
+        [0, 1 << 12, 4 << 12, (PAGES - 1) << 12, PAGES << 12, 32 << 20, 1 << 32, u64::MAX];
+
+    /// Numbers at which things change: pages and the end of the device, 32 MiB, 4 GiB, and one more or less.
+    fn number() -> impl Strategy<Value = u64> {
+        let edge = || prop::sample::select(&EDGES[..]);
+        prop_oneof![
+            3 => edge(),
+            1 => (edge(), -2..3i64).prop_map(|(edge, by)| edge.wrapping_add_signed(by)),
+            1 => any::<u64>(),
+        ]
+    }
+
+    /// Where a request begins, and its length.
+    fn place() -> impl Strategy<Value = (u64, u64)> {
+        let good = (0..PAGES, 1..9u64).prop_map(|(page, pages)| (page << 12, pages.min(PAGES - page) << 12));
+        prop_oneof![8 => good, 1 => (number(), number())]
+    }
+
+    /// A request with data behind it, which is as long as it says or not.
+    fn request() -> impl Strategy<Value = Vec<u8>> {
+        let command = prop::sample::select(vec![
+            Command::Read,
+            Command::Write,
+            Command::Write,
+            Command::Trim,
+            Command::WriteZeroes,
+            Command::Flush,
+        ]);
+        let flags = prop_oneof![12 => Just(0u16), 1 => any::<u16>()];
+        let data = prop_oneof![12 => Just(None), 1 => (0..9000usize).prop_map(Some)];
+        (command, flags, any::<u64>(), place(), data, any::<u8>()).prop_map(
+            |(command, flags, cookie, (offset, len), data, byte)| {
+                let len = len as u32;
+                let flags = CommandFlags::from_bits_retain(flags);
+                let request = Request { command: Some(command), flags, cookie, offset, len };
+                let data = match (data, command) {
+                    (None, Command::Write) => len.min(64 << 12) as usize,
+                    (data, _) => data.unwrap_or(0),
+                };
+                let mut said = RequestHeader::new(&request).as_bytes().to_vec();
+                said.resize(said.len() + data, byte);
+                said
+            },
+        )
+    }
+
+    /// An option with data behind it, which is as long as it says or not.
+    fn option() -> impl Strategy<Value = Vec<u8>> {
+        let data = prop::collection::vec(any::<u8>(), 0..40);
+        let lie = prop_oneof![6 => Just(0u32), 1 => any::<u32>()];
+        (0..12u32, data, lie).prop_map(|(option, data, lie)| {
+            let mut said =
+                OptionHeader::new(option, (data.len() as u32).wrapping_add(lie)).as_bytes().to_vec();
+            said.extend(data);
+            said
+        })
+    }
+
+    /// How it begins, in which pieces, and what it says: options, or requests, and sometimes nonsense.
+    fn said() -> impl Strategy<Value = Vec<u8>> {
+        let nonsense = || prop::collection::vec(any::<u8>(), 0..40);
+        let options =
+            prop::collection::vec(prop_oneof![8 => option(), 1 => request(), 1 => nonsense()], 0..8);
+        let requests = prop::collection::vec(prop_oneof![24 => request(), 1 => nonsense()], 0..24);
+        let begins = |how: std::ops::Range<u8>| (how, 0..16u8).prop_map(|(how, codec)| codec << 4 | how);
+        let said = prop_oneof![1 => (begins(0..2), options), 3 => (begins(2..4), requests)];
+        (any::<u8>(), said).prop_map(|(piece, (begins, parts))| {
+            [vec![begins, piece]].into_iter().chain(parts).flatten().collect()
+        })
+    }
+
     proptest! {
         /// What a fuzzer does for hours, for a moment.
         #[test]
-        fn anything_may_be_said(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            super::run(&bytes);
+        fn anything_may_be_said(bytes in said()) {
+            run(&bytes);
         }
     }
 }

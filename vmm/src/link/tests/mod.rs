@@ -10,6 +10,7 @@ mod net;
 mod netsim;
 mod offload;
 mod pattern;
+mod rabble;
 mod room;
 mod swap;
 mod swapper;

@@ -1,6 +1,7 @@
 //! The store with tiers below it, which are told to do wrong.
 
 mod property;
+mod registers;
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -95,60 +96,6 @@ impl Client {
         }
         Ok(read)
     }
-}
-
-/// Pages that many connections write, read and erase, while most of them are on tiers.
-#[test]
-fn connections_see_whole_pages_only() {
-    // More than all of them may have been promised.
-    let rig = Rig::new(100 << 12, &[10, 300], 7);
-    rig.fail(|faults| (faults.refuse, faults.flip) = (3, 3));
-    std::thread::scope(|scope| {
-        for thread in 0..3u64 {
-            let mut client = rig.client(thread as u8 % 2, Codec::Lz4);
-            scope.spawn(move || {
-                let mut random = fastrand::Rng::with_seed(thread);
-                for _ in 0..3_000 {
-                    let page = random.u64(0..200);
-                    match random.u8(0..8) {
-                        0 => client.store.erase(CpuId(thread as u8 % 2), page..page + 4),
-                        1..5 => {
-                            // The number of the page, and then what nobody can pack.
-                            let mut data = page_of(3, random.u64(..));
-                            let [number, rest @ ..] = data.as_chunks_mut::<8>().0 else { unreachable!() };
-                            *number = page.to_le_bytes();
-                            *rest.last_mut().unwrap() = sum(rest);
-                            client.write(page, &data).unwrap();
-                        }
-                        _ => {
-                            let pages = page..page + random.u64(1..32);
-                            for (page, read) in pages.clone().zip(client.read(pages).into_iter().flatten()) {
-                                let [number, rest @ ..] = read.as_chunks::<8>().0 else { unreachable!() };
-                                let mut checked = rest.to_vec();
-                                *checked.last_mut().unwrap() = sum(rest);
-                                let is_right = *number == page.to_le_bytes() && checked == rest;
-                                assert!(
-                                    is_right || same_filled(&read) == Some(0),
-                                    "page {page} is torn or another's"
-                                );
-                            }
-                        }
-                    }
-                }
-            });
-        }
-    });
-    let stats = rig.store.stats();
-    assert!(
-        stats.lost == 0 && stats.corrupt > 0 && stats.tiers.iter().all(|tier| tier.pages_read > 0),
-        "{stats:?}"
-    );
-}
-
-/// Of all words but the last.
-fn sum(words: &[[u8; 8]]) -> [u8; 8] {
-    let words = words.split_last().map_or(&[][..], |(_, words)| words);
-    words.iter().fold(0_u64, |sum, word| sum.rotate_left(1) ^ u64::from_le_bytes(*word)).to_le_bytes()
 }
 
 /// Those that were stored last, and those that were read, are in memory; the others are not.

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use memsvc::swap::{Swap, Waker};
+use memsvc::swap::{NbdServer, Swap, Waker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 
@@ -47,10 +47,11 @@ pub enum Address {
 impl fmt::Display for Address {
     /// As an NBD URI, which clients take.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Unix(path) => write!(f, "nbd+unix:///?socket={}", path.display()),
-            Address::Tcp(address) => write!(f, "nbd://{address}/"),
-        }
+        let server = match self {
+            Address::Unix(path) => NbdServer::Unix(path.clone()),
+            Address::Tcp(address) => NbdServer::Tcp(address.ip().to_string(), address.port()),
+        };
+        f.write_str(&server.uri(""))
     }
 }
 
@@ -296,6 +297,18 @@ mod tests {
         assert!(error.contains("in use"), "{error}");
         drop(server);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn addresses_are_uris_that_clients_take() {
+        let cases = [
+            (Address::Unix("/run/a b&c".into()), "nbd+unix:///?socket=/run/a%20b%26c"),
+            (Address::Tcp("127.0.0.1:7".parse().expect("an address")), "nbd://127.0.0.1:7/"),
+            (Address::Tcp("[::1]:7".parse().expect("an address")), "nbd://[::1]:7/"),
+        ];
+        for (address, uri) in cases {
+            assert_eq!(address.to_string(), uri);
+        }
     }
 
     #[test]

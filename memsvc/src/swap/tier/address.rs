@@ -142,23 +142,26 @@ impl fmt::Display for TierConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Nbd { server, export, .. } => f.write_str(&uri(server, export)),
+            Self::Nbd { server, export, .. } => f.write_str(&server.uri(export)),
         }
     }
 }
 
-/// The URI of an export.
-pub(super) fn uri(server: &NbdServer, export: &str) -> String {
-    let export = Encoded(export.as_bytes());
-    match server {
-        NbdServer::Unix(path) => {
-            format!("nbd+unix:///{export}?socket={}", Encoded(path.as_os_str().as_bytes()))
-        }
-        NbdServer::Tcp(host, port) => {
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            match *port {
-                PORT => format!("nbd://{host}/{export}"),
-                port => format!("nbd://{host}:{port}/{export}"),
+impl NbdServer {
+    /// The URI of an export there. The port is left out where it is NBD's own.
+    #[must_use]
+    pub fn uri(&self, export: &str) -> String {
+        let export = Encoded(export.as_bytes());
+        match self {
+            Self::Unix(path) => {
+                format!("nbd+unix:///{export}?socket={}", Encoded(path.as_os_str().as_bytes()))
+            }
+            Self::Tcp(host, port) => {
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                match *port {
+                    PORT => format!("nbd://{host}/{export}"),
+                    port => format!("nbd://{host}:{port}/{export}"),
+                }
             }
         }
     }

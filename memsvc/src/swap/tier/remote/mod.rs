@@ -42,7 +42,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::address::uri;
 use super::{Done, NbdServer, Op, TierError, Transport};
 use crate::stats::{Counter, counters};
 use broken::Broken;
@@ -126,7 +125,7 @@ impl RemoteTier {
         timeout: Duration,
         most: u64,
     ) -> Result<(Self, u64), ConnectError> {
-        let uri = uri(server, export);
+        let uri = server.uri(export);
         let failed = |why| ConnectError { server: uri.clone(), why };
         let mut tier = Self {
             addresses: resolve(server).map_err(failed)?,

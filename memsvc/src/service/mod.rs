@@ -258,6 +258,13 @@ impl MemoryService {
         self.swap.as_ref()
     }
 
+    /// The calling thread frees memory that others wait for: it serves swap and the balloon. From now on its touches of
+    /// absent guest pages are `MEMALLOC` (`PF_MEMALLOC`, include/linux/sched.h). There is one such thread, the one that
+    /// called last. It is not to serve what frees no memory, which could use up the reserve.
+    pub fn memalloc_here(&self) {
+        self.space.memalloc_here();
+    }
+
     /// True when free memory is below the min watermark: only what frees memory is to be asked for then.
     pub fn is_short(&self) -> bool {
         self.space.allocator().is_short()

@@ -6,7 +6,7 @@
 //!                              ▲                                  │
 //!                              └───── the guest's own buffers ◀───┘ or the timer, when nothing comes
 //! ```
-//! All of it runs on the devices' thread. Buffers for frames and sockets are there from the start; a connection
+//! All of it runs on the thread that serves swap and the balloon. Buffers for frames and sockets are there from the start; a connection
 //! takes some 20 KiB when it is made, and 512 KiB more for pages that come from tiers, if there are any. Of
 //! connections there are 16 at the most.
 

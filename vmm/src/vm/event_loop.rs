@@ -1,4 +1,4 @@
-//! The thread on which devices serve their queues.
+//! The threads on which devices serve their queues.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -23,8 +23,12 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Serves `subscribers` from a thread named `devices`.
-    pub fn start(subscribers: Vec<Subscriber>) -> io::Result<Self> {
+    /// Serves `subscribers` from a thread of this name, which `begins` with this.
+    pub fn start(
+        name: &str,
+        begins: impl FnOnce() + Send + 'static,
+        subscribers: Vec<Subscriber>,
+    ) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK)?;
         let stopped = Arc::new(AtomicBool::new(false));
         let mut manager = EventManager::new().map_err(|error| io::Error::other(format!("{error:?}")))?;
@@ -34,10 +38,11 @@ impl EventLoop {
         let stopper: Subscriber =
             Arc::new(Mutex::new(Stopper { stop: stop.try_clone()?, stopped: Arc::clone(&stopped) }));
         manager.add_subscriber(stopper);
-        let thread = thread::Builder::new().name("devices".into()).stack_size(STACK).spawn(move || {
+        let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
+            begins();
             while !stopped.load(Ordering::Relaxed) {
                 if let Err(error) = manager.run() {
-                    tracing::error!(?error, "the devices' event loop failed; devices stand still");
+                    tracing::error!(?error, "an event loop failed; its devices stand still");
                     return;
                 }
             }
@@ -70,7 +75,7 @@ impl MutEventSubscriber for Stopper {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let event = Events::with_data_raw(self.stop.as_raw_fd(), 0, EventSet::IN);
         if let Err(error) = ops.add(event) {
-            tracing::error!(?error, "the devices' event loop cannot be stopped");
+            tracing::error!(?error, "an event loop cannot be stopped");
         }
     }
 }

@@ -46,7 +46,8 @@ pub struct KvmLauncher;
 /// A running guest. The order of the fields is the order in which they go.
 struct Machine {
     vcpus: Vcpus,
-    _events: EventLoop,
+    _devices: EventLoop,
+    _reclaim: EventLoop,
     console: ConsoleOutput,
     _terminal: Option<RawMode>,
     balloon: Option<Arc<Mutex<Balloon>>>,
@@ -119,6 +120,7 @@ impl Machine {
             ports,
             mmio,
             subscribers,
+            reclaimers,
             balloon,
             networks,
             link,
@@ -131,10 +133,16 @@ impl Machine {
         let (ports, mmio) = (Arc::new(ports), Arc::new(mmio));
         let surroundings = Surroundings { ports: Arc::clone(&ports), mmio: Arc::clone(&mmio), power };
         let vcpus = Vcpus::start(&vm, cpus, &cpuid, &ram, entry, &surroundings).map_err(LaunchError::new)?;
-        let events = EventLoop::start(subscribers).map_err(LaunchError::new)?;
+        let devices = EventLoop::start("devices", || (), subscribers).map_err(LaunchError::new)?;
+        let memalloc_here = {
+            let memory = Arc::clone(&memory);
+            move || memory.memalloc_here()
+        };
+        let reclaim = EventLoop::start("reclaim", memalloc_here, reclaimers).map_err(LaunchError::new)?;
         Ok(Self {
             vcpus,
-            _events: events,
+            _devices: devices,
+            _reclaim: reclaim,
             console,
             _terminal: terminal,
             balloon,

@@ -4,7 +4,7 @@
 //! config      what an operator says about it
 //! machine     puts it together and takes it apart
 //! platform    the devices at their places
-//! event_loop  the thread on which devices serve their queues
+//! event_loop  the threads on which devices serve their queues
 //! kvm         the KVM virtual machine: slots, interrupt lines, notifications
 //! memory      guest memory as the devices see it, over what the memory service maps
 //! vcpu        one thread per CPU, and how all of them are paused

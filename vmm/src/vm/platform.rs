@@ -47,8 +47,10 @@ pub(super) struct Platform {
     pub(super) mmio: Bus,
     /// Where the virtio-mmio devices are, in the order of their numbers.
     pub(super) slots: Vec<MmioSlot>,
-    /// What the event loop is to serve.
+    /// Devices that free no memory for others, and those that do: swap's card, and the balloon. Each kind has a thread, so
+    /// that one of the first that waits for memory holds up none of the others.
     pub(super) subscribers: Vec<Subscriber>,
+    pub(super) reclaimers: Vec<Subscriber>,
     pub(super) balloon: Option<Arc<Mutex<Balloon>>>,
     /// The network cards, by `iface_id`.
     pub(super) networks: Networks,
@@ -96,6 +98,7 @@ impl Platform {
             mmio: Bus::new(),
             slots: Vec::new(),
             subscribers: Vec::new(),
+            reclaimers: Vec::new(),
             balloon: None,
             networks: Networks::new(),
             link: None,
@@ -118,21 +121,24 @@ impl Platform {
         }
         for interface in &config.network_interfaces {
             let tap = Tap::open(&interface.host_dev_name).map_err(LaunchError::new)?;
-            platform.add_network(&interface.iface_id, interface.device(id), tap, vm, ram)?;
+            let card = platform.add_network(&interface.iface_id, interface.device(id), tap, vm, ram)?;
+            platform.subscribers.push(card);
         }
         if let Some(swap) = memory.swap() {
             let link = SwapLink::new(memory, swap).map_err(LaunchError::new)?;
             let metrics = Arc::clone(link.metrics());
             platform.metrics.add("swap_link".to_owned(), &metrics);
             platform.link = Some(metrics);
-            platform.add_network(SWAP, SwapLink::card(), link, vm, ram)?;
+            let card = platform.add_network(SWAP, SwapLink::card(), link, vm, ram)?;
+            platform.reclaimers.push(card);
         }
         if let Some(balloon) = &config.balloon {
             platform.add_balloon(balloon, config.machine_config.mem_size_mib, vm, memory, ram)?;
         }
         let rng = Rng::new();
         platform.metrics.add("rng".to_owned(), rng.metrics());
-        platform.add_virtio("rng", Arc::new(Mutex::new(rng)), vm, ram)?;
+        let rng = platform.add_virtio("rng", Arc::new(Mutex::new(rng)), vm, ram)?;
+        platform.subscribers.push(rng);
         Ok(platform)
     }
 
@@ -146,7 +152,9 @@ impl Platform {
         let device = BlockDevice::new(backend, &drive.drive_id, cache);
         let name = format!("block_{}", drive.drive_id);
         self.metrics.add(name.clone(), device.metrics());
-        self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)
+        let drive = self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)?;
+        self.subscribers.push(drive);
+        Ok(())
     }
 
     fn add_network(
@@ -156,7 +164,7 @@ impl Platform {
         backend: impl NetBackend + 'static,
         vm: &mut Vm,
         ram: &GuestRam,
-    ) -> Result<(), LaunchError> {
+    ) -> Result<Subscriber, LaunchError> {
         let device = Net::new(config, backend).map_err(LaunchError::new)?;
         let name = format!("net_{id}");
         self.metrics.add(name.clone(), device.metrics());
@@ -186,16 +194,19 @@ impl Platform {
         self.metrics.add("balloon".to_owned(), device.metrics());
         let device = Arc::new(Mutex::new(device));
         self.balloon = Some(Arc::clone(&device));
-        self.add_virtio("balloon", device, vm, ram)
+        let balloon = self.add_virtio("balloon", device, vm, ram)?;
+        self.reclaimers.push(balloon);
+        Ok(())
     }
 
+    /// A device with its window and its interrupt; what serves its queues.
     fn add_virtio(
         &mut self,
         name: &str,
         device: SharedDevice,
         vm: &mut Vm,
         ram: &GuestRam,
-    ) -> Result<(), LaunchError> {
+    ) -> Result<Subscriber, LaunchError> {
         let slot = u32::try_from(self.slots.len()).ok().and_then(layout::mmio_device).ok_or_else(|| {
             LaunchError::new(format!(
                 "there are more disks and network interfaces than interrupt lines; attach at most {}",
@@ -213,11 +224,11 @@ impl Platform {
             .map_err(LaunchError::new)?;
         vm.show_registers(transport.page(), slot.addr).map_err(LaunchError::new)?;
         self.metrics.add(format!("transport_{name}"), transport.metrics());
-        self.subscribers.push(Arc::new(Mutex::new(transport.events())));
+        let events = Arc::new(Mutex::new(transport.events()));
         let registers = Arc::new(Mutex::new(Registers(transport)));
         self.mmio.insert(slot.addr, layout::MMIO_LEN, registers).map_err(LaunchError::new)?;
         self.slots.push(slot);
-        Ok(())
+        Ok(events)
     }
 
     /// Accesses of the guest that no device claimed.

@@ -142,6 +142,17 @@ pub(super) fn order_of(frames: u8) -> Order {
     Order::new(order).unwrap_or(Order::BLOCK)
 }
 
+/// Places that may be free when slabs have been squeezed and none is free, all classes of objects of `bytes` and more
+/// taken together: in each class one slab of the wanted frames is not full, and one of one frame of the reserve.
+pub const fn most_stuck(bytes: usize) -> usize {
+    let (mut stuck, mut class) = (0, CLASS_OF[(bytes - 1) / UNIT] as usize);
+    while class < CLASSES {
+        stuck += TABLE[class].best().places as usize + TABLE[class].least().places as usize - 2;
+        class += 1;
+    }
+    stuck
+}
+
 /// The best slab of at most `frames` frames for places of `units` units.
 const fn best(units: usize, frames: usize) -> Shape {
     let mut best = Shape { frames: 1, places: places(units, 1) };

@@ -84,6 +84,11 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
         object.or_else(|| if self.refill(request.class(), false) { self.get(request, false) } else { None })
     }
 
+    /// Hands out an object of a slab of reserve frames, if no new one has to be made for it.
+    pub(super) fn alloc_ready_of_reserve(&mut self, request: &SlabRequest) -> Option<Object> {
+        if self.refill(request.class(), true) { self.get(request, true) } else { None }
+    }
+
     /// Hands out an object, with frames from this source if it takes a new slab.
     pub(super) fn alloc_from(
         &mut self,
@@ -100,9 +105,7 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
         if let Ok(object) = self.grow(request, class.class().best(), Flags::NOWAIT, from) {
             return Ok(object);
         }
-        if self.refill(class, true)
-            && let Some(object) = self.get(request, true)
-        {
+        if let Some(object) = self.alloc_ready_of_reserve(request) {
             return Ok(object);
         }
         // No more of the reserve than the one frame that this object needs.

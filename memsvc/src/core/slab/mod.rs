@@ -56,6 +56,7 @@ mod tests;
 #[cfg(memsvc_loom)]
 mod loom;
 
+pub use class::most_stuck;
 pub use error::SlabError;
 pub use handle::{Handle, Pinned};
 pub use local::SlabLocal;

@@ -8,6 +8,8 @@
 //! All sources are isolated before the first object moves, so that none moves twice. Blocks that have frames
 //! free then are compaction's, as any. Who asks for it is asked in turn, piece by piece, whether it goes on:
 //! it may rest then. Sources that are left are as before.
+//!
+//! Slabs of reserve frames are squeezed by themselves, after the others: an object that does without them does not get there.
 
 use super::cache::Place;
 use super::class::{ClassId, GROUP};
@@ -38,8 +40,10 @@ impl<M: Mode> MovableSlabs<M> {
     ) -> Relocated {
         let _one_at_a_time = lock(&self.relocating);
         let mut done = Relocated { frames: self.slabs.shrink(cpu, 0), ..Relocated::default() };
-        for class in ClassId::all() {
-            if !self.squeeze_class(cpu, class, &mut done, &mut goes_on, &mut copy) {
+        let kinds =
+            [false, true].into_iter().flat_map(|reserve| ClassId::all().map(move |class| (class, reserve)));
+        for (class, reserve) in kinds {
+            if !self.squeeze_class(cpu, class, reserve, &mut done, &mut goes_on, &mut copy) {
                 break;
             }
         }
@@ -51,6 +55,7 @@ impl<M: Mode> MovableSlabs<M> {
         &self,
         cpu: CpuId,
         class: ClassId,
+        reserve: bool,
         done: &mut Relocated,
         goes_on: &mut impl FnMut() -> bool,
         copy: &mut impl FnMut(Object, Object),
@@ -58,7 +63,7 @@ impl<M: Mode> MovableSlabs<M> {
         let mut stopped = false;
         let sources = {
             let mut cache = self.slabs.cache(class);
-            let sources = cache.sparsest();
+            let sources = cache.sparsest(reserve);
             sources.iter().for_each(|slab| cache.isolate(*slab));
             sources
         };
@@ -69,7 +74,7 @@ impl<M: Mode> MovableSlabs<M> {
                 while bits != 0 {
                     let place = (group * GROUP) as u32 + bits.trailing_zeros();
                     bits &= bits - 1;
-                    let elsewhere = |object: Object| self.ready_place(cpu, object);
+                    let elsewhere = |object: Object| self.ready_place(cpu, object, reserve);
                     self.move_one(cpu, class, Place { slab, place: place as u8 }, done, copy, elsewhere);
                 }
             }
@@ -82,10 +87,12 @@ impl<M: Mode> MovableSlabs<M> {
         !stopped
     }
 
-    /// A place like that of the object, in a slab that is there.
-    fn ready_place(&self, cpu: CpuId, object: Object) -> Option<Object> {
+    /// A place like that of the object, in a slab that is there; one of `reserve` frames will do for what is in such.
+    fn ready_place(&self, cpu: CpuId, object: Object, reserve: bool) -> Option<Object> {
         let request = super::SlabRequest::new(object.len()).ok()?;
-        self.slabs.enter(cpu).alloc_ready(&request)
+        let mut local = self.slabs.enter(cpu);
+        let place = local.alloc_ready(&request);
+        place.or_else(|| if reserve { local.alloc_ready_of_reserve(&request) } else { None })
     }
 
     /// Frames of slabs, and frames that the places that are free in them come to.

@@ -1,6 +1,7 @@
 //! Faults: memory for a page that somebody waits for.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::free::Slots;
@@ -25,6 +26,8 @@ const AROUND: u32 = 16;
 /// One frame behind guest RAM. It is asked for under the lock, so it does not wait here.
 const GUEST_FRAME: Request =
     Request::new(Order::FRAME, PageType::Guest).charge_to(GUEST).flags(Flags::NOWAIT);
+/// One that a thread waits for without which none may be freed.
+const MEMALLOC_FRAME: Request = GUEST_FRAME.flags(Flags::MEMALLOC);
 
 /// Why a fault could not be resolved.
 #[derive(Debug)]
@@ -42,6 +45,12 @@ impl From<io::Error> for Unresolved {
 }
 
 impl GuestSpace {
+    /// The calling thread frees memory for others: what it touches may come out of the reserve from now on.
+    pub(crate) fn memalloc_here(&self) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        self.memalloc_thread.store(thread, Ordering::Relaxed);
+    }
+
     /// Puts memory behind the page that somebody waits for, and wakes them; or has them wait until there is
     /// memory.
     pub(crate) fn resolve(&self, fault: Fault) {
@@ -53,7 +62,7 @@ impl GuestSpace {
             return;
         }
         let frame = GuestFrame((offset / FRAME_SIZE) as u32);
-        match self.populate(frame, since) {
+        match self.populate(frame, fault.thread, since) {
             Ok(()) => {}
             Err(Unresolved::Short) => {
                 self.faults.short.add(1);
@@ -71,7 +80,7 @@ impl GuestSpace {
         }
     }
 
-    fn populate(&self, frame: GuestFrame, since: Instant) -> Result<(), Unresolved> {
+    fn populate(&self, frame: GuestFrame, thread: u32, since: Instant) -> Result<(), Unresolved> {
         let guest_block = frame.block();
         let (mut waited, mut no_huge_page) = (false, false);
         loop {
@@ -92,7 +101,7 @@ impl GuestSpace {
                         self.stalls.begin(&mut state, frame, since);
                         return Ok(());
                     }
-                    Page::Absent => return self.move_frames_in(&mut state, frame),
+                    Page::Absent => return self.move_frames_in(&mut state, frame, thread),
                 },
                 BlockState::Absent => false,
             };
@@ -233,14 +242,15 @@ impl GuestSpace {
     }
 
     /// Single frames for a page of a split block, and for those around it that the guest may use soon.
-    fn move_frames_in(&self, state: &mut State, frame: GuestFrame) -> Result<(), Unresolved> {
-        let first = self.zeroed_frame(state).map_err(|_| Unresolved::Short)?;
+    fn move_frames_in(&self, state: &mut State, frame: GuestFrame, thread: u32) -> Result<(), Unresolved> {
+        let is_memalloc = thread == self.memalloc_thread.load(Ordering::Relaxed);
+        let first = self.zeroed_frame(state, is_memalloc).map_err(|_| Unresolved::Short)?;
         let mut moves = vec![Move { page: frame, from: first, to: first }];
         for page in around(frame).filter(|&page| page != frame) {
             if state.page(page) != Page::Absent || state.is_given_up(page) {
                 continue;
             }
-            let Ok(home) = self.zeroed_frame(state) else { break };
+            let Ok(home) = self.zeroed_frame(state, false) else { break };
             moves.push(Move { page, from: home, to: home });
         }
         moves.sort_unstable_by_key(|it| it.page);
@@ -264,12 +274,16 @@ impl GuestSpace {
         if arrived { Ok(()) } else { Err(io::Error::other("the kernel did not move a page in").into()) }
     }
 
-    /// A frame for the guest, zeroed, at home.
-    fn zeroed_frame(&self, state: &mut State) -> Result<FrameId, AllocError> {
+    /// A frame for the guest, zeroed, at home; one of the reserve, if there is no other and it `is_memalloc`.
+    fn zeroed_frame(&self, state: &mut State, is_memalloc: bool) -> Result<FrameId, AllocError> {
         // Not the scrutinee itself: the lists would be held while blocks are freed, and asked for again.
         let first = self.alloc.enter(CPU).alloc(&GUEST_FRAME);
         let home = match first {
             Err(_) if self.release_stash(state) > 0 => self.alloc.enter(CPU).alloc(&GUEST_FRAME),
+            result => result,
+        };
+        let home = match home {
+            Err(_) if is_memalloc => self.alloc.enter(CPU).alloc(&MEMALLOC_FRAME),
             result => result,
         }?;
         let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());
@@ -317,7 +331,7 @@ mod tests {
         let mut state = space.lock();
         while space.alloc.alloc(OUTSIDE, &HOG).is_ok() {}
         assert_eq!(state.stash.len(), 1);
-        space.zeroed_frame(&mut state).unwrap();
+        space.zeroed_frame(&mut state, false).unwrap();
         assert!(state.stash.is_empty());
     }
 
@@ -345,7 +359,7 @@ mod tests {
         let regions = vec![RegionSpec { gpa: 0, len: BLOCK_SIZE as u64 }];
         let service = MemoryService::new(&Config::new(regions), |why| panic!("{why}")).unwrap();
         let space = service.space();
-        let home = space.zeroed_frame(&mut space.lock()).unwrap();
+        let home = space.zeroed_frame(&mut space.lock(), false).unwrap();
         let address = space.arena.block_address(home.block());
         assert_eq!(space.pagemap.resident(address, BLOCK_SIZE).unwrap().bytes, BLOCK_SIZE as u64);
         assert!(!space.pagemap.is_huge(address));

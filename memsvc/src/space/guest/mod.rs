@@ -39,6 +39,7 @@ mod stash;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use super::arena::Arena;
@@ -150,6 +151,8 @@ pub(crate) struct GuestSpace {
     /// Wakes the refiller of the stash.
     refill: Arc<Bell>,
     shortage: shortage::Shortage,
+    /// The thread whose touches are `MEMALLOC`; 0 if there is none.
+    memalloc_thread: AtomicU32,
     /// Wakes the compactor.
     compaction: Arc<Bell>,
     faults: FaultCounters,
@@ -217,6 +220,7 @@ impl GuestSpace {
             max_mappings: host::max_mappings(),
             refill,
             shortage: shortage::Shortage::default(),
+            memalloc_thread: AtomicU32::new(0),
             compaction,
             faults: FaultCounters::default(),
             moves: MoveCounters::default(),

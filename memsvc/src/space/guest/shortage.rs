@@ -5,8 +5,8 @@
 //!        ▲                             │ memory is back, or the time is over
 //!        └──── they fault again ◀──────┘ all are woken
 //! ```
-//! The fault thread itself never waits for memory. Other faults need none, or are of a device without which
-//! none is freed.
+//! The fault thread itself never waits for memory. Those of the thread without which none may be freed are
+//! `MEMALLOC`: they are here only when the reserve is used up, too.
 
 use std::time::Duration;
 

@@ -34,7 +34,7 @@ use crate::swap::tier::{Block, Op, TierError};
 const STACK: usize = 256 << 10;
 
 /// Pages that take less than that, packed, stay: what is left of one that leaves is hardly less.
-const LEAST_LEAVING: usize = 4 * Level::RECORD_BYTES as usize;
+pub(super) const LEAST_LEAVING: usize = 4 * Level::RECORD_BYTES as usize;
 
 /// Pages that connections may have been promised.
 const MOST_PROMISED: usize = READERS * WINDOW as usize;

@@ -36,11 +36,12 @@ use super::nbd::NbdError;
 use super::session::{Fetch, Page, Stored};
 use super::stats::StoreStats;
 use super::waker::Waker;
-use crate::core::slab::{Handle, SlabError};
+use crate::core::slab::{Handle, SlabError, most_stuck};
 use crate::core::units::{CpuId, FRAME_SIZE, FRAMES_PER_BLOCK};
 use crate::space::objects::Objects;
 use crate::stats::Counter;
 pub(crate) use evict::Evictor;
+use evict::LEAST_LEAVING;
 pub(crate) use level::Level;
 use level::Record;
 use reader::{Come, Reader};
@@ -94,9 +95,13 @@ impl fmt::Debug for Hook {
 #[derive(Debug)]
 struct NoRoom;
 
-/// Frames that pages leave for records of pages on tiers: a slab of them each, for as many pages as are on
-/// their way at a time and more.
-const RECORD_FRAMES: u64 = 4;
+/// Frames that pages leave for records of pages on tiers: enough for as many pages as can leave without a frame being
+/// free for it, and one more.
+const RECORD_FRAMES: u64 =
+    most_stuck(LEAST_LEAVING).div_ceil(FRAME_SIZE / Level::RECORD_BYTES as usize) as u64 + 1;
+
+/// Linux's formula gives no reserve less than 128 KiB (`calculate_min_free_kbytes`, mm/page_alloc.c).
+const _: () = assert!(RECORD_FRAMES + 2 <= 32);
 
 /// Objects that are removed before somebody is told: a block's worth of frames at the least.
 const MANY: u64 = FRAMES_PER_BLOCK as u64;

@@ -52,9 +52,13 @@ impl Tight {
 
     /// Once tiers have made room, if they have to.
     fn write(&mut self, page: u64) -> Result<(), NbdError> {
+        self.write_data(page, &whole_page(page))
+    }
+
+    fn write_data(&mut self, page: u64, data: &session::Page) -> Result<(), NbdError> {
         let Self(service, seat) = self;
         let store = &service.swap().unwrap().export.store;
-        until_done(|| match store.write(seat, page, &whole_page(page)) {
+        until_done(|| match store.write(seat, page, data) {
             Ok(Stored::Later) => None,
             Ok(Stored::Now) => Some(Ok(())),
             Err(error) => Some(Err(error)),
@@ -271,6 +275,58 @@ fn a_guest_that_finds_no_memory_gets_that_of_pages_that_leave() {
     (0..RAM_PAGES).for_each(|page| tight.word(page).store(page + 1, Ordering::Relaxed));
     (0..DEVICE >> 12).for_each(|page| tight.check(page));
     (0..RAM_PAGES).for_each(|page| assert_eq!(tight.word(page).load(Ordering::Relaxed), page + 1));
+}
+
+/// One thread fills a buffer of the guest's that is not there and then lets go of what is stored, as the one does that serves
+/// swap. Nobody else frees anything: it must not wait for memory.
+#[test]
+fn who_frees_memory_touches_guest_memory_that_comes_out_of_the_reserve() {
+    let mut tight = Tight::new(MIN);
+    let stored = tight.fill();
+    tight.store().erase(OUTSIDE, 0..64);
+    let before = tight.free();
+    assert!((1..MIN).contains(&before), "{before} frames of the reserve are free");
+    thread::scope(|scope| {
+        let tight = &tight;
+        let freer = scope.spawn(move || {
+            tight.0.memalloc_here();
+            tight.word(5).store(1, Ordering::Relaxed);
+            let free = tight.free();
+            tight.store().erase(OUTSIDE, 0..stored);
+            free
+        });
+        let start = Instant::now();
+        let is_stuck = || start.elapsed() > Duration::from_secs(20);
+        until(|| freer.is_finished() || is_stuck());
+        // So that it ends in any case.
+        tight.store().erase(OUTSIDE, 0..stored);
+        assert_eq!(freer.join().unwrap(), before - 1, "it takes one frame");
+    });
+    assert_eq!(tight.0.stats().faults.short, 0, "it waited");
+}
+
+/// Pages of a few lengths each, and of any, are stored and leave in any order, so that holes are left all over the reserve:
+/// they come to whole frames, of which records take one for 128 pages.
+#[test]
+fn with_a_tier_the_reserve_is_enough_for_pages_of_all_lengths_in_any_order() {
+    for lengths in [130..=130, 600..=600, 130..=2630, 100..=4096] {
+        let (_directory, tiers) = disk();
+        let mut tight = Tight::over(MIN, tiers);
+        tight.1 = seat(tight.store(), Codec::Lz4);
+        (0..RAM_PAGES).for_each(|page| tight.word(page).store(page, Ordering::Relaxed));
+        tight.occupy();
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut order: Vec<u64> = (0..DEVICE >> 12).collect();
+        random.shuffle(&mut order);
+        for (written, page) in order.into_iter().enumerate() {
+            let mut data = [0; FRAME_SIZE];
+            let len = random.usize(lengths.clone());
+            random.fill(&mut data[..len]);
+            let result = tight.write_data(page, &data);
+            assert_eq!(result, Ok(()), "{written} pages of {lengths:?} were written");
+        }
+        assert_eq!(tight.0.swap().unwrap().stats().store.no_room, 0);
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -306,12 +306,13 @@ impl Cache {
         bits
     }
 
-    /// Slabs with few objects, as many as all of theirs fit into what is free in the others.
-    pub(super) fn sparsest(&self) -> Vec<SlabId> {
+    /// Slabs with few objects, as many as all of theirs fit into what is free in the others: those of reserve frames,
+    /// or the others.
+    pub(super) fn sparsest(&self, reserve: bool) -> Vec<SlabId> {
         let partial = (0..)
             .map(SlabId)
             .zip(&self.slabs)
-            .filter(|(_, slab)| slab.list == List::Partial && !slab.reserve);
+            .filter(|(_, slab)| slab.list == List::Partial && slab.reserve == reserve);
         let mut slabs: Vec<(u32, u32, SlabId)> = partial
             .map(|(id, slab)| {
                 let places = u32::from(self.class.class().places(slab.span.frames));

@@ -87,11 +87,13 @@ impl Drop for Evictor {
 struct Leaving {
     page: u64,
     tier: u8,
+    /// Nothing lay at its place before.
+    is_free: bool,
     record: Record,
     /// Of the record.
     handle: Handle,
-    /// The tier has it.
-    is_taken: bool,
+    /// How it went; refused until it has ended.
+    result: Result<(), TierError>,
 }
 
 /// How a batch went.
@@ -176,7 +178,7 @@ impl<'a> Eviction<'a> {
         }
     }
 
-    /// Moves so many pages. A tier that took none of those that it was asked to take rests.
+    /// Moves so many pages. A tier that took none of those that it was asked to take rests, unless it is only full.
     fn move_some(&mut self, count: usize) -> Moved {
         // More pages than connections can have been promised: somebody may leave.
         for _ in 0..count + MOST_PROMISED {
@@ -198,8 +200,12 @@ impl<'a> Eviction<'a> {
             }
         });
         for (number, level) in (0..).zip(self.tiers.levels()) {
-            let mut own = self.leaving.iter().filter(|leaving| leaving.tier == number).peekable();
-            if own.peek().is_some() && own.all(|leaving| !leaving.is_taken) {
+            let own =
+                || self.leaving.iter().filter(|leaving| leaving.tier == number).map(|leaving| leaving.result);
+            let has_room = !own().any(|result| result == Err(TierError::Full));
+            let takes_none = own().next().is_some() && own().all(|result| result.is_err());
+            // One that is full may still write where something lies already.
+            if (has_room || level.fill()) && takes_none {
                 level.rest();
             }
         }
@@ -236,7 +242,7 @@ impl<'a> Eviction<'a> {
     /// leave stays.
     fn send(&mut self, page: u64) -> bool {
         let Some(mut block) = self.blocks.pop() else { return false };
-        let Some((tier, level, place)) = self.tiers.take_place() else {
+        let Some((tier, level, (place, is_free))) = self.tiers.take_place() else {
             self.blocks.push(block);
             return false;
         };
@@ -253,7 +259,7 @@ impl<'a> Eviction<'a> {
             return sealed.is_none();
         };
         let index = self.leaving.len();
-        self.leaving.push(Leaving { page, tier, record, handle, is_taken: false });
+        self.leaving.push(Leaving { page, tier, is_free, record, handle, result: Err(TierError::Refused) });
         level.begin(Waits::Evictor(Arc::clone(&self.batch), index), Op::Write { place, block });
         true
     }
@@ -291,8 +297,8 @@ impl<'a> Eviction<'a> {
     /// A page has been written, or not. True when it has left.
     fn arrived(&mut self, index: usize, result: Result<(), TierError>) -> bool {
         let Some(leaving) = self.leaving.get_mut(index) else { return false };
-        leaving.is_taken = result.is_ok();
-        let &mut Leaving { page, tier, record, handle, .. } = leaving;
+        leaving.result = result;
+        let &mut Leaving { page, tier, is_free, record, handle, .. } = leaving;
         let level = self.tiers.level(tier);
         let Some(mut slot) = self.store.slots.lock(page) else { return false };
         let is_leaving = slot.is_leaving();
@@ -316,12 +322,8 @@ impl<'a> Eviction<'a> {
         match (result, level) {
             // It may still be written, at any time: nothing else is to lie there.
             (Err(TierError::Away), _) | (_, None) => {}
-            (_, Some(level)) => {
-                if result == Err(TierError::Full) {
-                    level.rest();
-                }
-                self.tiers.free_place(level, record.place());
-            }
+            (Err(TierError::Full), Some(level)) if is_free => level.give_back(record.place()),
+            (_, Some(level)) => self.tiers.free_place(level, record.place()),
         }
         // What it would have been room for is gone already.
         result.is_ok()

@@ -158,8 +158,7 @@ pub(crate) struct Level {
     /// Pages of which the one that counts is there. Other places may be taken: by what was not answered, or is
     /// being written or discarded.
     stored: AtomicU64,
-    /// It has taken nothing a moment ago: places are not to be had before then.
-    rests_until: Mutex<Option<Instant>>,
+    rest: Mutex<Rest>,
     counts: Arc<Counts>,
     /// It has not answered for the stated time, and is not back.
     is_away: Arc<AtomicBool>,
@@ -167,7 +166,16 @@ pub(crate) struct Level {
     remote: Option<Arc<RemoteCounters>>,
 }
 
-/// A tier that takes nothing is tried again after that.
+/// What is not asked of a tier for a while.
+#[derive(Debug, Default)]
+struct Rest {
+    /// It has taken nothing a moment ago: no places are to be had before then.
+    until: Option<Instant>,
+    /// It had no room a moment ago: until then only places on which something lies already.
+    full_until: Option<Instant>,
+}
+
+/// A tier that takes nothing, or no more, is tried again after that.
 const REST: Duration = Duration::from_secs(1);
 
 /// What a tier did.
@@ -224,9 +232,9 @@ impl Level {
             }
         })?;
         let places = Mutex::new(Places::new(places.min(MOST_PLACES)));
-        let (rests_until, is_away) = (Mutex::default(), Arc::default());
+        let (rest, is_away) = (Mutex::default(), Arc::default());
         let stored = AtomicU64::new(0);
-        Ok(Self { name, tier, waiting, places, stored, rests_until, counts, is_away, remote: None })
+        Ok(Self { name, tier, waiting, places, stored, rest, counts, is_away, remote: None })
     }
 
     /// Begins an operation, of which somebody is told that it has ended. It is refused at once when the tier is
@@ -252,19 +260,35 @@ impl Level {
         self.tier.close();
     }
 
-    /// A place for a page, if there is one that can be written now.
-    pub(super) fn take_place(&self) -> Option<u64> {
-        if self.rests() { None } else { lock(&self.places).take() }
+    /// A place for a page, if there is one that can be written now, and whether nothing lies there.
+    pub(super) fn take_place(&self) -> Option<(u64, bool)> {
+        if self.rests() {
+            return None;
+        }
+        let is_full = lock(&self.rest).full_until.is_some_and(|until| Instant::now() < until);
+        let mut places = lock(&self.places);
+        match places.take_freed_one() {
+            None if is_full => None,
+            None => places.take_free().map(|place| (place, true)),
+            Some(place) => Some((place, false)),
+        }
     }
 
-    /// It is full, or has refused all that it was asked to write: for a while it is asked for nothing.
+    /// It has taken nothing of what it was asked to write: for a while it is asked for nothing.
     pub(super) fn rest(&self) {
-        *lock(&self.rests_until) = Some(Instant::now() + REST);
+        lock(&self.rest).until = Some(Instant::now() + REST);
+    }
+
+    /// It has no more room: for a while nothing is written but where something lies already. True when that was so before.
+    pub(super) fn fill(&self) -> bool {
+        let now = Instant::now();
+        let before = lock(&self.rest).full_until.replace(now + REST);
+        before.is_some_and(|until| now < until)
     }
 
     /// True when nothing can be written to it now, whatever places it has.
     pub(super) fn rests(&self) -> bool {
-        self.is_away() || lock(&self.rests_until).is_some_and(|until| Instant::now() < until)
+        self.is_away() || lock(&self.rest).until.is_some_and(|until| Instant::now() < until)
     }
 
     /// True when it does not answer.
@@ -277,14 +301,20 @@ impl Level {
         lock(&self.places).free(place);
     }
 
+    /// There was no room for what was to lie there, and nothing does.
+    pub(super) fn give_back(&self, place: u64) {
+        lock(&self.places).give_back(place);
+    }
+
     /// Some places that were freed and not discarded yet; see [`Self::discarded`].
     pub(super) fn take_freed(&self) -> Option<Range<u64>> {
         lock(&self.places).take_freed()
     }
 
-    /// They can be used again.
+    /// They can be used again, and there may be more room.
     pub(super) fn discarded(&self, places: Range<u64>) {
         lock(&self.places).discarded(places);
+        lock(&self.rest).full_until = None;
     }
 
     /// Pages that it can have.

@@ -3,9 +3,10 @@
 //! ```text
 //!   free ──▶ taken ──▶ freed: what lies there is of no use, but it lies there
 //!    ▲         ▲         │
-//!    │         └─────────┤ taken again
+//!    │         └─────────┤ taken again, before one that is free
 //!    └──── discarded ◀───┘ in runs, when there is nothing else to do
 //! ```
+//! So a tier holds no more than it once had to, however long nothing is discarded.
 
 use std::ops::Range;
 
@@ -17,16 +18,19 @@ pub(super) const RUN: u64 = 8192;
 pub(super) struct Places {
     taken: Bits,
     freed: Bits,
+    /// How many of those there are.
+    freed_count: u64,
     count: u64,
-    /// Where it is looked for the next one: pages that are written together lie together.
+    /// Where it is looked for the next one that is free, or was freed: pages that are written together lie together.
     next: u64,
+    next_freed: u64,
 }
 
 impl Places {
     /// So many, all free.
     pub(super) fn new(count: u64) -> Self {
         let (taken, freed) = (Bits::new(count), Bits::new(count));
-        Self { taken, freed, count, next: 0 }
+        Self { taken, freed, freed_count: 0, count, next: 0, next_freed: 0 }
     }
 
     /// How many there are.
@@ -40,12 +44,26 @@ impl Places {
         (0..self.count).filter(|place| self.taken.get(*place) || self.freed.get(*place)).count() as u64
     }
 
-    /// Takes one, if there is one.
-    pub(super) fn take(&mut self) -> Option<u64> {
-        let place =
-            self.taken.first_clear(self.next..self.count).or_else(|| self.taken.first_clear(0..self.next))?;
+    /// Takes one on which something lies, if there is one that was freed.
+    pub(super) fn take_freed_one(&mut self) -> Option<u64> {
+        if self.freed_count == 0 {
+            return None;
+        }
+        let after = self.freed.first_set(self.next_freed..self.count);
+        let place = after.or_else(|| self.freed.first_set(0..self.next_freed))?;
         self.taken.set(place, true);
         self.freed.set(place, false);
+        self.freed_count -= 1;
+        self.next_freed = place + 1;
+        Some(place)
+    }
+
+    /// Takes one on which nothing lies, if there is one.
+    pub(super) fn take_free(&mut self) -> Option<u64> {
+        let is_free = |word: u64, freed: u64| !(word | freed);
+        let place = self.taken.first_with(&self.freed, self.next..self.count, is_free);
+        let place = place.or_else(|| self.taken.first_with(&self.freed, 0..self.next, is_free))?;
+        self.taken.set(place, true);
         self.next = place + 1;
         Some(place)
     }
@@ -54,7 +72,13 @@ impl Places {
     pub(super) fn free(&mut self, place: u64) {
         if self.taken.set(place, false) {
             self.freed.set(place, true);
+            self.freed_count += 1;
         }
+    }
+
+    /// Nothing came to lie there. Of a place that was taken when it was free.
+    pub(super) fn give_back(&mut self, place: u64) {
+        self.taken.set(place, false);
     }
 
     /// Some neighbours that were freed, which are nobody's until they are [`Self::discarded`].
@@ -62,6 +86,7 @@ impl Places {
         let first = self.freed.first_set(0..self.count)?;
         let limit = self.count.min(first + RUN);
         let end = (first..limit).find(|place| !self.freed.get(*place)).unwrap_or(limit);
+        self.freed_count -= end - first;
         for place in first..end {
             self.freed.set(place, false);
             self.taken.set(place, true);
@@ -99,19 +124,16 @@ impl Bits {
         was
     }
 
-    fn first_clear(&self, range: Range<u64>) -> Option<u64> {
-        self.first(range, |word| !word)
-    }
-
     fn first_set(&self, range: Range<u64>) -> Option<u64> {
-        self.first(range, |word| word)
+        self.first_with(self, range, |word, _| word)
     }
 
-    /// The first bit in the range that is set in what becomes of its word.
-    fn first(&self, range: Range<u64>, of: impl Fn(u64) -> u64) -> Option<u64> {
+    /// The first bit in the range that is set in what becomes of its word and that of as many others.
+    fn first_with(&self, other: &Self, range: Range<u64>, of: impl Fn(u64, u64) -> u64) -> Option<u64> {
         let mut at = range.start;
         while at < range.end {
-            let word = of(*self.0.get((at / 64) as usize)?) >> (at % 64);
+            let index = (at / 64) as usize;
+            let word = of(*self.0.get(index)?, *other.0.get(index)?) >> (at % 64);
             if word != 0 {
                 return Some(at + u64::from(word.trailing_zeros())).filter(|found| *found < range.end);
             }
@@ -140,22 +162,32 @@ mod tests {
         fn each_place_is_one_thing(count in 1..200u64, steps in prop::collection::vec((0..4u8, any::<u64>()), 0..400)) {
             let mut places = Places::new(count);
             let (mut taken, mut freed) = (BTreeSet::new(), BTreeSet::new());
+            // Those on which nothing lay when they were taken.
+            let mut free = BTreeSet::new();
             let mut under_way = Vec::new();
             for (step, pick) in steps {
                 match step {
-                    0 | 1 if step == 0 || taken.is_empty() => match places.take() {
-                        Some(place) => {
-                            prop_assert!(place < count && taken.insert(place), "{} twice", place);
-                            prop_assert!(!under_way.iter().any(|range: &Range<u64>| range.contains(&place)));
-                            freed.remove(&place);
+                    0 | 1 if step == 0 || taken.is_empty() => {
+                        let again = if pick % 4 > 0 { places.take_freed_one() } else { None };
+                        match again.or_else(|| places.take_free()) {
+                            Some(place) => {
+                                prop_assert!(place < count && taken.insert(place), "{} twice", place);
+                                prop_assert!(!under_way.iter().any(|range: &Range<u64>| range.contains(&place)));
+                                prop_assert_eq!(freed.remove(&place), again.is_some());
+                                if again.is_none() { free.insert(place); } else { free.remove(&place); }
+                            }
+                            None => prop_assert_eq!(available(&places), freed.len() as u64),
                         }
-                        None => prop_assert_eq!(available(&places), 0),
-                    },
+                    }
                     1 => {
                         let place = *taken.iter().nth(pick as usize % taken.len()).unwrap();
                         taken.remove(&place);
-                        freed.insert(place);
-                        places.free(place);
+                        if pick.is_multiple_of(8) && free.remove(&place) {
+                            places.give_back(place);
+                        } else {
+                            freed.insert(place);
+                            places.free(place);
+                        }
                     }
                     2 => match places.take_freed() {
                         Some(run) => {
@@ -180,12 +212,12 @@ mod tests {
     fn places_taken_in_turn_are_neighbours() {
         let mut places = Places::new(130);
         assert_eq!(
-            (0..130).map(|_| places.take().unwrap()).collect::<Vec<_>>(),
+            (0..130).map(|_| places.take_free().unwrap()).collect::<Vec<_>>(),
             (0..130).collect::<Vec<_>>()
         );
-        assert_eq!(places.take(), None);
         places.free(5);
         places.free(64);
-        assert_eq!((places.take(), places.take(), places.take()), (Some(5), Some(64), None));
+        assert_eq!(places.take_free(), None);
+        assert_eq!([(); 3].map(|()| places.take_freed_one()), [Some(5), Some(64), None]);
     }
 }

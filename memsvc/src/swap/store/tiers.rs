@@ -60,8 +60,8 @@ impl Tiers {
         self.levels.get(usize::from(number))
     }
 
-    /// A place on the first tier that has one, and which tier that is.
-    pub(super) fn take_place(&self) -> Option<(u8, &Level, u64)> {
+    /// A place on the first tier that has one, whether nothing lies there, and which tier that is.
+    pub(super) fn take_place(&self) -> Option<(u8, &Level, (u64, bool))> {
         (0..).zip(&self.levels).find_map(|(number, level)| Some((number, level, level.take_place()?)))
     }
 

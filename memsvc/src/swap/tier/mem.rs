@@ -16,6 +16,8 @@ pub(crate) struct Faults {
     pub(crate) refuse: u32,
     /// Of a hundred writes, so many find no room.
     pub(crate) full: u32,
+    /// So many places can be written, whichever they are.
+    pub(crate) room: Option<usize>,
     /// Of a hundred operations, so many find the tier away.
     pub(crate) away: u32,
     /// Of a hundred reads, so many come with a bit flipped.
@@ -81,6 +83,12 @@ impl MemTier {
             _ if strikes(faults.refuse) => Err(TierError::Refused),
             _ if strikes(faults.away) => Err(TierError::Away),
             Op::Write { .. } if strikes(faults.full) => Err(TierError::Full),
+            Op::Write { place, .. }
+                if faults.room.is_some_and(|room| faults.places.len() >= room)
+                    && !faults.places.contains_key(place) =>
+            {
+                Err(TierError::Full)
+            }
             _ => Ok(()),
         };
         let flips = strikes(faults.flip);
@@ -94,6 +102,9 @@ impl MemTier {
                 }
                 _ => random.fill(&mut block.0),
             },
+            // As in a file whose disk is full.
+            Op::Write { place, .. }
+                if result == Err(TierError::Full) && !faults.places.contains_key(place) => {}
             Op::Write { place, block } => {
                 let mut new = Box::new(Block(block.0));
                 faults.unanswered += u64::from(result == Err(TierError::Away));

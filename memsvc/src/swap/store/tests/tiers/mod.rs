@@ -116,6 +116,24 @@ fn who_has_not_been_used_for_long_leaves() {
     assert!(outside.iter().all(|page| (10..150).contains(page)), "{outside:?}");
 }
 
+/// A file on a disk with less room than the device: what lies there is written over, and the room that a discard makes is
+/// used at once.
+#[test]
+fn a_disk_that_is_smaller_than_the_device_is_enough_for_what_is_stored() {
+    let rig = Rig::new(16 << 12, &[PAGES], 1);
+    rig.fail(|faults| faults.room = Some(100));
+    let mut client = rig.client(0, Codec::None);
+    let mut random = fastrand::Rng::with_seed(1);
+    for turn in 0..3 {
+        for _ in 0..2000 {
+            let page = turn * 100 + random.u64(0..100);
+            client.write(page, &page_of(3, page)).unwrap();
+        }
+        client.store.erase(CpuId(0), 0..PAGES);
+    }
+    assert!(rig.store.stats().tiers[0].pages_written > 1000);
+}
+
 /// When everything is full, there is an error, and what was there is there.
 #[test]
 fn a_full_tier_loses_nothing() {

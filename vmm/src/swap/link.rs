@@ -8,7 +8,8 @@
 //! ```
 //! All of it runs on the thread that serves swap and the balloon. Buffers for frames and sockets are there from the start; a connection
 //! takes some 20 KiB when it is made, and 512 KiB more for pages that come from tiers, if there are any. Of
-//! connections there are 16 at the most.
+//! connections there are 16 at the most. What those that have gone asked tiers for stays until it is answered: 16 MiB
+//! for each tier at the most, and then who asks waits.
 
 use std::io;
 use std::net::Ipv4Addr;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -19,10 +19,15 @@ use crate::swap::tier::{
     Block, Done, FileTier, Op, RemoteCounters, RemoteTier, Seal, Tier, TierConfig, TierError, Transport,
 };
 
-/// Readers whose pages may all be under way at a time: more than a server has connections.
+/// Connections that there may be at a time: as many as a server has.
 pub(super) const READERS: usize = 64;
+/// Reads that may be under way at a time: all that 32 connections can ask for. Those of connections that have gone are
+/// among them until the tier has answered, so this is what their blocks can come to.
+pub(super) const READS: usize = 32 * Reader::PLACES;
+/// Operations that the evictor may have under way: a batch, and one to discard places.
+const EVICTIONS: usize = Batch::SIZE + 1;
 /// Operations that may wait for a tier.
-const QUEUE: usize = READERS * Reader::PLACES + Batch::SIZE + 1;
+const QUEUE: usize = READS + EVICTIONS;
 
 /// What stays in memory of a page that is on a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -63,10 +68,36 @@ impl Record {
 /// Who is told that an operation has ended.
 #[derive(Debug)]
 pub(super) enum Waits {
-    /// A connection, for a page in this place of its.
-    Reader(Arc<Reader>, usize),
+    /// A connection, for a page in this place of its. It may go meanwhile: nothing of it stays but the block.
+    Reader(Weak<Reader>, usize),
     /// The evictor, for one of those under way.
     Evictor(Arc<Batch>, usize),
+}
+
+impl Waits {
+    /// The operation has ended.
+    fn end(self, op: Op, result: Result<(), TierError>) {
+        match self {
+            Self::Reader(reader, index) => {
+                if let Some(reader) = reader.upgrade() {
+                    reader.arrived(index, op, result);
+                }
+            }
+            Self::Evictor(batch, index) => batch.end(index, op, result),
+        }
+    }
+
+    /// There is no token for the operation.
+    fn put_off(self, op: Op) {
+        match self {
+            Self::Reader(reader, index) => {
+                if let Some(reader) = reader.upgrade() {
+                    reader.put_off(index, op);
+                }
+            }
+            Self::Evictor(..) => self.end(op, Err(TierError::Refused)),
+        }
+    }
 }
 
 /// One that has ended: its number, the operation, how it went.
@@ -125,25 +156,36 @@ const LOOK: Duration = Duration::from_millis(10);
 struct Waiting {
     by_token: Vec<Option<Waits>>,
     free: Vec<u32>,
+    /// Connections for which there was no token.
+    put_off: Vec<Weak<Reader>>,
 }
 
 impl Waiting {
     fn new() -> Self {
-        Self { by_token: (0..QUEUE).map(|_| None).collect(), free: (0..QUEUE as u32).rev().collect() }
+        let by_token = (0..QUEUE).map(|_| None).collect();
+        Self { by_token, free: (0..QUEUE as u32).rev().collect(), put_off: Vec::with_capacity(READERS) }
     }
 
     fn add(&mut self, waits: Waits) -> Result<u64, Waits> {
-        // The evictor's are there for it, whatever connections ask for.
-        let kept = if matches!(waits, Waits::Reader(..)) { Batch::SIZE } else { 0 };
-        let token = if self.free.len() > kept { self.free.pop() } else { None };
-        let Some(token) = token else { return Err(waits) };
+        if let Waits::Reader(reader, _) = &waits
+            // The evictor's are there for it, whatever connections ask for.
+            && self.free.len() <= EVICTIONS
+        {
+            self.put_off.retain(|other| other.strong_count() > 0 && !other.ptr_eq(reader));
+            self.put_off.push(Weak::clone(reader));
+            return Err(waits);
+        }
+        let Some(token) = self.free.pop() else { return Err(waits) };
         self.by_token[token as usize] = Some(waits);
         Ok(token.into())
     }
 
+    /// Those who were put off ask again.
     fn take(&mut self, token: u64) -> Option<Waits> {
         let waits = self.by_token.get_mut(token as usize)?.take()?;
         self.free.push(token as u32);
+        let readers = self.put_off.drain(..).filter_map(|reader| reader.upgrade());
+        readers.for_each(|reader| reader.waker().wake());
         Some(waits)
     }
 }
@@ -224,10 +266,8 @@ impl Level {
             move |Done { token, op, result }| {
                 counts.count(&op, result);
                 let waits = lock(&waiting).take(token);
-                match waits {
-                    Some(Waits::Reader(reader, index)) => reader.arrived(index, op, result),
-                    Some(Waits::Evictor(batch, index)) => batch.end(index, op, result),
-                    None => {}
+                if let Some(waits) = waits {
+                    waits.end(op, result);
                 }
             }
         })?;
@@ -238,20 +278,18 @@ impl Level {
     }
 
     /// Begins an operation, of which somebody is told that it has ended. It is refused at once when the tier is
-    /// closed, or has more to do than connections can ask for: those that have gone may leave much behind.
+    /// closed. While too many reads are under way none is begun: who asks is woken when one has ended.
     pub(super) fn begin(&self, waits: Waits, op: Op) {
         let token = lock(&self.waiting).add(waits);
-        let refused = match token {
-            Ok(token) => match self.tier.begin(token, op) {
-                Ok(()) => return,
-                Err(op) => lock(&self.waiting).take(token).map(|waits| (waits, op)),
-            },
-            Err(waits) => Some((waits, op)),
+        let token = match token {
+            Ok(token) => token,
+            Err(waits) => return waits.put_off(op),
         };
-        match refused {
-            Some((Waits::Reader(reader, index), op)) => reader.arrived(index, op, Err(TierError::Refused)),
-            Some((Waits::Evictor(batch, index), op)) => batch.end(index, op, Err(TierError::Refused)),
-            None => {}
+        if let Err(op) = self.tier.begin(token, op) {
+            let waits = lock(&self.waiting).take(token);
+            if let Some(waits) = waits {
+                waits.end(op, Err(TierError::Refused));
+            }
         }
     }
 

@@ -9,8 +9,8 @@
 //! else's, who may ask when the tier is right again.
 //!
 //! A connection has places for two windows, by page number: those of one window never get in each other's way.
-//! They are there from the start, so that a page-in takes no memory. What is here may be stale by the time it is
-//! asked for: it is that page as long as the record is the same.
+//! They are there from the start, so that a page-in takes no memory, and go with it, but for the blocks that tiers
+//! have. What is here may be stale by the time it is asked for: it is that page as long as the record is the same.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -122,7 +122,7 @@ impl Reader {
         let Some(block) = place.block.take() else { return Come::NotYet };
         (place.state, place.page, place.record) = (State::Coming, page, record);
         drop(places);
-        level.begin(Waits::Reader(Arc::clone(self), index), Op::Read { place: record.place(), block });
+        level.begin(Waits::Reader(Arc::downgrade(self), index), Op::Read { place: record.place(), block });
         Come::NotYet
     }
 
@@ -141,6 +141,14 @@ impl Reader {
                 place.clear();
             }
             State::Free | State::Dropped | State::Here => {}
+        }
+    }
+
+    /// What was asked for was not begun: it is to be asked for again.
+    pub(super) fn put_off(&self, index: usize, op: Op) {
+        let (Op::Read { block, .. } | Op::Write { block, .. }) = op else { return };
+        if let Some(place) = lock(&self.places).get_mut(index) {
+            (place.state, place.block) = (State::Free, Some(block));
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::super::level::READS;
 use super::*;
 use super::super::level::Batch;
 use crate::core::sync::lock;
@@ -276,24 +277,50 @@ fn what_fails_later_is_nobodys_failure() {
 }
 
 /// Connections that come, ask, and go leave behind what their tier is still at: that is bounded, and the next one is
-/// served.
+/// served, with pages of the tier once it answers.
 #[test]
 fn connections_that_have_gone_are_in_nobodys_way() {
     let rig = Rig::new(64 << 10, &[PAGES], 1);
     let mut client = rig.client(0, Codec::None);
     (0..200).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    let outside = rig.outside();
+    let inside = (0..200).find(|page| !outside.contains(page)).unwrap();
     rig.fail(|faults| faults.hold = true);
     for _ in 0..100 {
         let gone = rig.client(0, Codec::None);
-        let asked = [0..32, 32..64].map(|pages| gone.store.fetch(&gone.seat, pages, true));
-        assert!(asked.iter().all(|asked| matches!(asked, Fetch::Later | Fetch::Failed(NbdError::Io))));
+        for pages in [0..64, 64..128] {
+            assert_eq!(gone.store.fetch(&gone.seat, pages, true), Fetch::Later);
+        }
     }
+    assert_eq!(client.store.fetch(&client.seat, outside[0]..outside[0] + 1, true), Fetch::Later);
+    assert_eq!(client.read(inside..inside + 1).unwrap(), [page_of(3, inside)]);
     rig.fail(|faults| faults.hold = false);
     for page in 0..200 {
-        let read = client.read(page..page + 1).or_else(|_| client.read(page..page + 1)).unwrap();
-        assert!(read[0] == page_of(3, page), "page {page}");
+        assert_eq!(client.read(page..page + 1).unwrap(), [page_of(3, page)], "page {page}");
     }
     assert_eq!(client.write(200, &page_of(3, 200)), Ok(()));
+    let read = rig.store.stats().tiers[0].pages_read;
+    assert!(read <= READS as u64 + 200, "{read} pages were read");
+}
+
+/// Nothing is left of it but the block of that read: neither its other places nor what it was promised.
+#[test]
+fn a_connection_goes_while_its_tier_is_at_a_read() {
+    let rig = Rig::new(64 << 10, &[PAGES], 1);
+    let mut client = rig.client(0, Codec::None);
+    (0..200).for_each(|page| client.write(page, &page_of(3, page)).unwrap());
+    let page = rig.outside()[0];
+    rig.fail(|faults| faults.hold = true);
+    assert_eq!(client.store.fetch(&client.seat, page..page + 1, true), Fetch::Later);
+    let reader = Arc::downgrade(client.seat.reader.as_ref().unwrap());
+    let tiers = rig.store.tiers.as_ref().unwrap();
+    assert!(tiers.is_pinned(page));
+    drop(client);
+    // The evictor may just be looking what is pinned.
+    wait_until(|| reader.strong_count() == 0);
+    assert!(!tiers.is_pinned(page));
+    rig.fail(|faults| faults.hold = false);
+    wait_until(|| rig.store.stats().tiers[0].pages_read == 1);
 }
 
 /// A tier that did not answer when it was to discard places may do so once it is back: pages that are written then

@@ -3,6 +3,10 @@
 
 mod reserve;
 
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+
 use super::store::Seat;
 use super::*;
 use crate::core::compact::{PolicyKind, Tuning};
@@ -36,6 +40,32 @@ fn page_of(number: u64) -> session::Page {
 
 fn seat(store: &Store, codec: Codec) -> Seat {
     store.seat(OUTSIDE, codec, &Arc::new(Waker::new().unwrap())).unwrap()
+}
+
+/// Bytes of this process, as another one sees them.
+pub(super) fn memory_at(address: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    File::open("/proc/self/mem").unwrap().read_exact_at(&mut bytes, address as u64).unwrap();
+    bytes
+}
+
+/// What `work` leaves on the stack, and what that came to. Deep enough that nothing is written over by who looks.
+pub(super) fn stack_after<T>(work: impl FnOnce() -> T) -> (Vec<u8>, T) {
+    #[inline(never)]
+    fn deeper<T>(work: impl FnOnce() -> T) -> T {
+        black_box(&mut [0_u8; 4 << 10]);
+        work()
+    }
+    const SEEN: usize = 64 << 10;
+    let here = 0_u8;
+    let done = deeper(work);
+    (memory_at(&raw const here as usize - SEEN, SEEN), done)
+}
+
+/// Whether some bytes have any 32 of a secret, in words.
+pub(super) fn has_any_of(bytes: &[u8], secret: &[u8]) -> bool {
+    let is_part = |part: &[u8]| secret.chunks_exact(32).any(|piece| piece == part);
+    bytes.windows(32).step_by(4).any(is_part)
 }
 
 fn frames(service: &MemoryService) -> u64 {

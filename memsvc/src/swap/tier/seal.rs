@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use zerocopy::byteorder::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-use zeroize::Zeroizing;
+use zeroize::{Zeroizing, zeroize_stack};
 
 use super::Block;
 use crate::core::units::FRAME_SIZE;
@@ -76,7 +76,7 @@ pub(crate) struct Changed;
 
 /// Seals and opens the pages of one device; for any number of threads.
 pub(crate) struct Sealer {
-    /// Boxed, so that it is not moved and left behind where it was.
+    /// Boxed, so that it is not moved with us; where it was before is wiped.
     cipher: Box<ChaCha20Poly1305>,
     next_nonce: AtomicU64,
 }
@@ -93,14 +93,16 @@ impl Sealer {
     /// # Errors
     /// The kernel gives no random bytes.
     pub(crate) fn new() -> io::Result<Self> {
-        let mut key = Zeroizing::new([0; 32]);
-        // Waits until the kernel has been seeded, soon after boot; 256 bytes or less come whole from then on.
-        let got = rustix::io::retry_on_intr(|| getrandom(&mut key[..], GetRandomFlags::empty()))?;
-        if got != key.len() {
-            return Err(Errno::IO.into());
-        }
-        let cipher = ChaCha20Poly1305::new_from_slice(&key[..]).map_err(io::Error::other)?;
-        Ok(Self { cipher: Box::new(cipher), next_nonce: AtomicU64::new(0) })
+        let cipher = leaving_nothing(|| {
+            let mut key = Zeroizing::new([0; 32]);
+            // Waits until the kernel has been seeded, soon after boot; 256 bytes or less come whole from then on.
+            let got = rustix::io::retry_on_intr(|| getrandom(&mut key[..], GetRandomFlags::empty()))?;
+            if got != key.len() {
+                return Err(Errno::IO.into());
+            }
+            ChaCha20Poly1305::new_from_slice(&key[..]).map(Box::new).map_err(io::Error::other)
+        })?;
+        Ok(Self { cipher, next_nonce: AtomicU64::new(0) })
     }
 
     /// Encrypts the block, of which the first `len` bytes are page number `page`, packed, and the rest does
@@ -112,11 +114,10 @@ impl Sealer {
         block.0[usize::from(len)..].fill(0);
         let number = self.next_nonce.fetch_add(1, Ordering::Relaxed);
         let associated = Associated { page: page.into(), len: len.into() };
-        let sealed = self.cipher.encrypt_inout_detached(
-            &nonce(number),
-            associated.as_bytes(),
-            (&mut block.0[..]).into(),
-        );
+        let sealed = leaving_nothing(|| {
+            let bytes = (&mut block.0[..]).into();
+            self.cipher.encrypt_inout_detached(&nonce(number), associated.as_bytes(), bytes)
+        });
         match sealed {
             Ok(tag) => Seal { nonce: number.into(), tag: tag.into(), len: len.into() },
             Err(_) => unreachable!("a block is less than the 256 GiB that one nonce is good for"),
@@ -131,11 +132,29 @@ impl Sealer {
         let associated = Associated { page: page.into(), len: seal.len };
         let nonce = nonce(seal.nonce.get());
         let tag = Tag::from(seal.tag);
-        self.cipher
-            .decrypt_inout_detached(&nonce, associated.as_bytes(), (&mut block.0[..]).into(), &tag)
-            .map_err(|_| Changed)?;
+        leaving_nothing(|| {
+            let bytes = (&mut block.0[..]).into();
+            self.cipher.decrypt_inout_detached(&nonce, associated.as_bytes(), bytes, &tag)
+        })
+        .map_err(|_| Changed)?;
         block.0.get(..seal.len()).ok_or(Changed)
     }
+}
+
+/// Stack that `work` needs at the most, in a build that is not optimized, and more.
+const STACK: usize = 4 << 10;
+
+/// Wipes what `work` leaves on the stack, where the cipher's copies of the key are. The compiler promises nothing about
+/// that, and registers are not wiped: a test looks at what is left.
+fn leaving_nothing<T>(work: impl FnOnce() -> T) -> T {
+    // A frame of its own, so that what is wiped is where it was.
+    #[inline(never)]
+    fn call<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    let done = call(work);
+    zeroize_stack::<STACK>();
+    done
 }
 
 /// The 96 bits of RFC 8439, of which 32 are always zero.
@@ -149,9 +168,12 @@ const _: () = assert!(FRAME_SIZE <= u16::MAX as usize);
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::swap::tests::{has_any_of, memory_at, stack_after};
 
     fn block_of(seed: u64) -> Block {
         let mut block = Block([0; FRAME_SIZE]);
@@ -220,6 +242,23 @@ mod tests {
                 assert!(same < 100, "{same} of 4,096 bytes are the same; 16 are expected");
             }
         }
+    }
+
+    /// Neither by who makes it nor by who uses it; a copy would be seen.
+    #[test]
+    fn no_copy_of_the_key_is_left_on_the_stack() {
+        let (left, sealer) = stack_after(|| Sealer::new().unwrap());
+        // What the cipher consists of.
+        const _: () = assert!(size_of::<ChaCha20Poly1305>() == 32);
+        let key = memory_at(&raw const *sealer.cipher as usize, 32);
+        assert!(!has_any_of(&left, &key), "made");
+        let mut block = block_of(1);
+        let (left, seal) = stack_after(|| sealer.seal(1, 100, &mut block));
+        assert!(!has_any_of(&left, &key), "sealed");
+        let (left, _) = stack_after(|| sealer.open(1, &seal, &mut block).unwrap().len());
+        assert!(!has_any_of(&left, &key), "opened");
+        let (left, _) = stack_after(|| black_box(&mut [0; 32]).copy_from_slice(&key));
+        assert!(has_any_of(&left, &key));
     }
 
     #[test]

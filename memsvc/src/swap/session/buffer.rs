@@ -44,9 +44,10 @@ impl<const N: usize> Gather<N> {
         Some(&self.bytes[..wanted])
     }
 
-    /// Keeps what [`Gather::take`] has given, to be offered again.
-    pub(super) fn hold(&mut self, piece: &[u8; N]) {
-        self.bytes.copy_from_slice(piece);
+    /// Keeps the `N` bytes that [`Gather::take`] has given, to be offered again. The last of them are those that it took
+    /// off `input` for that; the others are here.
+    pub(super) fn hold(&mut self, taken: &[u8]) {
+        self.bytes[N - taken.len()..].copy_from_slice(taken);
         self.len = N;
     }
 

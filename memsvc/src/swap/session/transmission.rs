@@ -176,13 +176,13 @@ impl<D: Disk> Transmission<D> {
                     }
                 }
                 Expected::Write { cookie, pages, came } => {
+                    let before = *input;
                     let Some(bytes) = self.page.take(input, FRAME_SIZE) else { return };
                     let Ok(data) = Page::ref_from_bytes(bytes) else { return };
                     let (cookie, page, came) = (*cookie, pages.start, *came);
                     let stored = self.disk.write(page, data);
                     if stored == Ok(Stored::Later) {
-                        let data = *data;
-                        self.page.hold(&data);
+                        self.page.hold(&before[..before.len() - input.len()]);
                         return;
                     }
                     pages.start += 1;

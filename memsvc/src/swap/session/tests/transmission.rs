@@ -1,6 +1,7 @@
 //! What is answered, when, and what waits.
 
 use super::*;
+use crate::swap::tests::{has_any_of, stack_after};
 
 #[test]
 fn errors_are_answered_and_change_nothing_else() {
@@ -112,6 +113,32 @@ fn a_page_that_waits_for_room_is_stored_when_there_is_some() {
         assert_eq!(client.simple(), (1, None));
         assert_eq!(client.simple(), (2, None));
         assert_eq!(client.take(4096), page(2));
+    }
+}
+
+/// It lies where it is wiped when the session ends, and nowhere else, however it came.
+#[test]
+fn a_page_that_waits_for_room_is_nowhere_else() {
+    let fake = fake();
+    fake.0.borrow_mut().full.insert(2, u32::MAX);
+    for cut in [0, 1, 1000, FRAME_SIZE - 1] {
+        let mut secret = vec![0; FRAME_SIZE];
+        fastrand::Rng::with_seed(cut as u64).fill(&mut secret);
+        let mut client = Client::connected(&fake, 1, false);
+        client.request(Command::Write, 1, 2..3);
+        client.settle();
+        let (left, taken) = stack_after(|| {
+            let (first, second) = secret.split_at(cut);
+            client.session.receive(first)
+                + client.session.receive(second)
+                + client.session.receive(b"no more")
+        });
+        assert_eq!(taken, FRAME_SIZE);
+        assert!(!has_any_of(&left, &secret), "cut at {cut}");
+        fake.0.borrow_mut().full.clear();
+        assert_eq!(client.simple(), (1, None));
+        assert!(fake.0.borrow_mut().pages[&2][..] == secret);
+        fake.0.borrow_mut().full.insert(2, u32::MAX);
     }
 }
 

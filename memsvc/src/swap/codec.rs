@@ -75,6 +75,7 @@ pub(crate) struct Packed<'a> {
 pub(crate) struct Packer {
     codec: Codec,
     table: CompressTable,
+    /// What is left of pages in there cannot be wiped: zstd has no call for that.
     zstd: Option<(Compressor<'static>, Decompressor<'static>)>,
     /// Wiped when it goes.
     out: Zeroizing<Box<[u8]>>,

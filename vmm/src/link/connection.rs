@@ -16,6 +16,9 @@ use smoltcp::wire::IpEndpoint;
 
 use super::{LinkMetrics, Service, Stream};
 
+// Buffers are smoltcp's from the start, and it does not give them back: what has gone through stays there until other
+// data of the same guest takes its place.
+
 /// Bytes of a socket's buffer for what it sends. More is slower: it falls out of the caches.
 const SEND: usize = u16::MAX as usize;
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use memsvc::swap::{NbdServer, Swap, Waker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
+use zeroize::Zeroizing;
 
 use super::halt::Halt;
 use crate::socket::{ListeningSocket, SocketError, SocketFile};
@@ -180,7 +181,8 @@ impl Drop for Place {
 fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
     let waker = Arc::new(Waker::new()?);
     let mut connection = swap.connect(&waker);
-    let (mut came, mut goes) = (vec![0; BUFFER], vec![0; BUFFER]);
+    // Pages go through both.
+    let [mut came, mut goes] = [(); 2].map(|()| Zeroizing::new(vec![0; BUFFER]));
     let mut waiting = 0..0;
     let mut halt = Halt::default();
     let mut is_at_end = false;
@@ -261,10 +263,13 @@ fn wait(stream: &impl AsFd, waker: &Waker, for_more: bool, patience: Option<Dura
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::net::TcpStream;
+    use std::os::unix::fs::FileExt;
     use std::os::unix::net::UnixStream;
 
     use memsvc::swap::{Codec, SwapConfig, nbd};
+    use zerocopy::IntoBytes;
 
     use super::*;
 
@@ -335,6 +340,73 @@ mod tests {
         // Its thread has yet to see that it has ended.
         while !greeting(connect()) {
             thread::yield_now();
+        }
+    }
+
+    /// Whether any of our memory has these bytes, of which the complement is given.
+    fn is_in_memory(complement: &[u8]) -> bool {
+        let memory = File::open("/proc/self/mem").expect("a file");
+        let maps = fs::read_to_string("/proc/self/maps").expect("a file");
+        let (mut seen, nothing) = ([0; 4096], [0; 4096]);
+        let is_there = |bytes: &[u8]| bytes.iter().zip(complement).all(|(byte, other)| *byte == !other);
+        maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+            let (from, to) =
+                line.split_once(' ').and_then(|(range, _)| range.split_once('-')).expect("a range");
+            let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).expect("an address"));
+            (from..to).step_by(seen.len()).any(|at| {
+                // Others may unmap it meanwhile.
+                let read = memory.read_at(&mut seen, at).unwrap_or(0);
+                seen != nothing && seen[..read].windows(complement.len()).step_by(4).any(is_there)
+            })
+        })
+    }
+
+    #[test]
+    fn nothing_of_a_page_is_left_when_its_connection_has_ended() {
+        let swap = swap();
+        // More than one, since the allocator returns the first ones' memory.
+        for seed in 0..3 {
+            let (ours, theirs) = UnixStream::pair().expect("sockets");
+            let swap = swap.clone();
+            let server = thread::spawn(move || serve(theirs, &swap));
+            let mut client = Client::connect(ours);
+            let mut page = Zeroizing::new(vec![0; 4096]);
+            fastrand::Rng::with_seed(seed).fill(&mut page);
+            let complement: Vec<u8> = page[2048..2080].iter().map(|byte| !byte).collect();
+            client.ask(nbd::Command::Write, &mut page);
+            client.ask(nbd::Command::Read, &mut page);
+            assert!(is_in_memory(&complement));
+            client.ask(nbd::Command::Trim, &mut []);
+            drop((page, client));
+            server.join().expect("no panic").expect("the end");
+            assert!(!is_in_memory(&complement), "connection {seed}");
+        }
+    }
+
+    /// One that asks for the first page.
+    struct Client(UnixStream);
+
+    impl Client {
+        fn connect(mut stream: UnixStream) -> Self {
+            assert!(greeting(&stream));
+            let flags = nbd::ClientFlags::FIXED_NEWSTYLE | nbd::ClientFlags::NO_ZEROES;
+            let option = nbd::OptionHeader::new(nbd::OptionCode::ExportName as u32, 0);
+            stream.write_all(&[&flags.bits().to_be_bytes()[..], option.as_bytes()].concat()).expect("sent");
+            stream.read_exact(&mut [0; 10]).expect("the export");
+            Self(stream)
+        }
+
+        fn ask(&mut self, command: nbd::Command, data: &mut [u8]) {
+            let flags = nbd::CommandFlags::empty();
+            let request = nbd::Request { command: Some(command), flags, cookie: 1, offset: 0, len: 4096 };
+            self.0.write_all(nbd::RequestHeader::new(&request).as_bytes()).expect("sent");
+            if command == nbd::Command::Write {
+                self.0.write_all(data).expect("sent");
+            }
+            self.0.read_exact(&mut [0; size_of::<nbd::SimpleReply>()]).expect("a reply");
+            if command == nbd::Command::Read {
+                self.0.read_exact(data).expect("a page");
+            }
         }
     }
 }

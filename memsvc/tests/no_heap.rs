@@ -5,8 +5,8 @@ mod client;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memsvc::swap::nbd::{Command, NbdError};
 use memsvc::swap::{Codec, SwapConfig, TierConfig, Waker};
@@ -25,6 +25,9 @@ thread_local! {
 }
 
 static BY_TIERS: AtomicU64 = AtomicU64::new(0);
+
+/// Of tests: threads of tiers are counted together, whoever's they are.
+static TURN: Mutex<()> = Mutex::new(());
 
 // SAFETY: all is left to the system's allocator; the counts are neither allocated nor dropped.
 unsafe impl GlobalAlloc for Counting {
@@ -63,6 +66,10 @@ fn allocations(work: impl FnOnce()) -> (u64, u64) {
 const PAGES: u64 = 5000;
 const BYTES: u64 = PAGES * PAGE as u64;
 
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn service(memory: u64, codec: Codec, tiers: Vec<TierConfig>) -> Arc<MemoryService> {
     let regions = vec![RegionSpec { gpa: 0, len: 16 << 20 }];
     let swap = SwapConfig { name: "swap".into(), bytes: BYTES, memory, codec, tiers };
@@ -100,6 +107,7 @@ fn write_and_read(client: &mut Client) {
 
 #[test]
 fn storing_pages_and_reading_them_allocates_nothing() {
+    let _turn = turn();
     for codec in Codec::ALL {
         for replies in [Replies::Simple, Replies::Structured] {
             let service = service(BYTES, codec, vec![]);
@@ -119,6 +127,7 @@ fn storing_pages_and_reading_them_allocates_nothing() {
 /// they are, so that tables grow as far as they ever will the first time.
 #[test]
 fn tiers_allocate_nothing() {
+    let _turn = turn();
     let directory = tempfile::tempdir().expect("a directory");
     let server = client::Nbdkit::start(directory.path(), BYTES);
     for tier in [TierConfig::File(directory.path().to_path_buf()), server.tier()] {

@@ -267,6 +267,11 @@ impl Connection {
         self.0.is_waiting()
     }
 
+    /// True until the client has chosen an export, or all has been said.
+    pub fn is_greeting(&self) -> bool {
+        self.0.is_greeting()
+    }
+
     /// All has been said: close the connection once what was handed out has gone.
     pub fn is_over(&self) -> bool {
         self.0.is_over()

@@ -263,6 +263,12 @@ fn every_mistake_gets_400_and_one_sentence() {
             r#"{"size_mib":64,"tiers":["/a"],"tier_timeout":0}"#,
             "tier_timeout is 1 second at least.",
         ),
+        (
+            "PUT",
+            "/swap",
+            r#"{"size_mib":64,"tiers":["nbd://h/a","nbd://h:10809/a"]}"#,
+            "nbd://h/a is named twice: an export can be one tier of one guest.",
+        ),
         ("PUT", "/swap", r#"{"size_mib":64,"tiers":["file:"]}"#, "\"file:\" is no tier: give a directory as"),
         (
             "PUT",

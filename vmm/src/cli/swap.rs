@@ -40,8 +40,8 @@ fn serve(args: &SwapServeArgs) -> Outcome {
     signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
     let config = crate::vm::config::SwapConfig {
         size_mib: args.size,
-        // More than there can be for a guest is cut, not refused: nothing is taken that is not used.
-        memory_mib: Some(args.memory.unwrap_or(args.size).min(args.size).min(MAX_SWAP_MEMORY)),
+        // A device may be larger than its memory can be: nothing is taken that is not used.
+        memory_mib: Some(args.memory.unwrap_or(args.size.min(MAX_SWAP_MEMORY))),
         compression: args.compression,
         tiers: args.tiers.clone(),
         tier_timeout: args.tier_timeout,

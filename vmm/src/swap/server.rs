@@ -30,6 +30,8 @@ const MAX_CONNECTIONS: usize = 64;
 const BUFFER: usize = (256 << 10) + 4096;
 /// After a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a client may take to choose an export: who says nothing must not keep the place of others.
+const GREETING: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// How long the next page is waited for after the client's last word. It may have gone: one that closes its TCP
 /// connection and one that closes its half of it say the same, and it must not keep the place of others.
 const LAST_WORD: Duration = Duration::from_secs(5);
@@ -132,6 +134,7 @@ struct Open {
 impl Open {
     /// Serves each connection that comes on a thread of its own.
     fn serve<S: Read + Write + AsFd + Send + 'static>(self, next: impl Fn() -> io::Result<S>) {
+        let mut refused = 0_u64;
         loop {
             let stream = match next() {
                 Ok(stream) => stream,
@@ -143,7 +146,11 @@ impl Open {
             };
             let place = Place::take(&self.connections);
             if place.is_none() {
-                tracing::warn!("a connection was refused: there are {MAX_CONNECTIONS}");
+                refused += 1;
+                // Who tries again and again is not to fill the log.
+                if refused.is_power_of_two() {
+                    tracing::warn!(refused, "connections were refused: there are {MAX_CONNECTIONS}");
+                }
             }
             // Dropped, the stream is closed.
             let Some(place) = place else { continue };
@@ -185,6 +192,7 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
     let [mut came, mut goes] = [(); 2].map(|()| Zeroizing::new(vec![0; BUFFER]));
     let mut waiting = 0..0;
     let mut halt = Halt::default();
+    let start = Instant::now();
     let mut is_at_end = false;
     // Its last word is known to have come; nothing has been done for it since.
     let mut ended: Option<Instant> = None;
@@ -204,14 +212,17 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
             ended = ended.map(|_| Instant::now());
             continue;
         }
-        let is_waiting = connection.is_waiting();
-        let patience = ended.map(|since| LAST_WORD.saturating_sub(since.elapsed()));
+        let (is_waiting, is_greeting) = (connection.is_waiting(), connection.is_greeting());
+        let patience = match ended {
+            Some(since) => Some(LAST_WORD.saturating_sub(since.elapsed())),
+            None => is_greeting.then(|| GREETING.saturating_sub(start.elapsed())),
+        };
         if is_at_end && !is_waiting || patience.is_some_and(|patience| patience.is_zero()) {
             return Ok(());
         }
         // What has come and is not taken waits for a page, as what is read does. Where nobody waits for a tier only
         // the client can make it go on, and no second call is needed to wait for that.
-        let event = match is_waiting {
+        let event = match is_waiting || is_greeting {
             true => wait(&stream, &waker, waiting.is_empty() && !is_at_end, patience)?,
             false => Event::More,
         };
@@ -325,6 +336,18 @@ mod tests {
         assert!(greeting(TcpStream::connect(address).expect("a connection")));
         let error = Server::spawn(&Address::Tcp(address), swap()).expect_err("it is in use").to_string();
         assert!(error.contains("choose another"), "{error}");
+    }
+
+    #[test]
+    fn who_chooses_no_export_in_time_gives_way() {
+        let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+        let start = Instant::now();
+        let server = thread::spawn(move || serve(ours, &swap()));
+        assert!(greeting(&theirs));
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).expect("the end");
+        assert!(start.elapsed() >= GREETING);
+        server.join().expect("no panic").expect("an end without an error");
     }
 
     #[test]

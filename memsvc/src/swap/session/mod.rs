@@ -202,6 +202,11 @@ impl<E: Exports> Session<E> {
         matches!(&self.state, State::Transmission(transmission) if transmission.is_waiting())
     }
 
+    /// True until an export is chosen, or all has been said.
+    pub(crate) fn is_greeting(&self) -> bool {
+        matches!(self.state, State::Handshake(_))
+    }
+
     /// All has been said: the connection is to be closed.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)

@@ -262,9 +262,9 @@ impl Level {
         let waiting = Arc::new(Mutex::new(Waiting::new()));
         let counts = Arc::<Counts>::default();
         let tier = Tier::spawn(transport, QUEUE, {
-            let (waiting, counts) = (Arc::clone(&waiting), Arc::clone(&counts));
+            let (waiting, counts, name) = (Arc::clone(&waiting), Arc::clone(&counts), name.clone());
             move |Done { token, op, result }| {
-                counts.count(&op, result);
+                counts.count(&name, &op, result);
                 let waits = lock(&waiting).take(token);
                 if let Some(waits) = waits {
                     waits.end(op, result);
@@ -387,13 +387,20 @@ impl Level {
 }
 
 impl Counts {
-    fn count(&self, op: &Op, result: Result<(), TierError>) {
+    fn count(&self, name: &str, op: &Op, result: Result<(), TierError>) {
         match (result, op) {
             (Ok(()), Op::Read { .. }) => self.read.add(1),
             (Ok(()), Op::Write { .. }) => self.written.add(1),
             (Ok(()), Op::Discard { places }) => self.discarded.add(places.end - places.start),
             (Err(TierError::Away), _) => self.away.add(1),
-            (Err(TierError::Refused | TierError::Full), _) => self.errors.add(1),
+            (Err(error @ (TierError::Refused | TierError::Full)), _) => {
+                self.errors.add(1);
+                let errors = self.errors.get();
+                // The first one, and then ever more seldom.
+                if errors.is_power_of_two() {
+                    tracing::warn!(tier = name, errors, %error, "operations of a tier have failed");
+                }
+            }
         }
     }
 }

@@ -111,7 +111,7 @@ impl Reader {
             State::Here if !next && place.page != page => return Come::NotYet,
             State::Failed | State::Corrupt if is_it => {
                 if place.state == State::Corrupt {
-                    self.corrupt.add(1);
+                    self.count_corrupt();
                 }
                 place.clear();
                 return Come::Failed;
@@ -137,7 +137,7 @@ impl Reader {
             State::Coming => place.state = State::Dropped,
             State::Failed => place.clear(),
             State::Corrupt => {
-                self.corrupt.add(1);
+                self.count_corrupt();
                 place.clear();
             }
             State::Free | State::Dropped | State::Here => {}
@@ -149,6 +149,15 @@ impl Reader {
         let (Op::Read { block, .. } | Op::Write { block, .. }) = op else { return };
         if let Some(place) = lock(&self.places).get_mut(index) {
             (place.state, place.block) = (State::Free, Some(block));
+        }
+    }
+
+    fn count_corrupt(&self) {
+        self.corrupt.add(1);
+        let pages = self.corrupt.get();
+        // The first one, and then ever more seldom.
+        if pages.is_power_of_two() {
+            tracing::warn!(pages, "pages came back from a tier other than they went there");
         }
     }
 

@@ -67,7 +67,15 @@ impl SwapConfig {
                 MIN_MEMORY.0
             )));
         }
-        self.tiers()?;
+        let tiers = self.tiers()?;
+        let is_server = |tier: &TierConfig| matches!(tier, TierConfig::Nbd { .. });
+        let is_twice =
+            |tier: &&TierConfig| is_server(tier) && tiers.iter().filter(|other| other == tier).count() > 1;
+        if let Some(tier) = tiers.iter().find(is_twice) {
+            return Err(ConfigError::SwapTier(format!(
+                "{tier} is named twice: an export can be one tier of one guest."
+            )));
+        }
         match self.memory_mib {
             Some(memory) if memory == Mib(0) || memory > self.size_mib || memory > MAX_MEMORY => {
                 Err(ConfigError::SwapMemory { memory, size: self.size_mib })

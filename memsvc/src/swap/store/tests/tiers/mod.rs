@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::super::level::Batch;
 use super::super::level::READS;
 use super::*;
-use super::super::level::Batch;
 use crate::core::sync::lock;
 use crate::swap::tier::{Faults, MemTier};
 

@@ -63,9 +63,10 @@ impl Client {
         }
     }
 
-    /// Reads a place for nobody, if that is not under way already: who greets may still not serve.
+    /// Reads a place for nobody: who greets may still not serve. Not while something is under way, of which the answer
+    /// says as much: so no operation lacks the slot of it, if none is submitted until it has ended.
     pub(super) fn probe(&mut self, deadline: Instant) {
-        if self.requests.has_room()
+        if self.requests.is_idle()
             && let Some(block) = self.probe.take()
         {
             self.requests.submit(PROBE, Op::Read { place: 0, block }, deadline);

@@ -71,8 +71,9 @@ pub(super) struct Requests {
     reading: Option<(usize, usize)>,
     /// Requests sent since the start: makes each cookie another.
     serial: u64,
+    /// There is room for all that can be under way, and a probe.
     ended: VecDeque<Done>,
-    /// A request has been answered on this connection.
+    /// A request has been answered on this connection: with all of its data, if it has any.
     was_answered: bool,
 }
 
@@ -85,14 +86,9 @@ impl Requests {
             header: Gather::new(),
             reading: None,
             serial: 0,
-            ended: VecDeque::with_capacity(DEPTH),
+            ended: VecDeque::with_capacity(DEPTH + 1),
             was_answered: false,
         }
-    }
-
-    /// True when one more can be submitted.
-    pub(super) fn has_room(&self) -> bool {
-        self.slots.iter().any(Option::is_none)
     }
 
     /// Takes an operation that is to end before `deadline`.
@@ -272,6 +268,7 @@ impl Requests {
                 let slot = *slot;
                 self.reading = None;
                 self.finish(slot, Ok(()));
+                self.was_answered = true;
             }
             let Some(bytes) = self.header.take(&mut input, size_of::<SimpleReply>()) else { return Ok(()) };
             let reply = SimpleReply::read_from_bytes(bytes).ok().and_then(|reply| reply.parse());
@@ -291,7 +288,10 @@ impl Requests {
             Some(NbdError::NoSpace) => self.finish(slot, Err(TierError::Full)),
             Some(_) => self.finish(slot, Err(TierError::Refused)),
             None => match &under_way.op {
-                Op::Read { .. } => self.reading = Some((slot, 0)),
+                Op::Read { .. } => {
+                    self.reading = Some((slot, 0));
+                    return Ok(());
+                }
                 Op::Write { .. } => self.finish(slot, Ok(())),
                 Op::Discard { places } => {
                     let now = left_to_trim(places, under_way.trimmed);

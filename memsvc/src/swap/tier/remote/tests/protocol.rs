@@ -171,7 +171,7 @@ fn said() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => reply, 1 => info, 1 => noise, 1 => Just(greeting(BYTES, FLAGS, &[]))]
 }
 
-const FLAGS: TransmissionFlags = TransmissionFlags::HAS_FLAGS.union(TransmissionFlags::SEND_TRIM);
+pub(super) const FLAGS: TransmissionFlags = TransmissionFlags::HAS_FLAGS.union(TransmissionFlags::SEND_TRIM);
 
 fn option_reply(kind: ReplyType, data: &[u8]) -> Vec<u8> {
     let header = OptionReplyHeader::new(OptionCode::Go as u32, kind, data.len() as u32);
@@ -179,7 +179,7 @@ fn option_reply(kind: ReplyType, data: &[u8]) -> Vec<u8> {
 }
 
 /// All that a server says until transmission.
-fn greeting(bytes: u64, flags: TransmissionFlags, more: &[u8]) -> Vec<u8> {
+pub(super) fn greeting(bytes: u64, flags: TransmissionFlags, more: &[u8]) -> Vec<u8> {
     let export = option_reply(ReplyType::Info, &export_info(bytes, flags));
     let greeting = Greeting::new(HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES);
     [greeting.as_bytes(), &export, more, &option_reply(ReplyType::Ack, &[])].concat()
@@ -234,7 +234,11 @@ fn names_and_texts_of_an_export_do_no_harm() {
 }
 
 /// What a client says until transmission: flags, and an option with a name and one wish.
-const HELLO: usize = 4 + 16 + 4 + "swap".len() + 2 + 2;
+const HELLO: usize = hello_len("swap");
+
+pub(super) const fn hello_len(export: &str) -> usize {
+    4 + 16 + 4 + export.len() + 2 + 2
+}
 
 /// A client that has sent these operations, and the requests that it has made.
 fn asked(flags: TransmissionFlags, bytes: u64, ops: Vec<Op>) -> (Client, Vec<Request>) {
@@ -297,6 +301,32 @@ fn errors_of_the_server_are_those_of_one_operation() {
     let refused = Err(TierError::Refused);
     assert_eq!(results, [Err(TierError::Full), refused, refused, Ok(())]);
     assert!(client.is_served(true));
+}
+
+#[test]
+fn a_read_is_answered_once_its_data_has_come() {
+    let (mut client, requests) = asked(FLAGS, BYTES, vec![read(1)]);
+    client.receive(SimpleReply::new(requests[0].cookie, None).as_bytes()).unwrap();
+    client.receive(&[7; FRAME_SIZE - 1]).unwrap();
+    assert!(!client.is_served(false));
+    client.receive(&[7]).unwrap();
+    assert!(client.is_served(false));
+    assert!(is(&client.take_ended().unwrap(), &Block([7; FRAME_SIZE])));
+}
+
+#[test]
+fn a_server_is_probed_only_when_nothing_else_is_asked_of_it() {
+    let (mut client, first) = asked(FLAGS, BYTES, vec![read(1), write(2, 2)]);
+    client.probe(later());
+    assert!(requests(&mut client).is_empty());
+    for request in first {
+        client.probe(later());
+        client.receive(SimpleReply::new(request.cookie, Some(NbdError::Io)).as_bytes()).unwrap();
+    }
+    client.probe(later());
+    assert_eq!(requests(&mut client).len(), 1);
+    assert!(client.take_ended().is_some() && client.take_ended().is_some());
+    assert!(client.take_ended().is_none());
 }
 
 #[test]

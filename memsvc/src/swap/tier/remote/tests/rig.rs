@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -16,13 +16,46 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
+use zerocopy::FromBytes;
+
 use super::super::super::{NbdServer, Transport};
 use super::super::requests::DEPTH;
 use super::super::{ConnectError, RemoteTier};
+use super::protocol::{greeting, hello_len};
 use super::*;
+use crate::swap::nbd::{Command, Request, RequestHeader, TransmissionFlags};
 
 /// Longest wait for what is to come: longer means that something hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Listens as a server of 64 MiB that greets each connection as one with these flags, then leaves it to `serve`: both are
+/// told the connection's number.
+pub(super) fn greet_each(
+    socket: &Path,
+    flags: impl Fn(u32) -> TransmissionFlags + Send + 'static,
+    serve: impl Fn(u32, UnixStream) + Send + 'static,
+) {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for number in 0.. {
+            let (mut stream, _) = listener.accept().unwrap();
+            let is_greeted = stream.write_all(&greeting(64 << 20, flags(number), &[]));
+            if is_greeted.and_then(|()| stream.read_exact(&mut [0; hello_len("")])).is_ok() {
+                serve(number, stream);
+            }
+        }
+    });
+}
+
+/// The next request, if there is one; what is written is not looked at.
+pub(super) fn next_request(stream: &mut UnixStream) -> Option<Request> {
+    let mut header = [0; size_of::<RequestHeader>()];
+    stream.read_exact(&mut header).ok()?;
+    let request = RequestHeader::read_from_bytes(&header).ok()?.parse()?;
+    let is_write = request.command == Some(Command::Write);
+    stream.read_exact(&mut [0; FRAME_SIZE][..if is_write { FRAME_SIZE } else { 0 }]).ok()?;
+    Some(request)
+}
 
 /// A directory with a server's socket in it.
 #[derive(Clone)]
@@ -46,12 +79,12 @@ impl Place {
 pub(super) struct Server(Child);
 
 impl Server {
-    fn start(command: Command, socket: &Path) -> Self {
+    fn start(command: process::Command, socket: &Path) -> Self {
         let _ = std::fs::remove_file(socket);
         Self::start_until(command, || UnixStream::connect(socket).is_ok())
     }
 
-    fn start_until(mut command: Command, listens: impl Fn() -> bool) -> Self {
+    fn start_until(mut command: process::Command, listens: impl Fn() -> bool) -> Self {
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let server = Self(process.unwrap_or_else(|error| panic!("{command:?}: {error}: run ci/setup first")));
         let start = Instant::now();
@@ -63,14 +96,14 @@ impl Server {
     }
 
     pub(super) fn nbdkit(place: &Place, arguments: &[&str]) -> Self {
-        let mut command = Command::new("nbdkit");
+        let mut command = process::Command::new("nbdkit");
         command.args(["--foreground", "--exit-with-parent", "--unix"]).arg(place.socket()).args(arguments);
         Self::start(command, &place.socket())
     }
 
     /// On a port of the loopback device.
     pub(super) fn nbdkit_on(port: u16, arguments: &[&str]) -> Self {
-        let mut command = Command::new("nbdkit");
+        let mut command = process::Command::new("nbdkit");
         command.args(["--foreground", "--exit-with-parent", "--ipaddr=127.0.0.1"]);
         command.arg(format!("--port={port}")).args(arguments);
         Self::start_until(command, || TcpStream::connect(("127.0.0.1", port)).is_ok())
@@ -78,7 +111,7 @@ impl Server {
 
     /// Serves the file of this name, which is there.
     pub(super) fn qemu(place: &Place, file: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new("qemu-nbd");
+        let mut command = process::Command::new("qemu-nbd");
         command
             .args(["--format=raw", "--persistent", "--discard=unmap", "--cache=writeback"])
             .args(arguments);
@@ -154,7 +187,7 @@ impl Restarted {
     /// Serves a file.
     pub(super) fn serve(place: &Place, file: &Path, arguments: &[&str]) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
-        let mut command = Command::new("nbdkit");
+        let mut command = process::Command::new("nbdkit");
         command
             .args(["--foreground", "--exit-with-parent", "--filter=exitlast", "--unix"])
             .arg(place.socket());

@@ -4,13 +4,18 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use zerocopy::IntoBytes;
 
 use super::super::super::NbdServer;
 use super::super::requests::DEPTH;
 use super::super::{Broken, RemoteTier};
-use super::rig::{Cutter, Driver, PATIENCE, Place, Restarted, Server};
+use super::protocol::FLAGS;
+use super::rig::{Cutter, Driver, PATIENCE, Place, Restarted, Server, greet_each, next_request};
 use super::*;
+use crate::swap::nbd::SimpleReply;
 
 /// Long enough for a server to come back in any of these tests.
 const LONG: Duration = PATIENCE;
@@ -137,6 +142,43 @@ fn a_server_that_greets_and_does_not_serve_is_away() {
     let stats = driver.tier.counters().snapshot();
     assert_eq!(stats.timeouts, 1, "{stats:?} in {:?}", start.elapsed());
     assert!(driver.tier.is_away().load(Ordering::Relaxed));
+}
+
+/// Its first connection keeps silent. On the next one it answers one request, and the others once there are more.
+#[test]
+fn a_server_that_comes_back_is_asked_as_much_as_before() {
+    let place = Place::new();
+    let (go_on, goes_on) = mpsc::channel();
+    greet_each(
+        &place.socket(),
+        |_| FLAGS,
+        move |number, mut stream| {
+            for answered in 0.. {
+                let Some(request) = next_request(&mut stream) else { return };
+                if number > 0 {
+                    if answered == 1 {
+                        goes_on.recv().unwrap();
+                    }
+                    stream.write_all(SimpleReply::new(request.cookie, None).as_bytes()).unwrap();
+                    stream.write_all(&[7; FRAME_SIZE]).unwrap();
+                }
+            }
+        },
+    );
+    let mut driver = Driver::new(&place.socket(), SHORT);
+    driver.submit(read(0));
+    std::thread::sleep(SHORT);
+    (1..DEPTH as u64).for_each(|place| _ = driver.submit(read(place)));
+    // The first one has waited in vain, then the second one is answered.
+    driver.wait();
+    assert!(driver.tier.is_away().load(Ordering::Relaxed));
+    driver.wait();
+    assert!(!driver.tier.is_away().load(Ordering::Relaxed));
+    (0..2).for_each(|place| _ = driver.submit(read(place)));
+    go_on.send(()).unwrap();
+    let results: Vec<_> = driver.finish().into_iter().map(|done| done.result).collect();
+    assert_eq!(results[0], Err(TierError::Away));
+    assert_eq!(results[1..], [Ok(()); DEPTH + 1]);
 }
 
 #[test]

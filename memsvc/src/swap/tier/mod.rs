@@ -82,7 +82,7 @@ pub(crate) enum TierError {
     /// There is no room on the disk or the server, though the place exists.
     #[error("there is no room on the tier")]
     Full,
-    /// The server has not answered for the stated time.
+    /// The server has not answered. What was asked of it and changes a place may still be done, at any time.
     #[error("the tier is away")]
     Away,
 }

@@ -63,8 +63,8 @@ impl Client {
         }
     }
 
-    /// Reads a place for nobody: who greets may still not serve. Not while something is under way, of which the answer
-    /// says as much: so no operation lacks the slot of it, if none is submitted until it has ended.
+    /// Reads a place for nobody: who greets may still not serve. Not while anything is under way, whose answer says as
+    /// much. It takes the slot of no operation, if none is submitted until it has ended.
     pub(super) fn probe(&mut self, deadline: Instant) {
         if self.requests.is_idle()
             && let Some(block) = self.probe.take()

@@ -313,9 +313,11 @@ impl Transport for RemoteTier {
     }
 
     fn submit(&mut self, token: u64, op: Op) {
-        if self.said == Said::Unfit {
+        let is_unfit = self.said == Said::Unfit;
+        // As in `end_all`.
+        if is_unfit && !matches!(op, Op::Discard { .. }) {
             self.client.end(token, op, TierError::Refused);
-        } else if self.is_away.load(Ordering::Relaxed) {
+        } else if is_unfit || self.is_away.load(Ordering::Relaxed) {
             self.client.end(token, op, TierError::Away);
         } else {
             self.client.submit(token, op, Instant::now() + self.timeout);

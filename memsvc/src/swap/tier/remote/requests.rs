@@ -44,10 +44,16 @@ struct UnderWay {
     op: Op,
     deadline: Instant,
     stage: Stage,
-    /// Of the request that was sent last.
+    /// Of the request that was sent last; 0 before.
     cookie: u64,
     /// What of a discard has been trimmed.
     trimmed: u64,
+}
+
+impl UnderWay {
+    fn was_sent(&self) -> bool {
+        self.cookie != 0
+    }
 }
 
 /// A request that goes out.
@@ -176,9 +182,18 @@ impl Requests {
         (count, were_sent)
     }
 
-    /// Ends all operations in this way, before [`Requests::restart`].
+    /// Ends all operations, before [`Requests::restart`]: in this way, or as those of which nobody knows whether they
+    /// are done late. A discard may be one that was sent before, which is begun again until it is answered.
     pub(super) fn end_all(&mut self, error: TierError) {
-        (0..DEPTH).for_each(|slot| self.finish(slot, Err(error)));
+        for slot in 0..DEPTH {
+            let Some(under_way) = &self.slots[slot] else { continue };
+            let may_come_late = match under_way.op {
+                Op::Read { .. } => false,
+                Op::Write { .. } => under_way.was_sent(),
+                Op::Discard { .. } => true,
+            };
+            self.finish(slot, Err(if may_come_late { TierError::Away } else { error }));
+        }
     }
 
     fn finish(&mut self, slot: usize, result: Result<(), TierError>) {
@@ -225,7 +240,9 @@ impl Requests {
             Op::Discard { places } => (Command::Trim, left_to_trim(places, under_way.trimmed)),
         };
         if command == Command::Trim && (!export.trims || places.is_empty()) {
-            self.finish(slot, Ok(()));
+            // A server before this one may still do it.
+            let result = if under_way.was_sent() { Err(TierError::Away) } else { Ok(()) };
+            self.finish(slot, result);
             return true;
         }
         if places.end > export.places {

@@ -361,6 +361,33 @@ fn long_discards_go_in_pieces_and_none_where_there_is_no_trim() {
 }
 
 #[test]
+fn what_was_sent_and_may_come_late_is_not_refused() {
+    let discard = |place| Op::Discard { places: place..place + 1 };
+    let (mut client, requests) = asked(FLAGS, BYTES, vec![read(1), write(2, 2), discard(3)]);
+    assert_eq!(requests.len(), 3);
+    client.restart();
+    // The last one may be another try.
+    (3..).zip([read(4), write(5, 5), discard(6)]).for_each(|(token, op)| client.submit(token, op, later()));
+    client.end_all(TierError::Refused);
+    let results: Vec<_> = std::iter::from_fn(|| client.take_ended()).map(|done| done.result).collect();
+    let (refused, away) = (Err(TierError::Refused), Err(TierError::Away));
+    assert_eq!(results, [refused, away, away, refused, refused, away]);
+}
+
+#[test]
+fn a_discard_that_was_sent_is_not_done_by_a_server_without_trim() {
+    let (mut client, trims) = asked(FLAGS, BYTES, vec![Op::Discard { places: 1..2 }]);
+    assert_eq!(trims.len(), 1);
+    client.restart();
+    client.submit(1, Op::Discard { places: 3..4 }, later());
+    client.receive(&greeting(BYTES, TransmissionFlags::HAS_FLAGS, &[])).unwrap();
+    assert_eq!(client.send(&mut [0; HELLO]), HELLO);
+    assert!(requests(&mut client).is_empty());
+    let results: Vec<_> = std::iter::from_fn(|| client.take_ended()).map(|done| done.result).collect();
+    assert_eq!(results, [Err(TierError::Away), Ok(())]);
+}
+
+#[test]
 fn places_that_are_not_there_are_refused_here() {
     let ops = vec![read(PLACES), write(u64::MAX, 0), Op::Discard { places: 0..PLACES + 1 }];
     let (mut client, requests) = asked(FLAGS, BYTES, ops);

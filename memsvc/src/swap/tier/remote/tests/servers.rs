@@ -15,7 +15,7 @@ use super::super::{Broken, RemoteTier};
 use super::protocol::FLAGS;
 use super::rig::{Cutter, Driver, PATIENCE, Place, Restarted, Server, greet_each, next_request};
 use super::*;
-use crate::swap::nbd::SimpleReply;
+use crate::swap::nbd::{SimpleReply, TransmissionFlags};
 
 /// Long enough for a server to come back in any of these tests.
 const LONG: Duration = PATIENCE;
@@ -317,13 +317,45 @@ fn an_export_that_comes_back_smaller_or_read_only_is_refused_until_it_is_right()
         driver.verify(0..10, 1);
         server.kill();
         server = Server::nbdkit(&place, wrong);
+        // It may be sent before it is seen that the server has gone: a write would not be refused then.
+        assert_eq!(driver.run(read(1)).result, Err(TierError::Refused), "{wrong:?}");
         assert_eq!(driver.run(write(1, 2)).result, Err(TierError::Refused), "{wrong:?}");
+        assert_eq!(driver.run(Op::Discard { places: 1..2 }).result, Err(TierError::Away), "{wrong:?}");
         server.kill();
         server = Server::nbdkit(&place, &MEMORY);
         let start = Instant::now();
         while driver.run(write(1, 2)).result != Ok(()) {
             assert!(start.elapsed() < PATIENCE);
         }
+    }
+}
+
+/// Its first connection takes what is written and discarded, and ends; the next ones are read-only, or have no trim.
+#[test]
+fn what_was_sent_and_not_answered_is_not_refused_when_the_export_has_changed() {
+    let read_only = FLAGS | TransmissionFlags::READ_ONLY;
+    for (flags, written) in [(read_only, Err(TierError::Away)), (TransmissionFlags::HAS_FLAGS, Ok(()))] {
+        let place = Place::new();
+        greet_each(
+            &place.socket(),
+            move |number| if number == 0 { FLAGS } else { flags },
+            |number, mut stream| {
+                for asked in 1.. {
+                    let Some(request) = next_request(&mut stream) else { return };
+                    if number == 0 && asked == 2 {
+                        return;
+                    }
+                    if number > 0 {
+                        stream.write_all(SimpleReply::new(request.cookie, None).as_bytes()).unwrap();
+                    }
+                }
+            },
+        );
+        let mut driver = Driver::new(&place.socket(), LONG);
+        driver.submit(write(1, 1));
+        driver.submit(Op::Discard { places: 10..20 });
+        let results: Vec<_> = driver.finish().into_iter().map(|done| done.result).collect();
+        assert_eq!(results, [written, Err(TierError::Away)], "{flags:?}");
     }
 }
 

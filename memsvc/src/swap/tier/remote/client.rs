@@ -127,9 +127,14 @@ impl Client {
         self.requests.restart()
     }
 
+    /// Requests that have been answered on this connection.
+    pub(super) fn answered(&self) -> u64 {
+        self.requests.answered()
+    }
+
     /// A server serves: it has answered a request on this connection, or has nothing to answer and `is_trusted`.
     pub(super) fn is_served(&self, is_trusted: bool) -> bool {
-        self.export.is_some() && (self.requests.was_answered() || is_trusted && self.requests.is_idle())
+        self.export.is_some() && (self.answered() > 0 || is_trusted && self.requests.is_idle())
     }
 
     /// See [`Requests::next_deadline`].

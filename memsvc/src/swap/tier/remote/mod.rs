@@ -16,11 +16,11 @@
 //! lost meanwhile; then it ends as [`TierError::Away`]. Until then all that has not been answered is sent
 //! again on the next connection; see [`requests`] for why that is right. Once one has waited in vain, those that
 //! come end so at once, until the server is back: nobody waits for the stated time again and again. It is back when it
-//! has answered a read that is made for that: a server may greet, and the disk behind it stand still. Nothing is
-//! allocated after [`RemoteTier::connect`].
+//! has answered something, if only a read that is made for that: a server may greet as often as it likes, and the disk
+//! behind it stand still. Nothing is allocated after [`RemoteTier::connect`].
 //!
-//! A write that has ended as `Away` may still be done by a server that comes back to it: its place is better
-//! not used again soon.
+//! A write or a discard that has ended as `Away` may still be done by a server that comes back to it: its place is
+//! better not used again soon. So what was sent ends like this, too, when the export cannot be used any more.
 
 mod broken;
 mod client;
@@ -105,7 +105,7 @@ pub(crate) struct RemoteTier {
     output: Box<[u8]>,
     /// What of it is still to be sent.
     unsent: Range<usize>,
-    /// When something came the last time.
+    /// When a request was answered the last time. A greeting is no answer.
     heard: Instant,
     /// It has not answered for the stated time, and is not back.
     is_away: Arc<AtomicBool>,
@@ -206,11 +206,13 @@ impl RemoteTier {
             }
         }
         let was_chosen = self.client.export().is_some();
+        let answered = self.client.answered();
         let received = receive_some(socket, &mut self.input)?;
-        if received > 0 {
+        let result = self.client.receive(&self.input[..received]);
+        if self.client.answered() > answered {
             self.heard = now;
         }
-        self.client.receive(&self.input[..received])?;
+        result?;
         let is_chosen = self.client.export().is_some();
         if !is_chosen && *ready_by <= now {
             return Err(Broken::Silent);

@@ -79,8 +79,8 @@ pub(super) struct Requests {
     serial: u64,
     /// There is room for all that can be under way, and a probe.
     ended: VecDeque<Done>,
-    /// A request has been answered on this connection: with all of its data, if it has any.
-    was_answered: bool,
+    /// Requests that have been answered on this connection, with all of their data.
+    answered: u64,
 }
 
 impl Requests {
@@ -93,7 +93,7 @@ impl Requests {
             reading: None,
             serial: 0,
             ended: VecDeque::with_capacity(DEPTH + 1),
-            was_answered: false,
+            answered: 0,
         }
     }
 
@@ -132,8 +132,8 @@ impl Requests {
         self.sending.is_some()
     }
 
-    pub(super) fn was_answered(&self) -> bool {
-        self.was_answered
+    pub(super) fn answered(&self) -> u64 {
+        self.answered
     }
 
     /// When the first operation has waited for too long.
@@ -146,7 +146,7 @@ impl Requests {
         self.sending = None;
         self.reading = None;
         self.header.clear();
-        self.was_answered = false;
+        self.answered = 0;
         self.queue.clear();
         let mut resent = 0;
         for (slot, under_way) in self.slots.iter_mut().enumerate() {
@@ -285,7 +285,7 @@ impl Requests {
                 let slot = *slot;
                 self.reading = None;
                 self.finish(slot, Ok(()));
-                self.was_answered = true;
+                self.answered += 1;
             }
             let Some(bytes) = self.header.take(&mut input, size_of::<SimpleReply>()) else { return Ok(()) };
             let reply = SimpleReply::read_from_bytes(bytes).ok().and_then(|reply| reply.parse());
@@ -322,7 +322,7 @@ impl Requests {
                 }
             },
         }
-        self.was_answered = true;
+        self.answered += 1;
         Ok(())
     }
 }

@@ -144,6 +144,22 @@ fn a_server_that_greets_and_does_not_serve_is_away() {
     assert!(driver.tier.is_away().load(Ordering::Relaxed));
 }
 
+/// The same for one that greets and drops, again and again: of all that waits, those that were begun before that was
+/// known wait in vain.
+#[test]
+fn a_server_that_greets_and_goes_again_and_again_is_away() {
+    let place = Place::new();
+    greet_each(&place.socket(), |_| FLAGS, |_, _| {});
+    let mut driver = Driver::new(&place.socket(), SHORT);
+    let many = 4 * DEPTH as u64;
+    (0..many).for_each(|place| _ = driver.submit(read(place)));
+    let results = driver.finish();
+    assert!(results.len() as u64 == many && results.iter().all(|done| done.result == Err(TierError::Away)));
+    let stats = driver.tier.counters().snapshot();
+    assert!(stats.timeouts <= DEPTH as u64 && stats.reconnects > 1, "{stats:?}");
+    assert!(driver.tier.is_away().load(Ordering::Relaxed));
+}
+
 /// Its first connection keeps silent. On the next one it answers one request, and the others once there are more.
 #[test]
 fn a_server_that_comes_back_is_asked_as_much_as_before() {

@@ -210,8 +210,8 @@ impl Restarted {
         self.is_over.store(true, Ordering::Relaxed);
         let thread = self.thread.take().unwrap();
         while !thread.is_finished() {
-            // The last connection: it ends with this one.
-            let _ = UnixStream::connect(&self.socket);
+            // The last connection: it ends with this one, if that has come as far as the export.
+            let _ = Driver::try_new(&self.socket, "", PATIENCE);
             std::thread::sleep(Duration::from_millis(5));
         }
         thread.join().unwrap()

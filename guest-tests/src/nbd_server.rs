@@ -19,9 +19,6 @@ use crate::{host, paths};
 const MEMORY: &str = "/dev/shm";
 /// Clients at once.
 const CLIENTS: &str = "16";
-/// Memory beyond the export's size: a page is stored anew before the old one goes, also where nothing
-/// compresses.
-const SPARE_MIB: u64 = 64;
 /// The export's name on a socket.
 const EXPORT: &str = "swap";
 
@@ -60,8 +57,7 @@ impl Program {
         };
         match self {
             Program::Aerostat => {
-                let memory = format!("{}M", mib + SPARE_MIB);
-                command.args(["swap", "serve", "--name", EXPORT, "--size", &size, "--memory", &memory]);
+                command.args(["swap", "serve", "--name", EXPORT, "--size", &size]);
                 command.arg("--socket").arg(socket);
             }
             Program::Nbdkit => {

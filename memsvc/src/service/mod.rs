@@ -260,9 +260,10 @@ impl MemoryService {
 
     /// The calling thread frees memory that others wait for: it serves swap and the balloon. From now on its touches of
     /// absent guest pages are `MEMALLOC` (`PF_MEMALLOC`, include/linux/sched.h). There is one such thread, the one that
-    /// called last. It is not to serve what frees no memory, which could use up the reserve.
+    /// called last. It is not to serve what frees no memory, which could use up the reserve. What pages of swap need to leave
+    /// for a tier is not theirs.
     pub fn memalloc_here(&self) {
-        self.space.memalloc_here();
+        self.space.memalloc_here(self.swap.as_ref().map_or(0, Swap::record_frames));
     }
 
     /// True when free memory is below the min watermark: only what frees memory is to be asked for then.

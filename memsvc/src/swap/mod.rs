@@ -115,6 +115,11 @@ pub enum SwapError {
 const CPUS: u8 = 8;
 
 impl Swap {
+    /// Frames of the reserve that are for pages that leave for a tier.
+    pub(crate) fn record_frames(&self) -> u64 {
+        self.export.store.record_frames()
+    }
+
     /// A device with memory of its own, in no guest's arena: for tools.
     ///
     /// # Errors

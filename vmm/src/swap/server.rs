@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use memsvc::swap::{NbdServer, Swap, Waker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use zeroize::Zeroizing;
 
 use super::halt::Halt;
@@ -193,6 +194,9 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
     let mut waiting = 0..0;
     let mut halt = Halt::default();
     let start = Instant::now();
+    // Nor does who does not listen.
+    set_socket_timeout(&stream, Timeout::Send, Some(GREETING))?;
+    let mut is_bounded = true;
     let mut is_at_end = false;
     // Its last word is known to have come; nothing has been done for it since.
     let mut ended: Option<Instant> = None;
@@ -213,6 +217,10 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
             continue;
         }
         let (is_waiting, is_greeting) = (connection.is_waiting(), connection.is_greeting());
+        if is_bounded && !is_greeting {
+            set_socket_timeout(&stream, Timeout::Send, None)?;
+            is_bounded = false;
+        }
         let patience = match ended {
             Some(since) => Some(LAST_WORD.saturating_sub(since.elapsed())),
             None => is_greeting.then(|| GREETING.saturating_sub(start.elapsed())),

@@ -45,8 +45,10 @@ impl From<io::Error> for Unresolved {
 }
 
 impl GuestSpace {
-    /// The calling thread frees memory for others: what it touches may come out of the reserve from now on.
-    pub(crate) fn memalloc_here(&self) {
+    /// The calling thread frees memory for others: what it touches may come out of the reserve from now on, but for the
+    /// last frames, which it `leaves`.
+    pub(crate) fn memalloc_here(&self, leaves: u64) {
+        self.memalloc_leaves.store(leaves, Ordering::Relaxed);
         let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         self.memalloc_thread.store(thread, Ordering::Relaxed);
     }
@@ -283,7 +285,11 @@ impl GuestSpace {
             result => result,
         };
         let home = match home {
-            Err(_) if is_memalloc => self.alloc.enter(CPU).alloc(&MEMALLOC_FRAME),
+            Err(_)
+                if is_memalloc && self.alloc.has_free(self.memalloc_leaves.load(Ordering::Relaxed) + 1) =>
+            {
+                self.alloc.enter(CPU).alloc(&MEMALLOC_FRAME)
+            }
             result => result,
         }?;
         let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());

@@ -39,7 +39,7 @@ mod stash;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Instant;
 
 use super::arena::Arena;
@@ -151,8 +151,9 @@ pub(crate) struct GuestSpace {
     /// Wakes the refiller of the stash.
     refill: Arc<Bell>,
     shortage: shortage::Shortage,
-    /// The thread whose touches are `MEMALLOC`; 0 if there is none.
+    /// The thread whose touches are `MEMALLOC`; 0 if there is none. And frames of the reserve that they leave.
     memalloc_thread: AtomicU32,
+    memalloc_leaves: AtomicU64,
     /// Wakes the compactor.
     compaction: Arc<Bell>,
     faults: FaultCounters,
@@ -221,6 +222,7 @@ impl GuestSpace {
             refill,
             shortage: shortage::Shortage::default(),
             memalloc_thread: AtomicU32::new(0),
+            memalloc_leaves: AtomicU64::new(0),
             compaction,
             faults: FaultCounters::default(),
             moves: MoveCounters::default(),

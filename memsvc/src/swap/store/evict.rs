@@ -6,7 +6,7 @@
 //!                                                                             └─▶ its place on the tier is free
 //! ```
 //! A tier that takes nothing of a batch rests, and the next one is tried: who waits for room is refused when
-//! none is left.
+//! none is left. One that has no room is first asked to write only where something lies already.
 //!
 //! It needs no memory that is not there from the start, but for the records: a frame for 128 pages, which writes
 //! leave for it ([`RECORD_FRAMES`](super::RECORD_FRAMES)); slabs are squeezed if it finds none, for which they are
@@ -163,9 +163,9 @@ impl<'a> Eviction<'a> {
                 continue;
             }
             (in_vain, is_away) = (in_vain + 1, is_away || moved.is_away);
-            // Who was asked rests now: the next tier may stand in. A rest may be over before the last one has
-            // answered, so they are counted.
-            if moved.asked > 0 && in_vain < tiers.levels().len() {
+            // Who was asked rests now, the second time at the latest: the next tier may stand in. A rest may be over before
+            // the last one has answered, so they are counted.
+            if moved.asked > 0 && in_vain < 2 * tiers.levels().len() {
                 continue;
             }
             // Places whose discard was not answered may be all there are.
@@ -249,7 +249,11 @@ impl<'a> Eviction<'a> {
         let sealed = self.seal(page, place, &mut block);
         let handle = sealed.and_then(|record| Some((record, self.keep(&record)?)));
         let Some((record, handle)) = handle else {
-            self.tiers.free_place(level, place);
+            if is_free {
+                level.give_back(place);
+            } else {
+                self.tiers.free_place(level, place);
+            }
             self.blocks.push(block);
             // Without a record nobody leaves; a page that somebody uses is no reason to end.
             if let Some(mut slot) = self.store.slots.lock(page) {

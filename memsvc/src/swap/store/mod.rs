@@ -304,6 +304,11 @@ impl Store {
         }
     }
 
+    /// Frames of the reserve that are for pages that leave for a tier.
+    pub(crate) fn record_frames(&self) -> u64 {
+        if self.tiers.is_some() { RECORD_FRAMES } else { 0 }
+    }
+
     /// Where the pages are.
     pub(crate) fn objects(&self) -> &Objects {
         &self.objects
@@ -359,7 +364,7 @@ impl Store {
     /// how many do at the same time does not matter. It is to count them again once it has let them go.
     fn put(&self, cpu: CpuId, packed: &Packed<'_>, goes: u64) -> Result<Handle, NoRoom> {
         // The last frames are for records, so that pages can leave.
-        if self.tiers.is_some() && !self.objects.has_room(RECORD_FRAMES) {
+        if !self.objects.has_room(self.record_frames()) {
             return Err(NoRoom);
         }
         let grows = (packed.bytes.len() as u64).wrapping_sub(goes);

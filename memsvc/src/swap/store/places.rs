@@ -13,13 +13,17 @@ use std::ops::Range;
 /// Places that are discarded at once: 32 MiB, which every NBD server takes.
 pub(super) const RUN: u64 = 8192;
 
+/// Places that were freed of late and are remembered: where more were freed, the next one is not far.
+const RECENT: usize = 1024;
+
 /// The places of one tier.
 #[derive(Debug)]
 pub(super) struct Places {
     taken: Bits,
     freed: Bits,
-    /// How many of those there are.
+    /// How many of those there are, and some of them: a tier where few are freed is not searched for each.
     freed_count: u64,
+    recent: Vec<u64>,
     count: u64,
     /// Where it is looked for the next one that is free, or was freed: pages that are written together lie together.
     next: u64,
@@ -30,7 +34,8 @@ impl Places {
     /// So many, all free.
     pub(super) fn new(count: u64) -> Self {
         let (taken, freed) = (Bits::new(count), Bits::new(count));
-        Self { taken, freed, freed_count: 0, count, next: 0, next_freed: 0 }
+        let recent = Vec::with_capacity(RECENT);
+        Self { taken, freed, freed_count: 0, recent, count, next: 0, next_freed: 0 }
     }
 
     /// How many there are.
@@ -49,12 +54,19 @@ impl Places {
         if self.freed_count == 0 {
             return None;
         }
-        let after = self.freed.first_set(self.next_freed..self.count);
-        let place = after.or_else(|| self.freed.first_set(0..self.next_freed))?;
+        let recent = std::iter::from_fn(|| self.recent.pop()).find(|place| self.freed.get(*place));
+        let place = match recent {
+            Some(place) => place,
+            None => {
+                let after = self.freed.first_set(self.next_freed..self.count);
+                let place = after.or_else(|| self.freed.first_set(0..self.next_freed))?;
+                self.next_freed = place + 1;
+                place
+            }
+        };
         self.taken.set(place, true);
         self.freed.set(place, false);
         self.freed_count -= 1;
-        self.next_freed = place + 1;
         Some(place)
     }
 
@@ -73,6 +85,9 @@ impl Places {
         if self.taken.set(place, false) {
             self.freed.set(place, true);
             self.freed_count += 1;
+            if self.recent.len() < RECENT {
+                self.recent.push(place);
+            }
         }
     }
 
@@ -218,6 +233,6 @@ mod tests {
         places.free(5);
         places.free(64);
         assert_eq!(places.take_free(), None);
-        assert_eq!([(); 3].map(|()| places.take_freed_one()), [Some(5), Some(64), None]);
+        assert_eq!([(); 3].map(|()| places.take_freed_one()), [Some(64), Some(5), None]);
     }
 }

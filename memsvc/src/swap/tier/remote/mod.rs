@@ -224,8 +224,10 @@ impl RemoteTier {
         if is_chosen && is_away && !self.client.is_served(false) {
             self.client.probe(now + self.timeout);
         }
-        if self.client.is_served(!is_away) {
+        if self.client.answered() > 0 {
             self.rest = FIRST_REST;
+        }
+        if self.client.is_served(!is_away) {
             self.is_away.store(false, Ordering::Relaxed);
             if self.said != Said::Serves {
                 self.said = Said::Serves;

@@ -5,8 +5,8 @@
 //!        ▲                             │ memory is back, or the time is over
 //!        └──── they fault again ◀──────┘ all are woken
 //! ```
-//! The fault thread itself never waits for memory. Those of the thread without which none may be freed are
-//! `MEMALLOC`: they are here only when the reserve is used up, too.
+//! The fault thread itself never waits for memory. Faults of the thread without which none may be freed
+//! are `MEMALLOC`: they are here only when the reserve is used up, too, but for what pages of swap need to leave.
 
 use std::time::Duration;
 

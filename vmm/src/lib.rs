@@ -6,6 +6,7 @@ pub mod bench;
 pub mod cli;
 pub mod devices;
 pub mod heap;
+mod json;
 pub mod link;
 pub mod socket;
 pub mod swap;

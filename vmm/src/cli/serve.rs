@@ -26,6 +26,7 @@ pub(super) fn read_config(path: &Path) -> anyhow::Result<VmConfig> {
     if text.len() as u64 > MAX_CONFIG {
         bail!("The configuration file {} is longer than 1 MiB.", path.display());
     }
-    serde_json::from_str(&text)
+    crate::json::parse(text.as_bytes())
+        .map_err(anyhow::Error::msg)
         .with_context(|| format!("The configuration file {} is not valid", path.display()))
 }

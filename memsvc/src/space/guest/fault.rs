@@ -64,7 +64,8 @@ impl GuestSpace {
             return;
         }
         let frame = GuestFrame((offset / FRAME_SIZE) as u32);
-        match self.populate(frame, fault.thread, since) {
+        let is_memalloc = fault.thread == self.memalloc_thread.load(Ordering::Relaxed);
+        match self.populate(frame, is_memalloc, since) {
             Ok(()) => {}
             Err(Unresolved::Short) => {
                 self.faults.short.add(1);
@@ -82,7 +83,7 @@ impl GuestSpace {
         }
     }
 
-    fn populate(&self, frame: GuestFrame, thread: u32, since: Instant) -> Result<(), Unresolved> {
+    fn populate(&self, frame: GuestFrame, is_memalloc: bool, since: Instant) -> Result<(), Unresolved> {
         let guest_block = frame.block();
         let (mut waited, mut no_huge_page) = (false, false);
         loop {
@@ -103,7 +104,7 @@ impl GuestSpace {
                         self.stalls.begin(&mut state, frame, since);
                         return Ok(());
                     }
-                    Page::Absent => return self.move_frames_in(&mut state, frame, thread),
+                    Page::Absent => return self.move_frames_in(&mut state, frame, is_memalloc),
                 },
                 BlockState::Absent => false,
             };
@@ -244,8 +245,12 @@ impl GuestSpace {
     }
 
     /// Single frames for a page of a split block, and for those around it that the guest may use soon.
-    fn move_frames_in(&self, state: &mut State, frame: GuestFrame, thread: u32) -> Result<(), Unresolved> {
-        let is_memalloc = thread == self.memalloc_thread.load(Ordering::Relaxed);
+    fn move_frames_in(
+        &self,
+        state: &mut State,
+        frame: GuestFrame,
+        is_memalloc: bool,
+    ) -> Result<(), Unresolved> {
         let first = self.zeroed_frame(state, is_memalloc).map_err(|_| Unresolved::Short)?;
         let mut moves = vec![Move { page: frame, from: first, to: first }];
         for page in around(frame).filter(|&page| page != frame) {

@@ -20,7 +20,7 @@ use std::thread::{self, JoinHandle};
 
 use zerocopy::IntoBytes;
 
-use super::level::{Batch, Level, READERS, Record, Waits, empty_block};
+use super::level::{Batch, Level, Place, READERS, Record, Waits, empty_block};
 use super::pressure::Next;
 use super::slots::{Generation, Slot};
 use super::tiers::Tiers;
@@ -87,10 +87,8 @@ impl Drop for Evictor {
 struct Leaving {
     page: u64,
     tier: u8,
-    /// Nothing lay at its place before.
-    is_free: bool,
-    record: Record,
-    /// Of the record.
+    place: Place,
+    /// Of its record.
     handle: Handle,
     /// How it went; refused until it has ended.
     result: Result<(), TierError>,
@@ -242,18 +240,14 @@ impl<'a> Eviction<'a> {
     /// leave stays.
     fn send(&mut self, page: u64) -> bool {
         let Some(mut block) = self.blocks.pop() else { return false };
-        let Some((tier, level, (place, is_free))) = self.tiers.take_place() else {
+        let Some((tier, level, place)) = self.tiers.take_place() else {
             self.blocks.push(block);
             return false;
         };
-        let sealed = self.seal(page, place, &mut block);
-        let handle = sealed.and_then(|record| Some((record, self.keep(&record)?)));
-        let Some((record, handle)) = handle else {
-            if is_free {
-                level.give_back(place);
-            } else {
-                self.tiers.free_place(level, place);
-            }
+        let sealed = self.seal(page, place.number, &mut block);
+        let handle = sealed.and_then(|record| self.keep(&record));
+        let Some(handle) = handle else {
+            self.tiers.give_back(level, place);
             self.blocks.push(block);
             // Without a record nobody leaves; a page that somebody uses is no reason to end.
             if let Some(mut slot) = self.store.slots.lock(page) {
@@ -263,8 +257,9 @@ impl<'a> Eviction<'a> {
             return sealed.is_none();
         };
         let index = self.leaving.len();
-        self.leaving.push(Leaving { page, tier, is_free, record, handle, result: Err(TierError::Refused) });
-        level.begin(Waits::Evictor(Arc::clone(&self.batch), index), Op::Write { place, block });
+        self.leaving.push(Leaving { page, tier, place, handle, result: Err(TierError::Refused) });
+        let op = Op::Write { place: place.number, block };
+        level.begin(Waits::Evictor(Arc::clone(&self.batch), index), op);
         true
     }
 
@@ -302,7 +297,7 @@ impl<'a> Eviction<'a> {
     fn arrived(&mut self, index: usize, result: Result<(), TierError>) -> bool {
         let Some(leaving) = self.leaving.get_mut(index) else { return false };
         leaving.result = result;
-        let &mut Leaving { page, tier, is_free, record, handle, .. } = leaving;
+        let &mut Leaving { page, tier, place, handle, .. } = leaving;
         let level = self.tiers.level(tier);
         let Some(mut slot) = self.store.slots.lock(page) else { return false };
         let is_leaving = slot.is_leaving();
@@ -326,8 +321,8 @@ impl<'a> Eviction<'a> {
         match (result, level) {
             // It may still be written, at any time: nothing else is to lie there.
             (Err(TierError::Away), _) | (_, None) => {}
-            (Err(TierError::Full), Some(level)) if is_free => level.give_back(record.place()),
-            (_, Some(level)) => self.tiers.free_place(level, record.place()),
+            (Err(TierError::Full), Some(level)) => self.tiers.give_back(level, place),
+            (_, Some(level)) => self.tiers.free_place(level, place.number),
         }
         // What it would have been room for is gone already.
         result.is_ok()

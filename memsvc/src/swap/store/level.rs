@@ -65,6 +65,14 @@ impl Record {
     }
 }
 
+/// Where a page may go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) number: u64,
+    /// Nothing lies there.
+    pub(super) is_free: bool,
+}
+
 /// Who is told that an operation has ended.
 #[derive(Debug)]
 pub(super) enum Waits {
@@ -298,8 +306,8 @@ impl Level {
         self.tier.close();
     }
 
-    /// A place for a page, if there is one that can be written now, and whether nothing lies there.
-    pub(super) fn take_place(&self) -> Option<(u64, bool)> {
+    /// A place for a page, if there is one that can be written now.
+    pub(super) fn take_place(&self) -> Option<Place> {
         if self.rests() {
             return None;
         }
@@ -307,8 +315,8 @@ impl Level {
         let mut places = lock(&self.places);
         match places.take_freed_one() {
             None if is_full => None,
-            None => places.take_free().map(|place| (place, true)),
-            Some(place) => Some((place, false)),
+            None => places.take_free().map(|number| Place { number, is_free: true }),
+            Some(number) => Some(Place { number, is_free: false }),
         }
     }
 

@@ -6,7 +6,7 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::core::sync::lock;
@@ -43,7 +43,8 @@ struct State {
     stop: bool,
     /// How often no page could leave.
     failures: u64,
-    waiting: Vec<Arc<Waker>>,
+    /// Connections may go meanwhile.
+    waiting: Vec<Weak<Waker>>,
     /// Writes that had to wait.
     throttled: u64,
 }
@@ -70,9 +71,8 @@ impl Pressure {
             return false;
         }
         state.throttled += u64::from(is_new);
-        if !state.waiting.iter().any(|other| Arc::ptr_eq(other, waker)) {
-            state.waiting.push(Arc::clone(waker));
-        }
+        state.waiting.retain(|other| other.strong_count() > 0 && other.as_ptr() != Arc::as_ptr(waker));
+        state.waiting.push(Arc::downgrade(waker));
         true
     }
 
@@ -122,7 +122,7 @@ impl Pressure {
     fn release(&self, failures: u64) {
         let mut state = lock(&self.state);
         state.failures += failures;
-        state.waiting.drain(..).for_each(|waker| waker.wake());
+        state.waiting.drain(..).filter_map(|waker| waker.upgrade()).for_each(|waker| waker.wake());
     }
 
     /// True when somebody waits.

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use super::level::Level;
+use super::level::{Level, Place};
 use super::pressure::Pressure;
 use super::reader::Reader;
 use super::seat::Seat;
@@ -61,7 +61,7 @@ impl Tiers {
     }
 
     /// A place on the first tier that has one, whether nothing lies there, and which tier that is.
-    pub(super) fn take_place(&self) -> Option<(u8, &Level, (u64, bool))> {
+    pub(super) fn take_place(&self) -> Option<(u8, &Level, Place)> {
         (0..).zip(&self.levels).find_map(|(number, level)| Some((number, level, level.take_place()?)))
     }
 
@@ -74,6 +74,15 @@ impl Tiers {
     pub(super) fn free_place(&self, level: &Level, place: u64) {
         level.free_place(place);
         self.pressure.freed();
+    }
+
+    /// Nothing was written there.
+    pub(super) fn give_back(&self, level: &Level, place: Place) {
+        if place.is_free {
+            level.give_back(place.number);
+        } else {
+            self.free_place(level, place.number);
+        }
     }
 
     pub(super) fn levels(&self) -> &[Level] {

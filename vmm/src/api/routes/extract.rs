@@ -56,7 +56,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     if body.trim_ascii_start().first().is_some_and(|&first| first != b'{') {
         return Err(Fault::bad_request("The body of the request is not valid: it must be a JSON object."));
     }
-    serde_json::from_slice(body)
+    crate::json::parse(body)
         .map_err(|error| Fault::bad_request(format!("The body of the request is not valid: {error}.")))
 }
 

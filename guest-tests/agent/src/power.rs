@@ -9,8 +9,9 @@ use rustix::system::{RebootCommand, reboot};
 pub(crate) enum Ending {
     /// ACPI power-off; after an orderly shutdown, if the agent is not init itself.
     PowerOff,
-    /// Machine reset, at once. In an orderly one Linux 6.1 locked up in two of five guests that swapped meanwhile (a soft
-    /// lockup of who sends packets; it shuts virtio devices down under them, which may be why).
+    /// Machine reset, at once. In an orderly one a guest that still swaps may lock up in Linux: it breaks virtio queues
+    /// under who cleans the one that sends, which then ends no more (mended in 2026-08 by "virtio_ring: fix infinite loop in
+    /// virtnet_poll_cleantx when device is broken").
     Reset,
     /// Kernel panic.
     Panic,

@@ -172,6 +172,9 @@ impl<M: Mode> Local<'_, M> {
     /// from there.
     fn take_beyond(&self, buddy: &mut Buddy, request: &Request) -> Result<FrameId, AllocError> {
         let order = request.get_order();
+        if buddy.free() < u64::from(request.get_leaves()) + u64::from(order.frames()) {
+            return Err(self.alloc.no_memory(buddy, order));
+        }
         let reserve = self.alloc.watermarks.above_min(buddy.free()) < u64::from(order.frames());
         let tag = request.tag().with_reserve(reserve);
         let movable = tag.page_type().is_movable();

@@ -44,6 +44,7 @@ pub struct Request {
     page_type: PageType,
     flags: Flags,
     charge_to: OwnerId,
+    leaves: u32,
     /// What a per-CPU list that serves this request is called: see `cpu.rs`.
     pub(crate) key: u32,
     pub(crate) front: u8,
@@ -64,6 +65,7 @@ impl Request {
             page_type,
             flags: Flags::NONE,
             charge_to: OwnerId::HOST,
+            leaves: 0,
             key: 0,
             front: 0,
         }
@@ -92,6 +94,12 @@ impl Request {
         self.keyed()
     }
 
+    /// So many frames of the reserve stay free, for others that are `MEMALLOC`.
+    pub const fn leaves(mut self, frames: u32) -> Request {
+        self.leaves = frames;
+        self
+    }
+
     const fn keyed(mut self) -> Request {
         self.key = super::cpu::key(self.tag(), self.migrate_type);
         self.front = super::cpu::front_of(self.tag()) as u8;
@@ -117,6 +125,10 @@ impl Request {
 
     pub(crate) const fn get_flags(&self) -> Flags {
         self.flags
+    }
+
+    pub(crate) const fn get_leaves(&self) -> u32 {
+        self.leaves
     }
 
     pub(crate) const fn get_owner(&self) -> OwnerId {

@@ -52,12 +52,12 @@ impl Objects {
         Ok(Self::new(Arc::new(frames), memory, OwnerId::HOST, cpus))
     }
 
-    /// Keeps these bytes, 1 to 4096, in memory of the reserve if there is no other.
+    /// Keeps these bytes, 1 to 4096, in memory of the reserve if there is no other, of which so many frames stay free.
     ///
     /// # Errors
     /// There is no memory.
-    pub(crate) fn put(&self, cpu: CpuId, bytes: &[u8]) -> Result<Handle, SlabError> {
-        let request = SlabRequest::new(bytes.len())?.flags(Flags::MEMALLOC);
+    pub(crate) fn put(&self, cpu: CpuId, bytes: &[u8], leaves: u32) -> Result<Handle, SlabError> {
+        let request = SlabRequest::new(bytes.len())?.flags(Flags::MEMALLOC).leaves(leaves);
         let handle = self.slabs.alloc(cpu, &request)?;
         let pinned = self.slabs.pin(handle)?;
         // SAFETY: nobody else has the handle yet, so nobody else reads or writes there.

@@ -49,7 +49,7 @@ use crate::space::objects::Objects;
 use export::{Export, Offer};
 use session::Session;
 use stats::{NbdCounters, SwapLatencies};
-use store::{Evictor, Level, Limits, Released, Store, Tiers};
+use store::{Evictor, Level, Limits, RECORD_FRAMES, Released, Store, Tiers};
 
 /// A swap device.
 #[derive(Clone, Debug)]
@@ -74,8 +74,10 @@ impl SwapConfig {
         u32::try_from(bytes.div_ceil(BLOCK_SIZE as u64)).unwrap_or(u32::MAX)
     }
 
-    fn limits(&self) -> Limits {
-        Limits { pages: self.bytes / FRAME_SIZE as u64, bytes: self.memory }
+    fn limits(&self, reserve: Option<u64>) -> Limits {
+        let records = if self.tiers.is_empty() { 0 } else { RECORD_FRAMES };
+        let touched = reserve.map_or(0, |frames| touched(frames.saturating_sub(records.into())));
+        Limits { pages: self.bytes / FRAME_SIZE as u64, bytes: self.memory, touched }
     }
 }
 
@@ -87,6 +89,15 @@ const SLACK: u64 = 64 << 20;
 const STORING: u64 = 2;
 // There are more in the least reserve that the formula gives.
 const _: () = assert!(Watermarks::for_arena(FRAMES_PER_BLOCK as u64).min >= 16 * STORING);
+
+/// Pages of the guest's memory that the thread which serves swap may have to touch at a time: a ring of receive buffers. Any
+/// of them may be absent, and then it takes a frame.
+const TOUCHED: u64 = 256;
+
+/// Frames that are left for that, of so many of the reserve: of a small one the half.
+fn touched(frames: u64) -> u32 {
+    (frames.saturating_sub(STORING) / 2).min(TOUCHED) as u32
+}
 
 /// A swap device.
 #[derive(Clone, Debug)]
@@ -116,7 +127,7 @@ const CPUS: u8 = 8;
 
 impl Swap {
     /// Frames of the reserve that are for pages that leave for a tier.
-    pub(crate) fn record_frames(&self) -> u64 {
+    pub(crate) fn record_frames(&self) -> u32 {
         self.export.store.record_frames()
     }
 
@@ -157,7 +168,7 @@ impl Swap {
         cpus: Range<u8>,
         reserve: Option<u64>,
     ) -> Result<Self, SwapError> {
-        let limits = config.limits();
+        let limits = config.limits(reserve);
         let open = |tier| Level::open(tier, limits.pages);
         let levels = config.tiers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let room = levels.iter().map(Level::pages).sum::<u64>().min(limits.pages);

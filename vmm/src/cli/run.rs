@@ -100,11 +100,14 @@ impl FromStr for SwapDevice {
                 }
                 _ => {
                     return Err(format!(
-                        "\"{part}\" is not known: write memory=SIZE, compression=lz4, zstd or none, or \
+                        "\"{part}\" is not known, or given twice: write memory=SIZE, compression=lz4, zstd or none, or \
                          timeout=SECONDS, each once, or tier=DIRECTORY or NBD-URI"
                     ));
                 }
             }
+        }
+        if config.tier_timeout.is_some() && config.tiers.is_empty() {
+            return Err("timeout is a server's: name one with tier=NBD-URI, or leave it out".to_owned());
         }
         Ok(Self(config))
     }

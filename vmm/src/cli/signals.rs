@@ -1,7 +1,8 @@
 //! SIGINT, SIGTERM, SIGQUIT and SIGHUP end the process cleanly, through the [`ExitSlot`].
 //!
 //! They are blocked in the main thread before any other starts, so that all inherit it, and one
-//! thread waits for them: no handler, hence nothing that a handler may not do.
+//! thread waits for them: no handler, hence nothing that a handler may not do. A second one ends the process at once,
+//! whatever it waits for.
 
 #![allow(unsafe_code, reason = "sigwait is not in std")]
 
@@ -22,11 +23,23 @@ pub(super) fn watch(exit: Arc<ExitSlot>) -> io::Result<()> {
     }
     let set = create_sigset(&ENDING).map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
     thread::Builder::new().name("signals".to_owned()).stack_size(STACK).spawn(move || {
-        let mut signal = 0;
-        // SAFETY: both pointers are to live locals of the right types; sigwait writes only `signal`.
-        if unsafe { libc::sigwait(&set, &mut signal) } == 0 {
-            exit.set(Exit::Signal(signal));
+        let Some(first) = next(&set) else { return };
+        exit.set(Exit::Signal(first));
+        // A terminal that is closed may send a hangup beside another one.
+        while let Some(signal) = next(&set) {
+            if signal != libc::SIGHUP {
+                // SAFETY: ends the process, and touches nothing of it.
+                unsafe { libc::_exit(128 + signal) }
+            }
         }
     })?;
     Ok(())
+}
+
+/// Waits for a signal of the set.
+fn next(set: &libc::sigset_t) -> Option<libc::c_int> {
+    let mut signal = 0;
+    // SAFETY: both pointers are to live objects of the right types; sigwait writes only `signal`.
+    let waited = unsafe { libc::sigwait(set, &mut signal) };
+    (waited == 0).then_some(signal)
 }

@@ -1,5 +1,7 @@
 //! Values of flags: sizes of memory, numbers, names of guests.
 
+use std::net::SocketAddr;
+
 use crate::vm::config::{Kib, MAX_VCPUS, Mib, WatermarksConfig};
 
 /// A size that comes to whole MiB.
@@ -60,7 +62,7 @@ const MAX_DEVICE: Mib = Mib(1 << 20);
 /// Size of a swap device, or of the memory for it.
 pub(super) fn device(text: &str) -> Result<Mib, String> {
     match size(text)? {
-        Mib(0) => Err("a device of no size stores nothing: write 512M, 2G, or a number of MiB".to_owned()),
+        Mib(0) => Err("with 0 nothing can be stored: write 512M, 2G, or a number of MiB".to_owned()),
         size if size > MAX_DEVICE => {
             Err(format!("\"{text}\" is more than a swap device can have, which is 1T"))
         }
@@ -71,8 +73,9 @@ pub(super) fn device(text: &str) -> Result<Mib, String> {
 /// How long a server may be away, seconds.
 pub(super) fn timeout(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| *number > 0);
-    number
-        .ok_or_else(|| format!("\"{text}\" is no time to wait for a tier: write a number of seconds from 1"))
+    number.ok_or_else(|| {
+        format!("\"{text}\" is no time to wait for a tier: write a number of seconds from 1 to {}", u32::MAX)
+    })
 }
 
 /// A size that is not zero.
@@ -87,6 +90,11 @@ pub(super) fn memory(text: &str) -> Result<Mib, String> {
 pub(super) fn cpus(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (1..=MAX_VCPUS).contains(number));
     number.ok_or_else(|| format!("a guest has 1 to {MAX_VCPUS} vCPUs"))
+}
+
+/// Where to listen.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an address and a port, not a name: 127.0.0.1:10809".to_owned())
 }
 
 /// A time between two readings.

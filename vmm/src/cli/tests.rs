@@ -115,13 +115,14 @@ fn flags_change_what_a_file_says() {
 #[test]
 fn a_wrong_swap_device_is_said_part_by_part() {
     for (device, sentence) in [
-        ("0", "a device of no size stores nothing"),
+        ("0", "with 0 nothing can be stored"),
+        ("1G,timeout=5", "timeout is a server's: name one with tier=NBD-URI"),
         ("abc", "\"abc\" is not a size"),
         (
             "1G,tier",
-            "\"tier\" is not known: write memory=SIZE, compression=lz4, zstd or none, or timeout=SECONDS",
+            "\"tier\" is not known, or given twice: write memory=SIZE, compression=lz4, zstd or none, or timeout=SECONDS",
         ),
-        ("1G,memory=1M,memory=2M", "\"memory=2M\" is not known"),
+        ("1G,memory=1M,memory=2M", "\"memory=2M\" is not known, or given twice"),
         ("1G,compression=gzip", "gzip"),
         ("1G,tier=/t,timeout=x", "seconds"),
     ] {

@@ -156,11 +156,13 @@ impl Open {
             // Dropped, the stream is closed.
             let Some(place) = place else { continue };
             let swap = self.swap.clone();
-            let started = start(move || {
-                let _place = place;
-                if let Err(error) = serve(stream, &swap) {
-                    tracing::info!(%error, "a connection ended");
-                }
+            let started = Waker::new().map(Arc::new).and_then(|waker| {
+                start(move || {
+                    let _place = place;
+                    if let Err(error) = serve(stream, &waker, &swap) {
+                        tracing::info!(%error, "a connection ended");
+                    }
+                })
             });
             if let Err(error) = started {
                 tracing::warn!(%error, "a connection could not be served");
@@ -186,9 +188,8 @@ impl Drop for Place {
 }
 
 /// Moves bytes until either side has had enough.
-fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
-    let waker = Arc::new(Waker::new()?);
-    let mut connection = swap.connect(&waker);
+fn serve(mut stream: impl Read + Write + AsFd, waker: &Arc<Waker>, swap: &Swap) -> io::Result<()> {
+    let mut connection = swap.connect(waker);
     // Pages go through both.
     let [mut came, mut goes] = [(); 2].map(|()| Zeroizing::new(vec![0; BUFFER]));
     let mut waiting = 0..0;
@@ -231,7 +232,7 @@ fn serve(mut stream: impl Read + Write + AsFd, swap: &Swap) -> io::Result<()> {
         // What has come and is not taken waits for a page, as what is read does. Where nobody waits for a tier only
         // the client can make it go on, and no second call is needed to wait for that.
         let event = match is_waiting || is_greeting {
-            true => wait(&stream, &waker, waiting.is_empty() && !is_at_end, patience)?,
+            true => wait(&stream, waker, waiting.is_empty() && !is_at_end, patience)?,
             false => Event::More,
         };
         if event == Event::More {
@@ -350,7 +351,7 @@ mod tests {
     fn who_chooses_no_export_in_time_gives_way() {
         let (ours, mut theirs) = UnixStream::pair().expect("sockets");
         let start = Instant::now();
-        let server = thread::spawn(move || serve(ours, &swap()));
+        let server = thread::spawn(move || serve(ours, &Arc::new(Waker::new().unwrap()), &swap()));
         assert!(greeting(&theirs));
         let mut rest = Vec::new();
         theirs.read_to_end(&mut rest).expect("the end");
@@ -399,7 +400,7 @@ mod tests {
         for seed in 0..3 {
             let (ours, theirs) = UnixStream::pair().expect("sockets");
             let swap = swap.clone();
-            let server = thread::spawn(move || serve(theirs, &swap));
+            let server = thread::spawn(move || serve(theirs, &Arc::new(Waker::new().unwrap()), &swap));
             let mut client = Client::connect(ours);
             let mut page = Zeroizing::new(vec![0; 4096]);
             fastrand::Rng::with_seed(seed).fill(&mut page);

@@ -299,6 +299,7 @@ impl Compaction for MemoryService {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        self.memory.end_guest();
         self.vcpus.end();
         self.console.drain(DRAIN);
     }

@@ -3,7 +3,7 @@
 use super::cache::{Cache, SlabId, Span};
 use super::class::{ClassId, Shape, order_of};
 use super::error::SlabError;
-use super::pool::Slabs;
+use super::pool::{SlabRequest, Slabs};
 use crate::core::alloc::Mode;
 use crate::core::request::{AllocError, Flags, Request};
 use crate::core::units::{CpuId, FrameId, Order};
@@ -16,16 +16,18 @@ impl<M: Mode> Slabs<M> {
     /// wait does so for the least of them only, and its error is the one that counts.
     pub(super) fn obtain(
         &self,
-        class: ClassId,
+        wanted: &SlabRequest,
         mut shape: Shape,
         flags: Flags,
         cpu: CpuId,
         from: Source<'_>,
     ) -> Result<Span, SlabError> {
+        let class = wanted.class();
         loop {
             let worse = class.class().worse(shape);
             let request = Request::new(shape.order(), self.page_type)
                 .flags(if worse.is_some() { flags.union(Flags::NOWAIT) } else { flags })
+                .leaves(wanted.get_leaves())
                 .charge_to(self.owner);
             match (from(&request), worse) {
                 (Ok(head), _) => return self.cut(head, shape, cpu),

@@ -151,7 +151,7 @@ impl<'a, M: Mode> SlabLocal<'a, M> {
         from: Source<'_>,
     ) -> Result<Object, SlabError> {
         let class = request.class();
-        let span = self.slabs.obtain(class, shape, flags, self.id, from)?;
+        let span = self.slabs.obtain(request, shape, flags, self.id, from)?;
         let reserve = self.slabs.frames.is_reserve(span.base);
         let front = self.cpu.front(class, reserve);
         let mut cache = self.slabs.cache(class);

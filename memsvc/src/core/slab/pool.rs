@@ -21,6 +21,7 @@ use crate::stats::{CacheInfo, SlabInfo};
 pub struct SlabRequest {
     class: ClassId,
     flags: Flags,
+    leaves: u32,
     /// Length − 1, where an object has it.
     len_bits: u64,
 }
@@ -39,6 +40,7 @@ impl SlabRequest {
         Ok(SlabRequest {
             class: ClassId::of(less_1),
             flags: Flags::NONE,
+            leaves: 0,
             len_bits: (less_1 as u64) << LEN_SHIFT,
         })
     }
@@ -49,6 +51,12 @@ impl SlabRequest {
         self
     }
 
+    /// As of [`Request::leaves`](crate::core::request::Request::leaves), if it takes a new slab.
+    pub const fn leaves(mut self, frames: u32) -> SlabRequest {
+        self.leaves = frames;
+        self
+    }
+
     #[inline]
     pub(super) const fn class(&self) -> ClassId {
         self.class
@@ -56,6 +64,10 @@ impl SlabRequest {
 
     pub(super) const fn get_flags(&self) -> Flags {
         self.flags
+    }
+
+    pub(super) const fn get_leaves(&self) -> u32 {
+        self.leaves
     }
 
     #[inline]
@@ -125,7 +137,7 @@ impl<M: Mode> Slabs<M> {
     fn add_slab(&self, cpu: CpuId, request: &SlabRequest) -> Result<(), SlabError> {
         let class = request.class();
         let mut source = |request: &_| self.frames.alloc(cpu, request);
-        let span = self.obtain(class, class.class().best(), request.get_flags(), cpu, &mut source)?;
+        let span = self.obtain(request, class.class().best(), request.get_flags(), cpu, &mut source)?;
         let mut cache = self.cache(class);
         let inserted = self.insert(&mut cache, class, span, false);
         drop(cache);

@@ -47,7 +47,7 @@ impl From<io::Error> for Unresolved {
 impl GuestSpace {
     /// The calling thread frees memory for others: what it touches may come out of the reserve from now on, but for the
     /// last frames, which it `leaves`.
-    pub(crate) fn memalloc_here(&self, leaves: u64) {
+    pub(crate) fn memalloc_here(&self, leaves: u32) {
         self.memalloc_leaves.store(leaves, Ordering::Relaxed);
         let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         self.memalloc_thread.store(thread, Ordering::Relaxed);
@@ -290,10 +290,9 @@ impl GuestSpace {
             result => result,
         };
         let home = match home {
-            Err(_)
-                if is_memalloc && self.alloc.has_free(self.memalloc_leaves.load(Ordering::Relaxed) + 1) =>
-            {
-                self.alloc.enter(CPU).alloc(&MEMALLOC_FRAME)
+            Err(_) if is_memalloc => {
+                let leaves = self.memalloc_leaves.load(Ordering::Relaxed);
+                self.alloc.enter(CPU).alloc(&MEMALLOC_FRAME.leaves(leaves))
             }
             result => result,
         }?;

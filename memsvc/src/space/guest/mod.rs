@@ -39,7 +39,7 @@ mod stash;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use super::arena::Arena;
@@ -153,7 +153,7 @@ pub(crate) struct GuestSpace {
     shortage: shortage::Shortage,
     /// The thread whose touches are `MEMALLOC`; 0 if there is none. And frames of the reserve that they leave.
     memalloc_thread: AtomicU32,
-    memalloc_leaves: AtomicU64,
+    memalloc_leaves: AtomicU32,
     /// Wakes the compactor.
     compaction: Arc<Bell>,
     faults: FaultCounters,
@@ -222,7 +222,7 @@ impl GuestSpace {
             refill,
             shortage: shortage::Shortage::default(),
             memalloc_thread: AtomicU32::new(0),
-            memalloc_leaves: AtomicU64::new(0),
+            memalloc_leaves: AtomicU32::new(0),
             compaction,
             faults: FaultCounters::default(),
             moves: MoveCounters::default(),
@@ -248,11 +248,18 @@ impl GuestSpace {
 
     /// Lets whoever waits for a page go on, for the guest's end: what is at home is brought in first, and an
     /// absent page is zeroed memory to them, as ever, but it is not ours from now on.
-    pub(crate) fn let_go(&self) -> std::io::Result<()> {
+    pub(crate) fn let_go(&self) {
         self.lock().is_abandoned = true;
         self.settled.notify_all();
         self.bring_all_in();
-        self.uffd.unregister(self.mapping.base(), self.mapping.len())
+        if let Err(error) = self.uffd.unregister(self.mapping.base(), self.mapping.len()) {
+            tracing::error!(%error, "who waits for guest memory could not be let go");
+        }
+    }
+
+    /// The guest ends, and with it those that free memory: whoever waits for some is let go.
+    pub(crate) fn end(&self) {
+        self.shortage.end();
     }
 
     /// A panic under the lock is a bug of ours; the state is kept consistent step by step, so others

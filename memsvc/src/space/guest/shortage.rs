@@ -5,9 +5,12 @@
 //!        ▲                             │ memory is back, or the time is over
 //!        └──── they fault again ◀──────┘ all are woken
 //! ```
+//! When the guest ends nobody frees anything any more: who still waits is let go.
+//!
 //! The fault thread itself never waits for memory. Faults of the thread without which none may be freed
 //! are `MEMALLOC`: they are here only when the reserve is used up, too, but for what pages of swap need to leave.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{GuestSpace, wanted};
@@ -35,6 +38,8 @@ mod reason {
 pub(super) struct Shortage {
     pages: Mutex<Vec<GuestFrame>>,
     bell: Bell,
+    /// The guest ends.
+    is_ending: AtomicBool,
 }
 
 impl Shortage {
@@ -49,6 +54,12 @@ impl Shortage {
         self.bell.ring(reason::SHORT);
     }
 
+    /// The guest ends: whoever waits for memory is not to wait for it.
+    pub(super) fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+        self.bell.ring(reason::SHORT);
+    }
+
     pub(super) fn stop(&self) {
         self.bell.ring(reason::STOP);
     }
@@ -57,13 +68,16 @@ impl Shortage {
 impl GuestSpace {
     /// The loop of the thread that waits for memory in the place of all that do. Ends at [`Self::stop`].
     pub(crate) fn attend_shortage(&self) {
-        let Shortage { pages, bell } = &self.shortage;
+        let Shortage { pages, bell, is_ending } = &self.shortage;
         bell.hear_here();
         while bell.wait() & reason::STOP == 0 {
             // Holes in whole pages, and slabs that are hardly used, are what may be missing.
             self.compaction.ring(wanted::LOW);
             if !self.alloc.wait_for_memory(LIMIT) {
                 std::thread::sleep(RETRY);
+            }
+            if is_ending.load(Ordering::Relaxed) && !lock(pages).is_empty() {
+                self.let_go();
             }
             for page in std::mem::take(&mut *lock(pages)) {
                 let _ = self.uffd.wake(self.address(page), FRAME_SIZE);

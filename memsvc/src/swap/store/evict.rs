@@ -286,9 +286,9 @@ impl<'a> Eviction<'a> {
     fn keep(&self, record: &Record) -> Option<Handle> {
         let (bytes, counted) = (record.as_bytes(), &self.store.bytes);
         counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let kept = self.store.keep(self.cpu, bytes).or_else(|NoRoom| {
+        let kept = self.store.keep(self.cpu, bytes, 0).or_else(|NoRoom| {
             self.store.objects.shrink(self.cpu, true, || true);
-            self.store.keep(self.cpu, bytes)
+            self.store.keep(self.cpu, bytes, 0)
         });
         kept.inspect_err(|NoRoom| _ = counted.fetch_sub(bytes.len() as u64, Ordering::Relaxed)).ok()
     }

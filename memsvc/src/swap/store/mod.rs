@@ -56,6 +56,8 @@ pub(crate) struct Limits {
     pub(crate) pages: u64,
     /// Bytes of packed pages in memory.
     pub(crate) bytes: u64,
+    /// Frames of the reserve that it leaves to the thread that serves it, beside those for records.
+    pub(crate) touched: u32,
 }
 
 /// The pages of one export. Every method may be called from any thread.
@@ -64,6 +66,7 @@ pub(crate) struct Store {
     slots: Slots,
     objects: Arc<Objects>,
     limit: u64,
+    touched: u32,
     /// Pages that are there, those of one word with them.
     stored: AtomicU64,
     same: AtomicU64,
@@ -97,8 +100,8 @@ struct NoRoom;
 
 /// Frames that pages leave for records of pages on tiers: enough for as many pages as can leave without a frame being
 /// free for it, and one more.
-const RECORD_FRAMES: u64 =
-    most_stuck(LEAST_LEAVING).div_ceil(FRAME_SIZE / Level::RECORD_BYTES as usize) as u64 + 1;
+pub(crate) const RECORD_FRAMES: u32 =
+    most_stuck(LEAST_LEAVING).div_ceil(FRAME_SIZE / Level::RECORD_BYTES as usize) as u32 + 1;
 
 /// Linux's formula gives no reserve less than 128 KiB (`calculate_min_free_kbytes`, mm/page_alloc.c).
 const _: () = assert!(RECORD_FRAMES + 2 <= 32);
@@ -121,6 +124,7 @@ impl Store {
             slots: Slots::new(limits.pages),
             objects,
             limit: limits.bytes,
+            touched: limits.touched,
             stored: AtomicU64::new(0),
             same: AtomicU64::new(0),
             whole: AtomicU64::new(0),
@@ -305,7 +309,7 @@ impl Store {
     }
 
     /// Frames of the reserve that are for pages that leave for a tier.
-    pub(crate) fn record_frames(&self) -> u64 {
+    pub(crate) fn record_frames(&self) -> u32 {
         if self.tiers.is_some() { RECORD_FRAMES } else { 0 }
     }
 
@@ -364,28 +368,30 @@ impl Store {
     /// how many do at the same time does not matter. It is to count them again once it has let them go.
     fn put(&self, cpu: CpuId, packed: &Packed<'_>, goes: u64) -> Result<Handle, NoRoom> {
         // The last frames are for records, so that pages can leave.
-        if !self.objects.has_room(self.record_frames()) {
+        let records = self.record_frames();
+        if !self.objects.has_room(records.into()) {
             return Err(NoRoom);
         }
         let grows = (packed.bytes.len() as u64).wrapping_sub(goes);
         let before = self.bytes.fetch_add(grows, Ordering::Relaxed);
         let all = before.wrapping_add(grows).cast_signed();
         let is_full = grows.cast_signed() > 0 && all > self.limit.cast_signed();
-        let kept = if is_full { Err(NoRoom) } else { self.keep_squeezed(cpu, packed.bytes) };
+        let kept =
+            if is_full { Err(NoRoom) } else { self.keep_squeezed(cpu, packed.bytes, records + self.touched) };
         kept.inspect_err(|NoRoom| _ = self.bytes.fetch_sub(grows, Ordering::Relaxed))
     }
 
     /// Keeps bytes that are counted, in what squeezing makes if there is no other room and no tier that may make some.
-    fn keep_squeezed(&self, cpu: CpuId, bytes: &[u8]) -> Result<Handle, NoRoom> {
-        self.keep(cpu, bytes).or_else(|NoRoom| {
+    fn keep_squeezed(&self, cpu: CpuId, bytes: &[u8], leaves: u32) -> Result<Handle, NoRoom> {
+        self.keep(cpu, bytes, leaves).or_else(|NoRoom| {
             let has_freed = self.tiers.is_none() && self.objects.shrink(cpu, false, || true) > 0;
-            if has_freed { self.keep(cpu, bytes) } else { Err(NoRoom) }
+            if has_freed { self.keep(cpu, bytes, leaves) } else { Err(NoRoom) }
         })
     }
 
-    /// Keeps bytes that are counted.
-    fn keep(&self, cpu: CpuId, bytes: &[u8]) -> Result<Handle, NoRoom> {
-        self.objects.put(cpu, bytes).map_err(|error| {
+    /// Keeps bytes that are counted, and leaves so many frames of the reserve.
+    fn keep(&self, cpu: CpuId, bytes: &[u8], leaves: u32) -> Result<Handle, NoRoom> {
+        self.objects.put(cpu, bytes, leaves).map_err(|error| {
             debug_assert!(matches!(error, SlabError::NoFrames { .. } | SlabError::NoTable));
             NoRoom
         })

@@ -39,7 +39,7 @@ pub(in crate::cli) struct SwapServeArgs {
     pub(in crate::cli) socket: Option<PathBuf>,
     /// Address and port to listen on: 127.0.0.1:10809; port 0 is any that is free. Who can connect can read and
     /// write all of it
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = size::listen)]
     pub(in crate::cli) listen: Option<SocketAddr>,
     /// Size of the device: 512M, 2G, or a number of MiB
     #[arg(long, value_name = "SIZE", value_parser = size::device)]

@@ -74,3 +74,24 @@ fn who_may_wait_for_a_slab_waits_once_and_not_for_each_size_of_slab() {
     }
     slabs.assert_all_is_back();
 }
+
+#[test]
+fn frames_that_a_request_leaves_are_for_those_that_leave_fewer_and_it_still_gets_places_that_are_there() {
+    let frames = frames::<Full>(1, 1, MIN);
+    let slabs = Slabs::new(frames.clone(), OwnerId::HOST, 1);
+    let hog_request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
+    let _hog: Vec<_> = std::iter::from_fn(|| frames.alloc(CPU, &hog_request).ok()).collect();
+    let half = SlabRequest::new(2048).unwrap().flags(Flags::MEMALLOC);
+
+    let first = slabs.alloc(CPU, &half).unwrap();
+    assert!(
+        matches!(slabs.alloc(CPU, &half.leaves(64)).map(|it| it.frame()), Ok(frame) if frame == first.frame())
+    );
+    let refused = slabs.alloc(CPU, &half.leaves(63)).unwrap_err();
+    assert!(matches!(refused, SlabError::NoFrames { cause: AllocError::NoMemory { .. }, .. }), "{refused}");
+    assert!(slabs.alloc(CPU, &half.leaves(62)).is_ok());
+
+    let frame = hog_request.flags(Flags::MEMALLOC).leaves(7);
+    let taken = std::iter::from_fn(|| frames.alloc(CPU, &frame).ok()).count() as u64;
+    assert_eq!((taken, frames.zone_info().free), (MIN - 2 - 7, 7));
+}

@@ -12,7 +12,7 @@ const CPU: CpuId = CpuId(0);
 
 fn store(bytes: u64) -> Store {
     Store::new(
-        Limits { pages: PAGES, bytes },
+        Limits { pages: PAGES, bytes, touched: 0 },
         Arc::new(Objects::standalone(bytes * 2, 2).unwrap()),
         Box::new(|| {}),
         None,

@@ -31,7 +31,7 @@ impl Rig {
         });
         let tiers = Tiers::new(levels.collect(), memory).unwrap();
         let objects = Arc::new(Objects::standalone(memory * 2 + (4 << 20), 3).unwrap());
-        let limits = Limits { pages: PAGES, bytes: memory };
+        let limits = Limits { pages: PAGES, bytes: memory, touched: 0 };
         let store = Arc::new(Store::new(limits, objects, Box::new(|| {}), Some(tiers)));
         let evictor = Evictor::spawn(&store, CpuId(2)).unwrap();
         Self { store, faults, evictor }

@@ -191,7 +191,7 @@ impl<'a> Eviction<'a> {
         let mut moved = Moved { asked: self.leaving.len(), ..Moved::default() };
         let batch = Arc::clone(&self.batch);
         batch.wait(self.leaving.len(), |index, op, result| {
-            moved.is_away |= result == Err(TierError::Away);
+            moved.is_away |= result.is_err_and(TierError::is_away);
             moved.left += u64::from(self.arrived(index, result));
             if let Op::Write { block, .. } | Op::Read { block, .. } = op {
                 self.blocks.push(block);
@@ -321,7 +321,7 @@ impl<'a> Eviction<'a> {
         match (result, level) {
             // It may still be written, at any time: nothing else is to lie there.
             (Err(TierError::Away), _) | (_, None) => {}
-            (Err(TierError::Full), Some(level)) => self.tiers.give_back(level, place),
+            (Err(TierError::Full | TierError::Unasked), Some(level)) => self.tiers.give_back(level, place),
             (_, Some(level)) => self.tiers.free_place(level, place.number),
         }
         // What it would have been room for is gone already.
@@ -392,7 +392,7 @@ impl Discards {
     /// Waits for the answer, unless there is something better to do. True when places can be used again, false when the
     /// tier is away.
     fn hear(&mut self, level: &Level, stop: impl Fn() -> bool) -> Option<bool> {
-        let is_away = self.batch.wait_one(stop)? == Err(TierError::Away);
+        let is_away = self.batch.wait_one(stop)?.is_err_and(TierError::is_away);
         self.is_asked = false;
         // Whether it did it or not: what lies there is not needed.
         if !is_away && let Some(places) = self.places.take() {

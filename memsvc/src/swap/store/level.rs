@@ -400,8 +400,8 @@ impl Counts {
             (Ok(()), Op::Read { .. }) => self.read.add(1),
             (Ok(()), Op::Write { .. }) => self.written.add(1),
             (Ok(()), Op::Discard { places }) => self.discarded.add(places.end - places.start),
-            (Err(TierError::Away), _) => self.away.add(1),
-            (Err(error @ (TierError::Refused | TierError::Full)), _) => {
+            (Err(error), _) if error.is_away() => self.away.add(1),
+            (Err(error), _) => {
                 self.errors.add(1);
                 let errors = self.errors.get();
                 // The first one, and then ever more seldom.

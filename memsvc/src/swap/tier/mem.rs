@@ -81,7 +81,7 @@ impl MemTier {
         let mut strikes = |percent: u32| random.u32(0..100) < percent;
         let result = match op {
             _ if strikes(faults.refuse) => Err(TierError::Refused),
-            _ if strikes(faults.away) => Err(TierError::Away),
+            _ if strikes(faults.away) => Err(if strikes(50) { TierError::Away } else { TierError::Unasked }),
             Op::Write { .. } if strikes(faults.full) => Err(TierError::Full),
             Op::Write { place, .. }
                 if faults.room.is_some_and(|room| faults.places.len() >= room)
@@ -102,6 +102,7 @@ impl MemTier {
                 }
                 _ => random.fill(&mut block.0),
             },
+            Op::Write { .. } if result == Err(TierError::Unasked) => {}
             // As in a file whose disk is full.
             Op::Write { place, .. }
                 if result == Err(TierError::Full) && !faults.places.contains_key(place) => {}

@@ -85,6 +85,16 @@ pub(crate) enum TierError {
     /// The server has not answered. What was asked of it and changes a place may still be done, at any time.
     #[error("the tier is away")]
     Away,
+    /// The same, but it was not asked: nothing is done late.
+    #[error("the tier is away, and was not asked")]
+    Unasked,
+}
+
+impl TierError {
+    /// True when the server has not answered, asked or not.
+    pub(crate) fn is_away(self) -> bool {
+        matches!(self, TierError::Away | TierError::Unasked)
+    }
 }
 
 /// An operation that has come to its end.

@@ -322,7 +322,7 @@ impl Transport for RemoteTier {
         if is_unfit && !matches!(op, Op::Discard { .. }) {
             self.client.end(token, op, TierError::Refused);
         } else if is_unfit || self.is_away.load(Ordering::Relaxed) {
-            self.client.end(token, op, TierError::Away);
+            self.client.end(token, op, TierError::Unasked);
         } else {
             self.client.submit(token, op, Instant::now() + self.timeout);
         }

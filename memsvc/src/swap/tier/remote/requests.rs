@@ -173,7 +173,8 @@ impl Requests {
             count += u64::from(counts(under_way.token));
             has_ended = true;
             were_sent |= under_way.stage != Stage::Queued;
-            self.finish(slot, Err(TierError::Away));
+            let error = if under_way.was_sent() { TierError::Away } else { TierError::Unasked };
+            self.finish(slot, Err(error));
         }
         if has_ended {
             let slots = &self.slots;

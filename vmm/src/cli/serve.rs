@@ -3,6 +3,7 @@
 use std::{fs::File, io::Read, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 
 use super::{Outcome, args::ServeArgs, session::Session};
 use crate::{api::control::Launcher, vm::config::VmConfig};
@@ -26,7 +27,20 @@ pub(super) fn read_config(path: &Path) -> anyhow::Result<VmConfig> {
     if text.len() as u64 > MAX_CONFIG {
         bail!("The configuration file {} is longer than 1 MiB.", path.display());
     }
+    if let Some(section) = array_for_object(&text) {
+        bail!("The configuration file {} is not valid: {section} must be a JSON object.", path.display());
+    }
     crate::json::parse(text.as_bytes())
         .map_err(anyhow::Error::msg)
         .with_context(|| format!("The configuration file {} is not valid", path.display()))
+}
+
+/// Sections that are lists.
+const LISTS: [&str; 2] = ["drives", "network-interfaces"];
+
+/// A section that is an array and should not be: Serde would take its elements for fields, by position.
+fn array_for_object(text: &str) -> Option<String> {
+    let document: serde_json::Map<String, Value> = serde_json::from_str(text).ok()?;
+    let is_wrong = |(name, section): &(String, Value)| section.is_array() && !LISTS.contains(&name.as_str());
+    document.into_iter().find(is_wrong).map(|(name, _)| name)
 }

@@ -178,13 +178,13 @@ impl Swap {
                 "of {room} MiB on tiers only {mib} can be used: give swap 8 MiB of memory for each GiB"
             );
         }
-        if let Some(mib) =
-            reserve.and_then(|frames| too_little(frames.saturating_mul(FRAME_SIZE as u64), room))
-        {
+        let kept = u64::from(RECORD_FRAMES + limits.touched);
+        let bytes = |frames: u64| frames.saturating_sub(kept).saturating_mul(FRAME_SIZE as u64);
+        if let Some(mib) = reserve.and_then(|frames| too_little(bytes(frames), room)) {
             let room = room >> 8;
             tracing::warn!(
                 "of {room} MiB on tiers {mib} can be used at the least, when all other memory is in use: \
-                 give the reserve (min_free_kib) 8 MiB for each GiB"
+                 give the reserve (min_free_kib) 8 MiB for each GiB, and 2 MiB more"
             );
         }
         let tiers = match levels.is_empty() {

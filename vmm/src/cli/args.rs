@@ -38,7 +38,8 @@ Examples:
     aerostat --api-sock /tmp/a.sock --id my-guest
 
 Exit codes: 0 the guest powered off or reset, or a signal ended the process; 1 an error; 3 the
-guest's kernel panicked; 128 and its number for a second signal, which ends the process at once.";
+guest's kernel panicked; 128 and its number for a second signal, which ends
+the process at once.";
 
 /// Runs Linux guests under KVM and keeps the host's memory whole while it does.
 ///

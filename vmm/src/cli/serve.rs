@@ -27,6 +27,10 @@ pub(super) fn read_config(path: &Path) -> anyhow::Result<VmConfig> {
     if text.len() as u64 > MAX_CONFIG {
         bail!("The configuration file {} is longer than 1 MiB.", path.display());
     }
+    // Serde would take the elements of an array for fields, by position.
+    if !text.trim_start().starts_with('{') {
+        bail!("The configuration file {} is not valid: it must be a JSON object.", path.display());
+    }
     if let Some(section) = array_for_object(&text) {
         bail!("The configuration file {} is not valid: {section} must be a JSON object.", path.display());
     }
@@ -38,7 +42,7 @@ pub(super) fn read_config(path: &Path) -> anyhow::Result<VmConfig> {
 /// Sections that are lists.
 const LISTS: [&str; 2] = ["drives", "network-interfaces"];
 
-/// A section that is an array and should not be: Serde would take its elements for fields, by position.
+/// A section that is an array and should not be.
 fn array_for_object(text: &str) -> Option<String> {
     let document: serde_json::Map<String, Value> = serde_json::from_str(text).ok()?;
     let is_wrong = |(name, section): &(String, Value)| section.is_array() && !LISTS.contains(&name.as_str());

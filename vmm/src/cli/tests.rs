@@ -258,6 +258,8 @@ fn a_configuration_file_that_cannot_be_used_says_why() {
     assert!(read().contains("cannot be read: No such file"), "{}", read());
     std::fs::write(&path, r#"{"boot-source": {"kernel": "/k"}}"#).expect("written");
     assert!(read().contains("is not valid: boot-source.kernel: unknown field `kernel`"), "{}", read());
+    std::fs::write(&path, r#"[{"kernel_image_path": "/k"}]"#).expect("written");
+    assert!(read().ends_with("is not valid: it must be a JSON object."), "{}", read());
     std::fs::write(&path, r#"{"drives": [], "swap": [64]}"#).expect("written");
     assert!(read().ends_with("is not valid: swap must be a JSON object."), "{}", read());
     std::fs::write(&path, " ".repeat((1 << 20) + 1)).expect("written");

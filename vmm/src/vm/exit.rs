@@ -66,33 +66,60 @@ impl fmt::Display for Exit {
 }
 
 /// Holds the reason once there is one. The first reason stays: what follows is its consequence.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ExitSlot {
-    reason: Mutex<Option<Exit>>,
+    state: Mutex<State>,
     filled: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    reason: Option<Exit>,
+    hooks: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for ExitSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ExitSlot").field(&self.get()).finish()
+    }
 }
 
 impl ExitSlot {
     /// Says why the process is to end, unless it is ending already.
     pub fn set(&self, exit: Exit) {
-        self.lock().get_or_insert(exit);
+        let mut state = self.lock();
+        state.reason.get_or_insert(exit);
+        let hooks = std::mem::take(&mut state.hooks);
+        drop(state);
         self.filled.notify_all();
+        hooks.into_iter().for_each(|hook| hook());
+    }
+
+    /// Has this done as soon as there is a reason, by whoever gives it: it is not to wait.
+    pub fn at_exit(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut state = self.lock();
+        if state.reason.is_none() {
+            state.hooks.push(Box::new(hook));
+        } else {
+            drop(state);
+            hook();
+        }
     }
 
     /// The reason, if there is one by now.
     pub fn get(&self) -> Option<Exit> {
-        self.lock().clone()
+        self.lock().reason.clone()
     }
 
     /// Waits for the reason, at most this long.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Exit> {
-        let waited = self.filled.wait_timeout_while(self.lock(), timeout, |slot| slot.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
+        let waited = self.filled.wait_timeout_while(self.lock(), timeout, |state| state.reason.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.reason.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Exit>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // The slot is whole at every step, so a panic elsewhere takes nothing from it.
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,9 +140,14 @@ mod tests {
                 slot.set(Exit::Reset);
             }
         });
+        let (done, hook) = std::sync::mpsc::channel();
+        let early = done.clone();
+        slot.at_exit(move || early.send(1).expect("heard"));
         let exit = slot.wait_timeout(Duration::from_secs(60));
         setter.join().expect("setter");
         assert_eq!(exit, Some(Exit::Panic("oops".into())));
+        slot.at_exit(move || done.send(2).expect("heard"));
+        assert_eq!(hook.iter().collect::<Vec<_>>(), [1, 2]);
         assert_eq!(slot.get().map(|exit| exit.code()), Some(3));
     }
 }

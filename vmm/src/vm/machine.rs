@@ -98,6 +98,11 @@ impl Machine {
         let swap = config.swap.as_ref().map(SwapConfig::device);
         let service = Config { regions: regions.clone(), limit, watermarks, compaction, swap };
         let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
+        exit.at_exit({
+            // Whatever waits for memory then may hold what the main thread needs to end the guest.
+            let memory = Arc::downgrade(&memory);
+            move || memory.upgrade().iter().for_each(|memory| memory.end_guest())
+        });
         let ram = guest_memory(memory.regions()).map_err(LaunchError::new)?;
 
         let mut vm = Vm::new(&kvm).map_err(LaunchError::new)?;

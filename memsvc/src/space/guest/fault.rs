@@ -90,6 +90,10 @@ impl GuestSpace {
             let here = self.stalls.arrive();
             let mut state = self.lock();
             drop(here);
+            if state.is_abandoned {
+                // Whoever was here has been let go.
+                return Ok(());
+            }
             state.last_fault = Instant::now();
             let has_room = self.has_room_for_mapping(&state, guest_block);
             let was_split = match &state.blocks[guest_block.0 as usize] {

@@ -71,13 +71,16 @@ impl GuestSpace {
         let Shortage { pages, bell, is_ending } = &self.shortage;
         bell.hear_here();
         while bell.wait() & reason::STOP == 0 {
+            if is_ending.load(Ordering::Relaxed) {
+                if !lock(pages).is_empty() {
+                    self.let_go();
+                }
+                continue;
+            }
             // Holes in whole pages, and slabs that are hardly used, are what may be missing.
             self.compaction.ring(wanted::LOW);
             if !self.alloc.wait_for_memory(LIMIT) {
                 std::thread::sleep(RETRY);
-            }
-            if is_ending.load(Ordering::Relaxed) && !lock(pages).is_empty() {
-                self.let_go();
             }
             for page in std::mem::take(&mut *lock(pages)) {
                 let _ = self.uffd.wake(self.address(page), FRAME_SIZE);

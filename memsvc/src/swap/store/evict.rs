@@ -166,8 +166,8 @@ impl<'a> Eviction<'a> {
             if moved.asked > 0 && in_vain < 2 * tiers.levels().len() {
                 continue;
             }
-            // Places whose discard was not answered may be all there are.
-            if !self.discard_undone() {
+            // Places whose discard was not answered may be all there are, or slabs that are hardly used.
+            if !self.discard_undone() && self.store.objects.shrink(self.cpu, true, || true) == 0 {
                 // As long as nobody can be asked, what was said the last time holds.
                 pressure.made_none(is_away || pressure.is_away() && tiers.all_rest());
                 return;

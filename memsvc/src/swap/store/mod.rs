@@ -367,17 +367,17 @@ impl Store {
     /// Keeps a page that takes the place of `goes` bytes, which are counted no more: who writes again does not grow us, and
     /// how many do at the same time does not matter. It is to count them again once it has let them go.
     fn put(&self, cpu: CpuId, packed: &Packed<'_>, goes: u64) -> Result<Handle, NoRoom> {
-        // The last frames are for records, so that pages can leave.
-        let records = self.record_frames();
-        if !self.objects.has_room(records.into()) {
+        // The last frames are for records, so that pages can leave, and for who serves the store.
+        let leaves = self.record_frames() + self.touched;
+        // What finds a place in a slab takes no frame, but the record of a page that leaves for it does.
+        if self.tiers.is_some() && !self.objects.has_room(leaves.into()) {
             return Err(NoRoom);
         }
         let grows = (packed.bytes.len() as u64).wrapping_sub(goes);
         let before = self.bytes.fetch_add(grows, Ordering::Relaxed);
         let all = before.wrapping_add(grows).cast_signed();
         let is_full = grows.cast_signed() > 0 && all > self.limit.cast_signed();
-        let kept =
-            if is_full { Err(NoRoom) } else { self.keep_squeezed(cpu, packed.bytes, records + self.touched) };
+        let kept = if is_full { Err(NoRoom) } else { self.keep_squeezed(cpu, packed.bytes, leaves) };
         kept.inspect_err(|NoRoom| _ = self.bytes.fetch_sub(grows, Ordering::Relaxed))
     }
 

@@ -383,6 +383,8 @@ fn with_a_tier_the_reserve_is_enough_for_pages_of_all_lengths_in_any_order() {
             assert_eq!(result, Ok(()), "{written} pages of {lengths:?} were written");
         }
         assert_eq!(tight.0.swap().unwrap().stats().store.no_room, 0);
+        let lowest = tight.0.zone_info().reserve.lowest_free;
+        assert!(lowest >= tight.touched(), "{lowest} frames were left with pages of {lengths:?}");
     }
 }
 

@@ -166,8 +166,8 @@ impl<'a> Eviction<'a> {
             if moved.asked > 0 && in_vain < 2 * tiers.levels().len() {
                 continue;
             }
-            // Places whose discard was not answered may be all there are, or slabs that are hardly used.
-            if !self.discard_undone() && self.store.objects.shrink(self.cpu, true, || true) == 0 {
+            // All places may be some whose discard was not answered; all memory, slabs that are hardly used.
+            if !self.discard_undone() && !self.squeeze() {
                 // As long as nobody can be asked, what was said the last time holds.
                 pressure.made_none(is_away || pressure.is_away() && tiers.all_rest());
                 return;
@@ -326,6 +326,12 @@ impl<'a> Eviction<'a> {
         }
         // What it would have been room for is gone already.
         result.is_ok()
+    }
+
+    /// Where memory is what is short: true when there is more of it now.
+    fn squeeze(&self) -> bool {
+        let objects = &self.store.objects;
+        objects.is_low() && objects.shrink(self.cpu, true, || true) > 0
     }
 
     /// Waits for what tiers that can be heard have not discarded. True when places can be used again for that.

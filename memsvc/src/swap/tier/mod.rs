@@ -85,7 +85,7 @@ pub(crate) enum TierError {
     /// The server has not answered. What was asked of it and changes a place may still be done, at any time.
     #[error("the tier is away")]
     Away,
-    /// The same, but it was not asked: nothing is done late.
+    /// The same, but this operation was not sent: it is not done late.
     #[error("the tier is away, and was not asked")]
     Unasked,
 }

@@ -1,20 +1,29 @@
 //! Reserve frames serve `MEMALLOC` only, and only while there is nothing else.
 
+use std::sync::Arc;
+
 use super::{CPU, frames};
-use crate::core::alloc::Full;
+use crate::core::alloc::{FrameAllocator, Full};
 use crate::core::page_type::PageType;
 use crate::core::request::{AllocError, Flags, Request};
 use crate::core::slab::{SlabError, SlabRequest, Slabs};
-use crate::core::units::{Order, OwnerId};
+use crate::core::units::{FrameId, Order, OwnerId};
 
 const MIN: u64 = 64;
 
-#[test]
-fn a_reserve_slab_serves_memalloc_only_and_only_until_memory_is_back() {
+const HOG: Request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
+
+/// Slabs where all but the reserve is taken.
+fn used_up() -> (Arc<FrameAllocator>, Slabs, Vec<FrameId>) {
     let frames = frames::<Full>(1, 1, MIN);
     let slabs = Slabs::new(frames.clone(), OwnerId::HOST, 1);
-    let hog_request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
-    let hog: Vec<_> = std::iter::from_fn(|| frames.alloc(CPU, &hog_request).ok()).collect();
+    let hog = std::iter::from_fn(|| frames.alloc(CPU, &HOG).ok()).collect();
+    (frames, slabs, hog)
+}
+
+#[test]
+fn a_reserve_slab_serves_memalloc_only_and_only_until_memory_is_back() {
+    let (frames, slabs, hog) = used_up();
     let plain = SlabRequest::new(100).unwrap().flags(Flags::NOWAIT);
     let memalloc = plain.flags(Flags::MEMALLOC);
 
@@ -42,10 +51,7 @@ fn a_reserve_slab_serves_memalloc_only_and_only_until_memory_is_back() {
 
 #[test]
 fn an_empty_reserve_slab_is_returned_at_once_and_its_frame_is_as_any_other() {
-    let frames = frames::<Full>(1, 1, MIN);
-    let slabs = Slabs::new(frames.clone(), OwnerId::HOST, 1);
-    let hog_request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
-    let hog: Vec<_> = std::iter::from_fn(|| frames.alloc(CPU, &hog_request).ok()).collect();
+    let (frames, slabs, hog) = used_up();
     let memalloc = SlabRequest::new(4096).unwrap().flags(Flags::MEMALLOC);
 
     let objects = [(); 2].map(|()| slabs.alloc(CPU, &memalloc).unwrap());
@@ -77,10 +83,7 @@ fn who_may_wait_for_a_slab_waits_once_and_not_for_each_size_of_slab() {
 
 #[test]
 fn frames_that_a_request_leaves_are_for_those_that_leave_fewer_and_it_still_gets_places_that_are_there() {
-    let frames = frames::<Full>(1, 1, MIN);
-    let slabs = Slabs::new(frames.clone(), OwnerId::HOST, 1);
-    let hog_request = Request::new(Order::FRAME, PageType::Kmem).flags(Flags::NOWAIT);
-    let _hog: Vec<_> = std::iter::from_fn(|| frames.alloc(CPU, &hog_request).ok()).collect();
+    let (frames, slabs, _) = used_up();
     let half = SlabRequest::new(2048).unwrap().flags(Flags::MEMALLOC);
 
     let first = slabs.alloc(CPU, &half).unwrap();
@@ -91,7 +94,7 @@ fn frames_that_a_request_leaves_are_for_those_that_leave_fewer_and_it_still_gets
     assert!(matches!(refused, SlabError::NoFrames { cause: AllocError::NoMemory { .. }, .. }), "{refused}");
     assert!(slabs.alloc(CPU, &half.leaves(62)).is_ok());
 
-    let frame = hog_request.flags(Flags::MEMALLOC).leaves(7);
+    let frame = HOG.flags(Flags::MEMALLOC).leaves(7);
     let taken = std::iter::from_fn(|| frames.alloc(CPU, &frame).ok()).count() as u64;
     assert_eq!((taken, frames.zone_info().free), (MIN - 2 - 7, 7));
 }

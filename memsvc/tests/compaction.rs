@@ -54,7 +54,7 @@ impl Guest {
     }
 
     fn resident(&self) -> u64 {
-        let host = self.service.stats().host;
+        let host = self.service.walk().expect("the kernel says what is resident");
         host.guest_resident_bytes + host.arena_resident_bytes
     }
 

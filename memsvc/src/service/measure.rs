@@ -9,6 +9,7 @@ use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
 use crate::core::units::{BLOCK_SIZE, Order};
 use crate::space::guest::OUTSIDE;
+use crate::stats::HostStats;
 
 /// What moving came to.
 #[doc(hidden)]
@@ -57,6 +58,15 @@ impl MemoryService {
             }
             taken += more as u64;
         }
+    }
+
+    /// What is resident, by the kernel's page tables: [`MemoryStats::host`] is the same by our own state.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    #[doc(hidden)]
+    pub fn walk(&self) -> std::io::Result<HostStats> {
+        self.space.walk()
     }
 
     fn copied_bytes(&self) -> u64 {

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `fault` | puts memory behind pages that a vCPU or device waits for | the kernel only |
 //! | `short` | has those fault again for whom there was no memory | free memory |
+//! | `retry` | has those fault again whose page the kernel did not move, and helps it | the host's swap |
 //! | `stash` | zeroes blocks ahead of faults | the kernel only |
 //! | `compact` | makes whole blocks when something has changed (`compaction`) | the kernel only |
 //!
@@ -140,7 +141,7 @@ impl MemoryService {
         let swap_blocks = config.swap.as_ref().map_or(0, SwapConfig::arena_blocks);
         let (arena_blocks, watermarks) = size::arena(guest_blocks, swap_blocks, config)?;
         let is_limited = arena_blocks < guest_blocks.saturating_add(swap_blocks);
-        let arena = Arena::new(arena_blocks, &uffd).map_err(no_space)?;
+        let arena = Arena::new(arena_blocks, true, &uffd).map_err(no_space)?;
         let mapping = Mapping::new(bytes as usize).map_err(no_space)?;
         uffd.register(mapping.base(), mapping.len(), Watch::Missing)
             .map_err(|source| StartError::Resource { what: "registering guest RAM", source })?;
@@ -177,6 +178,11 @@ impl MemoryService {
             move || space.attend_shortage()
         })
         .map_err(thread)?;
+        let retry = spawn("retry", {
+            let (space, failed) = (Arc::clone(&space), Arc::clone(&failed));
+            move || failed.unless_well(&space, || space.retry_refused())
+        })
+        .map_err(thread)?;
         let compaction = Arc::new(Compaction::new(Arc::clone(&space), swap.clone(), config.compaction));
         let compact = spawn("compact", {
             let (space, compaction) = (Arc::clone(&space), Arc::clone(&compaction));
@@ -200,7 +206,7 @@ impl MemoryService {
                 region
             })
             .collect();
-        let threads = vec![fault, short, stash, compact];
+        let threads = vec![fault, short, retry, stash, compact];
         Ok(Arc::new(Self { space, compaction, swap, failed, regions, stop, threads }))
     }
 
@@ -347,8 +353,8 @@ impl MemoryService {
         info
     }
 
-    /// All states and counters, at one moment, but for what is resident: that is read just before,
-    /// without the lock, since walking the page tables of guest RAM takes microseconds a huge page.
+    /// All states and counters, at one moment. It walks neither page tables nor tables of blocks, so that it may be asked
+    /// for as often as anybody likes.
     pub fn stats(&self) -> MemoryStats {
         self.space.stats()
     }

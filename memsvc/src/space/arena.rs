@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::copy;
 use super::mapping::Mapping;
-use super::pagemap::{Pagemap, Resident};
+use super::pagemap::Pagemap;
 use super::uffd::{Uffd, Watch};
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId};
 
@@ -32,14 +32,16 @@ const POISON: u64 = 0x0A05_7A7F_4EE0_F4EE;
 #[derive(Debug)]
 pub(crate) struct Arena {
     mapping: Arc<Mapping>,
+    /// The host may have what lies here in its swap.
+    is_swappable: bool,
 }
 
 impl Arena {
-    /// An arena of `blocks` blocks, with nothing behind it.
-    pub(crate) fn new(blocks: u32, uffd: &Uffd) -> io::Result<Self> {
+    /// An arena of `blocks` blocks, with nothing behind it, which the host may swap if it `is_swappable`.
+    pub(crate) fn new(blocks: u32, is_swappable: bool, uffd: &Uffd) -> io::Result<Self> {
         let mapping = Mapping::new(blocks as usize * BLOCK_SIZE)?;
         uffd.register(mapping.base(), mapping.len(), Watch::MoveTarget)?;
-        Ok(Self { mapping: Arc::new(mapping) })
+        Ok(Self { mapping: Arc::new(mapping), is_swappable })
     }
 
     /// The home slots, for objects that lie in them.
@@ -78,6 +80,23 @@ impl Arena {
         }
         self.discard(block);
         false
+    }
+
+    /// Drops what is in a frame if the host has it in its swap: nobody wants it, and a write would have it read first.
+    /// True when that was so. The caller holds the frame.
+    pub(crate) fn forget_swapped(&self, frame: FrameId, pagemap: &Pagemap) -> bool {
+        if !self.is_swappable || !pagemap.is_swapped(self.frame_address(frame)) {
+            return false;
+        }
+        if let Err(error) = self.mapping.discard(frame.offset(), FRAME_SIZE) {
+            tracing::error!(?frame, %error, "a free frame could not be taken out of the host's swap");
+        }
+        true
+    }
+
+    /// Writes to the page of a home slot at `address` without a change: see [`Mapping::populate`].
+    pub(crate) fn populate_slot(&self, address: usize) -> io::Result<()> {
+        self.mapping.populate(address.wrapping_sub(self.mapping.base()), FRAME_SIZE)
     }
 
     /// Zeroes a frame in its home slot; puts memory behind it where there is none. True when the
@@ -143,21 +162,35 @@ impl Arena {
         }
     }
 
-    /// Gives a whole block back with the page table of its slots, so that the next touch can be huge.
-    /// Where the kernel has no room for that (too many mappings), the page table stays.
-    pub(crate) fn renew(&self, block: BlockId, uffd: &Uffd) {
-        let renewed = self
-            .mapping
-            .renew(block.offset())
-            .and_then(|()| uffd.register(self.block_address(block), BLOCK_SIZE, Watch::MoveTarget));
-        if let Err(error) = renewed {
-            tracing::warn!(?block, %error, "a free block could not be mapped anew; it may stay split");
+    /// Gives a whole block back with the page table of its slots, so that the next touch can be huge. If the kernel
+    /// refuses (too many mappings), the block is not to be used: it may not be mapped, or no move may go there.
+    pub(crate) fn renew(&self, block: BlockId, uffd: &Uffd) -> io::Result<()> {
+        let renewed = self.mapping.renew(block.offset());
+        if renewed.is_err() && self.mapping.is_mapped(block.offset()) {
             self.discard(block);
         }
+        renewed?;
+        uffd.register(self.block_address(block), BLOCK_SIZE, Watch::MoveTarget)
+    }
+
+    /// Address of the first home slot.
+    pub(crate) fn base(&self) -> usize {
+        self.mapping.base()
+    }
+
+    /// Length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.mapping.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
     }
 
     /// What lies in home slots.
-    pub(crate) fn resident(&self, pagemap: &Pagemap) -> io::Result<Resident> {
+    #[cfg(test)]
+    pub(crate) fn resident(&self, pagemap: &Pagemap) -> io::Result<super::pagemap::Resident> {
         pagemap.resident(self.mapping.base(), self.mapping.len())
     }
 }

@@ -3,8 +3,13 @@
 
 use std::io;
 
-use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mremap_fixed, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MremapFlags, MsyncFlags, ProtFlags, madvise, mmap_anonymous, mremap_fixed, msync,
+    munmap,
+};
 
+#[cfg(test)]
+use super::faults::Call;
 use crate::core::units::{BLOCK_SIZE, FRAME_SIZE};
 
 /// Address space of `len` bytes; unmapped on drop. Nothing is behind it until it is touched.
@@ -12,6 +17,8 @@ use crate::core::units::{BLOCK_SIZE, FRAME_SIZE};
 pub(crate) struct Mapping {
     base: usize,
     len: usize,
+    #[cfg(test)]
+    pub(crate) faults: super::faults::Faults,
 }
 
 impl Mapping {
@@ -39,12 +46,19 @@ impl Mapping {
                 munmap((base + len) as *mut _, tail)?;
             }
         }
-        let mapping = Self { base, len };
+        let mapping = Self {
+            base,
+            len,
+            #[cfg(test)]
+            faults: Default::default(),
+        };
         mapping.advise_huge(base, len)?;
         Ok(mapping)
     }
 
     fn advise_huge(&self, start: usize, len: usize) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.check(Call::Advise)?;
         // SAFETY: the range is ours; the advice changes how it is backed, not what is in it. A child
         // process must not get copy-on-write sharing of it, which would make frames unmovable.
         unsafe {
@@ -68,8 +82,22 @@ impl Mapping {
     /// fault, where a userfaultfd waits for that) afterwards.
     pub(crate) fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
         assert!(offset + len <= self.len);
+        #[cfg(test)]
+        self.faults.check(Call::Discard)?;
         // SAFETY: the range is ours, and the caller holds the frames in it (they are being freed).
         unsafe { madvise((self.base + offset) as *mut _, len, Advice::LinuxDontNeed)? };
+        Ok(())
+    }
+
+    /// Writes to `len` bytes from `offset` without a change: memory that is there is this process's own afterwards, and
+    /// not in the host's swap. Where nothing is, memory comes. The kernel answers with an error where a touch would end
+    /// the process (`MADV_POPULATE_WRITE`, Linux 5.14).
+    pub(crate) fn populate(&self, offset: usize, len: usize) -> io::Result<()> {
+        assert!(offset < self.len && offset + len <= self.len);
+        #[cfg(test)]
+        self.faults.check(Call::Populate)?;
+        // SAFETY: the range is ours; the kernel faults it in for writing, which changes nothing that is in it.
+        unsafe { madvise((self.base + offset) as *mut _, len, Advice::LinuxPopulateWrite)? };
         Ok(())
     }
 
@@ -78,6 +106,8 @@ impl Mapping {
     /// `try_to_map_unused_to_zeropage`, mm/migrate.c).
     pub(crate) fn split(&self, offset: usize) -> io::Result<()> {
         assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        #[cfg(test)]
+        self.faults.check(Call::Split)?;
         // Advice for a part of a huge page has it split first (`madvise_cold_or_pageout_pte_range`, mm/madvise.c).
         // SAFETY: the page is ours; the advice says that it is not used soon, and changes nothing that is in it.
         unsafe { madvise((self.base + offset) as *mut _, FRAME_SIZE, Advice::LinuxCold)? };
@@ -88,6 +118,8 @@ impl Mapping {
     /// A userfaultfd registration of the block is lost.
     pub(crate) fn renew(&self, offset: usize) -> io::Result<()> {
         assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        #[cfg(test)]
+        self.faults.check(Call::Map)?;
         // SAFETY: replaces a block of our own mapping, whose frames the caller holds and no thread
         // uses (they are free), by fresh anonymous memory with the same protection.
         unsafe {
@@ -101,11 +133,26 @@ impl Mapping {
         self.advise_huge(self.base + offset, BLOCK_SIZE)
     }
 
+    /// True when the block at `offset` is mapped: a call that failed may have unmapped it.
+    pub(crate) fn is_mapped(&self, offset: usize) -> bool {
+        assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        // SAFETY: it looks at the mapping, and has nothing to write back, since no file is behind it.
+        unsafe { msync((self.base + offset) as *mut _, BLOCK_SIZE, MsyncFlags::ASYNC).is_ok() }
+    }
+
     /// Puts what is behind the block at `source`, of another mapping of ours, behind the block at `offset`,
     /// in place of whatever was there, its page table included: a huge page stays one. Nothing is behind
     /// `source` afterwards. A userfaultfd registration of the block at `offset` is lost.
     pub(crate) fn take_over(&self, offset: usize, source: usize) -> io::Result<()> {
         assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        #[cfg(test)]
+        self.faults.check(Call::Remap)?;
+        #[cfg(test)]
+        if let Some(error) = self.faults.strikes(Call::RemapHalfway) {
+            // SAFETY: what the kernel does first; the caller knows that it may have been done.
+            unsafe { munmap((self.base + offset) as *mut _, BLOCK_SIZE)? };
+            return Err(error.into());
+        }
         // SAFETY: both blocks are address space of ours, and stay so. The caller holds the frames behind
         // both: nobody reads or writes those of `source`, and those that were at `offset` have gone.
         unsafe {

@@ -80,7 +80,17 @@ impl Pagemap {
 
     /// True when nothing is behind the page at `start`, nor in the host's swap.
     pub(crate) fn is_absent(&self, start: usize) -> bool {
-        self.scan(start, FRAME_SIZE, PAGE_IS_PRESENT | PAGE_IS_SWAPPED).is_ok_and(|found| found.bytes == 0)
+        self.is_range_absent(start, FRAME_SIZE)
+    }
+
+    /// As [`Self::is_absent`], of `len` bytes.
+    pub(crate) fn is_range_absent(&self, start: usize, len: usize) -> bool {
+        self.scan(start, len, PAGE_IS_PRESENT | PAGE_IS_SWAPPED).is_ok_and(|found| found.bytes == 0)
+    }
+
+    /// True when the page at `start` is in the host's swap.
+    pub(crate) fn is_swapped(&self, start: usize) -> bool {
+        self.scan(start, FRAME_SIZE, PAGE_IS_SWAPPED).is_ok_and(|found| found.bytes > 0)
     }
 
     /// True when the 2 MiB at `start` are one huge page.

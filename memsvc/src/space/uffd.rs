@@ -16,6 +16,8 @@ use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
+#[cfg(test)]
+use super::faults::Call;
 use super::pagemap::Pagemap;
 use crate::core::units::FRAME_SIZE;
 
@@ -27,6 +29,9 @@ const UFFDIO_REGISTER: u32 = opcode::read_write::<uffdio_register>(UFFDIO, 0x00)
 const UFFDIO_UNREGISTER: u32 = opcode::read::<uffdio_range>(UFFDIO, 0x01);
 const UFFDIO_WAKE: u32 = opcode::read::<uffdio_range>(UFFDIO, 0x02);
 const UFFDIO_MOVE: u32 = opcode::read_write::<uffdio_move>(UFFDIO, 0x05);
+
+/// `UFFDIO_MOVE_MODE_DONTWAKE` (include/uapi/linux/userfaultfd.h), which linux-raw-sys has not.
+const MOVE_MODE_DONTWAKE: u64 = 1;
 
 const _: () = assert!(UFFDIO_API == linux_raw_sys::ioctl::UFFDIO_API);
 const _: () = assert!(UFFDIO_REGISTER == linux_raw_sys::ioctl::UFFDIO_REGISTER);
@@ -48,6 +53,15 @@ pub(crate) enum Watch {
     /// Only so that `UFFDIO_MOVE` may put pages there: the arena. (Write-protect mode without any
     /// page protected; the kernel wants the destination of a move to be registered.)
     MoveTarget,
+}
+
+/// When those that wait for a page that moves are woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// As soon as it is there.
+    Now,
+    /// When the caller says so.
+    Later,
 }
 
 /// A touch of an absent page; the thread that touched waits.
@@ -139,6 +153,8 @@ impl Uffd {
     }
 
     pub(crate) fn register(&self, start: usize, len: usize, watch: Watch) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.check(Call::Register)?;
         let mode = match watch {
             Watch::Missing => UFFDIO_REGISTER_MODE_MISSING,
             Watch::MoveTarget => UFFDIO_REGISTER_MODE_WP,
@@ -153,6 +169,8 @@ impl Uffd {
 
     /// Ends the registration of a range: who waits there goes on, and its absent pages are the kernel's to fill.
     pub(crate) fn unregister(&self, start: usize, len: usize) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.check(Call::Unregister)?;
         let range = uffdio_range { start: start as u64, len: len as u64 };
         // SAFETY: the request reads a range; touches of absent pages give zeroed memory from now on, as
         // in any anonymous mapping.
@@ -164,17 +182,25 @@ impl Uffd {
     /// A whole huge page moves as one where both are 2 MiB aligned and `dst` has no page table.
     /// Wakes whoever waits for `dst`.
     pub(crate) fn move_pages(&self, dst: usize, src: usize, len: usize) -> Result<(), Stopped> {
+        self.move_and(Wake::Now, dst, src, len)
+    }
+
+    /// As [`Self::move_pages`], and who waits for `dst` is woken when the caller says so.
+    pub(crate) fn move_and(&self, wake: Wake, dst: usize, src: usize, len: usize) -> Result<(), Stopped> {
         let (mut done, mut attempts) = (0, 0);
         loop {
             #[cfg(test)]
-            if let Some(error) = self.faults.strikes() {
+            if let Some(error) = self.faults.strikes(Call::Move) {
                 return Err(Stopped { done, error });
             }
             let mut request = uffdio_move {
                 dst: (dst + done) as u64,
                 src: (src + done) as u64,
                 len: (len - done) as u64,
-                mode: 0,
+                mode: match wake {
+                    Wake::Now => 0,
+                    Wake::Later => MOVE_MODE_DONTWAKE,
+                },
                 move_: 0,
             };
             // SAFETY: the structure is the one that this request reads and writes. The ranges are
@@ -192,7 +218,9 @@ impl Uffd {
                 // Linux 6.18 forgets a page that it has moved at its second attempt, and then finds it where
                 // it has put it (`move_pages`, mm/userfaultfd.c); nor has it woken who waits.
                 Err(Errno::EXIST) if self.pagemap.is_absent(src + done) => {
-                    let _ = self.wake(dst + done, FRAME_SIZE);
+                    if wake == Wake::Now {
+                        let _ = self.wake(dst + done, FRAME_SIZE);
+                    }
                     done += FRAME_SIZE;
                     if done >= len {
                         return Ok(());

@@ -22,14 +22,14 @@ pub use mover::{MoveCounts, MoverStats};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Everything the service knows about its memory. What is resident is read just before the rest.
+/// Everything the service knows about its memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemoryStats {
     /// Guest RAM as the guest sees it.
     pub guest: GuestStats,
     /// The arena from which guest RAM comes.
     pub arena: ArenaStats,
-    /// What the host's page tables really hold.
+    /// The host's memory that is behind guest RAM and arena.
     pub host: HostStats,
     /// Zeroed blocks that wait for the next fault.
     pub stash: StashStats,
@@ -100,16 +100,17 @@ pub struct FramesByType {
     pub movable_slab: u64,
 }
 
-/// Resident memory, from the process's page tables.
+/// Resident memory, by the service's own state. Pages that the host has swapped are counted; a page on the move is counted as
+/// the guest's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HostStats {
-    /// Mapped behind guest RAM.
+    /// Behind guest RAM.
     pub guest_resident_bytes: u64,
-    /// Of that, by huge pages.
+    /// Of that, as whole blocks.
     pub guest_huge_bytes: u64,
-    /// Mapped behind home slots of the arena.
+    /// Behind home slots of the arena: the stash, the monitor's own frames, and free frames that keep their memory.
     pub arena_resident_bytes: u64,
-    /// Of that, by huge pages.
+    /// Of that, as whole blocks: the stash.
     pub arena_huge_bytes: u64,
 }
 
@@ -179,6 +180,8 @@ counters! {
         blocks_returned,
         /// Frames that could not be moved home (pinned) and were discarded in place.
         home_refused,
+        /// Times a free block could not be mapped anew: it is not used until that succeeds.
+        set_aside,
         /// Free frames whose poison word was gone: someone wrote to a free frame.
         poison_lost,
     }

@@ -153,7 +153,7 @@ impl Memory for Served {
     }
 
     fn standing(&self) -> anyhow::Result<Standing> {
-        let host = self.service.stats().host;
+        let host = self.service.walk()?;
         Ok(Standing {
             won: lock(&self.won).len() as u64,
             resident: host.guest_resident_bytes,

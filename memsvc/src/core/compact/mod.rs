@@ -99,6 +99,10 @@ pub trait Mover<M: Mode> {
     /// and frees those of `from`. What cannot be moved stays as it is, both of it. As many of each.
     fn migrate(&mut self, alloc: &FrameAllocator<M>, from: &[FrameId], to: &[FrameId]) -> Migrated;
 
+    /// A block was isolated and not won: what is left of it, of which these frames were live, stays in use. By default
+    /// there is nothing to do.
+    fn left(&mut self, _frames: &[FrameId]) {}
+
     /// A block was won; it is handed out as the run was asked to.
     fn captured(&mut self, block: BlockId);
 
@@ -327,7 +331,10 @@ impl Session<'_> {
         alloc.drain_all();
         match isolated.capture(request) {
             Ok(block) => Emptied::Captured(block),
-            Err(_rejoins) => Emptied::Partly,
+            Err(_rejoins) => {
+                mover.left(&frames.from);
+                Emptied::Partly
+            }
         }
     }
 }

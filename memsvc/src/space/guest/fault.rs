@@ -1,11 +1,22 @@
 //! Faults: memory for a page that somebody waits for.
+//!
+//! ```text
+//!   fault ─▶ a whole block, moved in under the lock
+//!       └──▶ single frames: chosen and `Busy` under the lock; zeroed and moved in without it
+//!       └──▶ no frame: `shortage`        the kernel refused: `retry`
+//! ```
+//! The thread that serves faults waits for nobody. It touches no memory under the lock, because such a touch may be
+//! charged to a control group, and the kernel may then make the thread wait.
 
 use std::io;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use rustix::io::Errno;
 
 use super::free::Slots;
-use super::mover::Move;
+use super::mover::{Move, Patience};
 use super::split::{Page, SplitBlock, Target};
 use super::stash::{Made, reason};
 use super::{BlockState, CPU, GUEST, GuestSpace, State, wanted};
@@ -16,12 +27,10 @@ use crate::core::units::{
 };
 use crate::space::uffd::Fault;
 
-/// How long a fault that the kernel did not let us resolve waits before it is tried again.
-const RETRY: Duration = Duration::from_millis(10);
-
 /// Pages that come in with one that is touched, aligned: 64 KiB, as for files (`fault_around_bytes`,
 /// mm/memory.c).
 const AROUND: u32 = 16;
+const AROUND_BYTES: usize = AROUND as usize * FRAME_SIZE;
 
 /// One frame behind guest RAM. It is asked for under the lock, so it does not wait here.
 const GUEST_FRAME: Request =
@@ -35,12 +44,12 @@ enum Unresolved {
     /// There is no memory for it.
     Short,
     /// The kernel refused.
-    Refused(io::Error),
+    Refused(Errno),
 }
 
 impl From<io::Error> for Unresolved {
     fn from(error: io::Error) -> Self {
-        Unresolved::Refused(error)
+        Unresolved::Refused(Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 }
 
@@ -74,11 +83,9 @@ impl GuestSpace {
             Err(Unresolved::Refused(error)) => {
                 self.faults.failed.add(1);
                 if self.faults.failed.get().is_power_of_two() {
-                    tracing::error!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
+                    tracing::warn!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
                 }
-                // Who waits touches the page again at once: not as fast as the CPU can, nor a line each.
-                std::thread::sleep(RETRY);
-                let _ = self.uffd.wake(self.address(frame), FRAME_SIZE);
+                self.retry.add(frame);
             }
         }
     }
@@ -102,13 +109,13 @@ impl GuestSpace {
                 BlockState::Split(split) if split.is_empty() && has_room && !no_huge_page => true,
                 BlockState::Split(split) => match split.page(frame.index()) {
                     Page::Here(_) => return Ok(self.already_there(frame)?),
-                    Page::AtHome(home) => return Ok(self.bring_one(&mut state, frame, home, since)?),
+                    Page::AtHome(home) => return self.bring_one(state, frame, home, since),
                     // Its mover will wake who waits for it.
                     Page::Busy => {
                         self.stalls.begin(&mut state, frame, since);
                         return Ok(());
                     }
-                    Page::Absent => return self.move_frames_in(&mut state, frame, is_memalloc),
+                    Page::Absent => return self.move_frames_in(state, frame, is_memalloc),
                 },
                 BlockState::Absent => false,
             };
@@ -132,10 +139,8 @@ impl GuestSpace {
                 if let Some(block) = block {
                     self.free_block(&mut state, block, Slots::PageTable);
                 }
-                let entry = &mut state.blocks[guest_block.0 as usize];
-                if let BlockState::Absent = entry {
-                    *entry = BlockState::Split(Box::new(SplitBlock::absent()));
-                    state.absent -= 1;
+                if let BlockState::Absent = state.blocks[guest_block.0 as usize] {
+                    state.put(guest_block, BlockState::Split(Box::new(SplitBlock::absent())));
                 }
             }
         }
@@ -145,33 +150,35 @@ impl GuestSpace {
     /// to go.
     fn bring_one(
         &self,
-        state: &mut State,
+        mut state: MutexGuard<'_, State>,
         page: GuestFrame,
         from: FrameId,
         since: Instant,
-    ) -> io::Result<()> {
+    ) -> Result<(), Unresolved> {
         let target = state.split_mut(page.block()).map(|split| split.target(page.index()));
         let to = match target {
             Some(Target::Frame(to)) => to,
             _ => from,
         };
-        if to != from {
-            state.poisoned[to.block().0 as usize].remove(to.index());
-            self.arena.copy_frames(std::iter::once((from, to)));
-            self.mover.copied_bytes.add(FRAME_SIZE as u64);
+        if to == from {
+            self.before_one_goes_in(&mut state, page.block(), from.block());
         } else {
-            self.before_one_goes_in(state, page.block(), from.block());
+            state.poisoned.remove(to);
         }
-        let arrived = self.bring_in(state, Move { page, from, to });
+        self.count_ballooned(&state, page);
+        let it = Move { page, from, to };
+        let wake = || self.uffd.wake(self.address(page), FRAME_SIZE);
+        let mut state = self.carry_in(state, it, Patience::None);
+        let arrived = state.page(page) == Page::Here(to);
         if arrived
             && to != from
             && let Some(split) = state.split_mut(page.block())
         {
             split.set_target(page.index(), Target::Reached(to));
         }
+        drop(state);
         self.stalls.record(since);
-        self.count_ballooned(state, page);
-        if arrived { Ok(()) } else { Err(io::Error::other("the kernel did not move the page")) }
+        if arrived { Ok(wake()?) } else { Err(Unresolved::Refused(Errno::BUSY)) }
     }
 
     /// A whole block for a split block of which nothing is left.
@@ -204,8 +211,7 @@ impl GuestSpace {
             return self.arrived_in_pieces(state, frame, block);
         }
         self.tag_guest(state, guest_block, block);
-        state.blocks[guest_block.0 as usize] = BlockState::Huge(block);
-        state.absent -= 1;
+        state.put(guest_block, BlockState::Huge(block));
         self.moves.blocks_in.add(1);
         self.faults.huge.add(1);
         self.count_ballooned(state, frame);
@@ -223,8 +229,7 @@ impl GuestSpace {
         }
         let mut split = SplitBlock::absent();
         (0..FRAMES_PER_BLOCK).for_each(|index| split.set(index, Page::Here(block.frame(index))));
-        state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(split));
-        state.absent -= 1;
+        state.put(guest_block, BlockState::Split(Box::new(split)));
         self.moves.frames_in.add(FRAMES_PER_BLOCK as u64);
         self.faults.single.add(1);
         self.count_ballooned(state, frame);
@@ -251,66 +256,91 @@ impl GuestSpace {
     /// Single frames for a page of a split block, and for those around it that the guest may use soon.
     fn move_frames_in(
         &self,
-        state: &mut State,
+        mut state: MutexGuard<'_, State>,
         frame: GuestFrame,
         is_memalloc: bool,
     ) -> Result<(), Unresolved> {
-        let first = self.zeroed_frame(state, is_memalloc).map_err(|_| Unresolved::Short)?;
+        let first = self.guest_frame(&mut state, is_memalloc).map_err(|_| Unresolved::Short)?;
         let mut moves = vec![Move { page: frame, from: first, to: first }];
         for page in around(frame).filter(|&page| page != frame) {
             if state.page(page) != Page::Absent || state.is_given_up(page) {
                 continue;
             }
-            let Ok(home) = self.zeroed_frame(state, false) else { break };
+            let Ok(home) = self.guest_frame(&mut state, false) else { break };
             moves.push(Move { page, from: home, to: home });
         }
         moves.sort_unstable_by_key(|it| it.page);
-        let done = self.transfer_in(&moves);
+        let take = |it: &Move| {
+            self.alloc.set_rmap(it.to, it.page.0);
+            state.split_mut(frame.block()).iter_mut().for_each(|split| split.take(it.page.index()));
+            (state.poisoned.remove(it.to), state.in_pieces[it.to.block().0 as usize])
+        };
+        let before: Vec<(bool, bool)> = moves.iter().map(take).collect();
+        drop(state);
+        for (it, (was_poisoned, is_in_pieces)) in moves.iter().zip(before) {
+            if !is_in_pieces {
+                self.prepare(&[it.to]);
+            }
+            self.zero(it.to, was_poisoned);
+        }
+        let done = self.transfer_in(&moves, Patience::None);
+        let mut state = self.lock();
         let mut arrived = false;
         for (at, it) in moves.iter().enumerate() {
             if done >> at & 1 == 0 {
-                self.free_frame(state, it.from);
+                state.set_page(it.page, Page::Absent);
+                self.free_frame(&mut state, it.to);
                 continue;
             }
             arrived |= it.page == frame;
             state.set_page(it.page, Page::Here(it.to));
-            self.alloc.set_rmap(it.to, it.page.0);
             self.moves.frames_in.add(1);
         }
+        self.moved(&mut state, |page| moves.iter().any(|it| it.page == page));
         if state.is_filled(frame.block()) {
             self.compaction.ring(wanted::FILLED);
         }
         self.faults.single.add(1);
-        self.count_ballooned(state, frame);
-        if arrived { Ok(()) } else { Err(io::Error::other("the kernel did not move a page in").into()) }
+        self.count_ballooned(&state, frame);
+        drop(state);
+        if done.count_ones() as usize == moves.len() {
+            // Who waits in these 64 KiB for a page that did not come with this one looks again.
+            return Ok(self.uffd.wake(self.address(frame) / AROUND_BYTES * AROUND_BYTES, AROUND_BYTES)?);
+        }
+        for (at, it) in moves.iter().enumerate() {
+            if done >> at & 1 == 1 {
+                self.uffd.wake(self.address(it.page), FRAME_SIZE)?;
+            } else {
+                self.retry.add(it.page);
+            }
+        }
+        if arrived { Ok(()) } else { Err(Unresolved::Refused(Errno::BUSY)) }
     }
 
-    /// A frame for the guest, zeroed, at home; one of the reserve, if there is no other and it `is_memalloc`.
-    fn zeroed_frame(&self, state: &mut State, is_memalloc: bool) -> Result<FrameId, AllocError> {
+    /// A frame for the guest; one of the reserve, if there is no other and it `is_memalloc`.
+    fn guest_frame(&self, state: &mut State, is_memalloc: bool) -> Result<FrameId, AllocError> {
         // Not the scrutinee itself: the lists would be held while blocks are freed, and asked for again.
         let first = self.alloc.enter(CPU).alloc(&GUEST_FRAME);
         let home = match first {
             Err(_) if self.release_stash(state) > 0 => self.alloc.enter(CPU).alloc(&GUEST_FRAME),
             result => result,
         };
-        let home = match home {
+        match home {
             Err(_) if is_memalloc => {
                 let leaves = self.memalloc_leaves.load(Ordering::Relaxed);
                 self.alloc.enter(CPU).alloc(&MEMALLOC_FRAME.leaves(leaves))
             }
             result => result,
-        }?;
-        let was_poisoned = state.poisoned[home.block().0 as usize].remove(home.index());
-        if !state.in_pieces[home.block().0 as usize] {
-            // Memory comes behind the block, if there was none.
-            self.arena.poison_frame(home);
-            self.take_apart(state, home.block(), &[]);
         }
-        // What lay there in a slab meanwhile has taken its place.
-        if !self.arena.zero_frame(home) && was_poisoned && self.objects.is_none() {
+    }
+
+    /// Zeroes a frame that the caller holds, in its home slot.
+    fn zero(&self, home: FrameId, was_poisoned: bool) {
+        let is_forgotten = self.arena.forget_swapped(home, &self.pagemap);
+        // An object that lay there in a slab meanwhile has taken the word's place.
+        if !self.arena.zero_frame(home) && was_poisoned && !is_forgotten && self.objects.is_none() {
             self.moves.poison_lost.add(1);
         }
-        Ok(home)
     }
 
     fn count_ballooned(&self, state: &State, frame: GuestFrame) {
@@ -345,7 +375,7 @@ mod tests {
         let mut state = space.lock();
         while space.alloc.alloc(OUTSIDE, &HOG).is_ok() {}
         assert_eq!(state.stash.len(), 1);
-        space.zeroed_frame(&mut state, false).unwrap();
+        space.guest_frame(&mut state, false).unwrap();
         assert!(state.stash.is_empty());
     }
 
@@ -373,7 +403,9 @@ mod tests {
         let regions = vec![RegionSpec { gpa: 0, len: BLOCK_SIZE as u64 }];
         let service = MemoryService::new(&Config::new(regions), |why| panic!("{why}")).unwrap();
         let space = service.space();
-        let home = space.zeroed_frame(&mut space.lock(), false).unwrap();
+        let home = space.guest_frame(&mut space.lock(), false).unwrap();
+        space.prepare(&[home]);
+        space.zero(home, false);
         let address = space.arena.block_address(home.block());
         assert_eq!(space.pagemap.resident(address, BLOCK_SIZE).unwrap().bytes, BLOCK_SIZE as u64);
         assert!(!space.pagemap.is_huge(address));

@@ -4,7 +4,6 @@ use std::io;
 
 use super::split::Page;
 use super::{BlockState, CPU, GuestSpace, OUTSIDE, State};
-use crate::core::bitmap::BlockBitmap;
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId, GuestBlock, GuestFrame, Order};
 
 /// What is behind the home slots of a block that becomes free.
@@ -21,7 +20,7 @@ pub(super) enum Slots {
 impl State {
     /// What is behind the slots of this block is not what was there.
     pub(super) fn begin_anew(&mut self, block: BlockId) {
-        self.poisoned[block.0 as usize] = BlockBitmap::EMPTY;
+        self.poisoned.clear(block);
         self.in_pieces[block.0 as usize] = false;
     }
 }
@@ -36,8 +35,7 @@ impl GuestSpace {
             return Ok(());
         }
         self.mapping.discard(guest_block.offset(), BLOCK_SIZE)?;
-        state.blocks[guest_block.0 as usize] = BlockState::Absent;
-        state.absent += 1;
+        state.put(guest_block, BlockState::Absent);
         // Nothing is left in the home slots, as they were emptied when the block was moved in.
         self.free_block(state, block, Slots::Empty);
         Ok(())
@@ -57,10 +55,13 @@ impl GuestSpace {
         };
         let to = self.arena.frame_address(home);
         if self.uffd.move_pages(to, self.address(frame), FRAME_SIZE).is_err() {
-            // Pinned. Discarding leaves the pinned page to who pinned it; the home slot gets new
-            // memory from the poison word.
+            // Pinned, or shared. Discarding leaves the page to who has it. Nothing is behind the home slot then, and
+            // nothing is put there: that would be charged to our control group under the lock.
             self.mapping.discard(frame.offset(), FRAME_SIZE)?;
             self.moves.home_refused.add(1);
+            state.set_page(frame, Page::Absent);
+            self.free_as_it_is(state, home);
+            return Ok(());
         }
         state.set_page(frame, Page::Absent);
         self.moves.frames_home.add(1);
@@ -71,8 +72,15 @@ impl GuestSpace {
     /// Frees a frame that has come home. A refusal is a bug of ours: said, and the frame is lost rather
     /// than given twice.
     pub(super) fn free_frame(&self, state: &mut State, home: FrameId) {
-        self.arena.poison_frame(home);
-        state.poisoned[home.block().0 as usize].insert(home.index());
+        if !self.arena.forget_swapped(home, &self.pagemap) {
+            self.arena.poison_frame(home);
+            state.poisoned.insert(home);
+        }
+        self.free_as_it_is(state, home);
+    }
+
+    /// Frees a frame at home with what is behind its slot, or with nothing.
+    fn free_as_it_is(&self, state: &mut State, home: FrameId) {
         state.came_home = true;
         if let Err(error) = self.alloc.enter(CPU).free(home, Order::FRAME) {
             tracing::error!(%error, "a bug: a frame could not be freed");
@@ -88,10 +96,9 @@ impl GuestSpace {
         }
         if is_huge() {
             self.alloc.drain_all();
-            let poisoned = &mut state.poisoned[block.0 as usize];
             self.alloc.for_free_frames(block, |frame| {
                 self.arena.poison_frame(frame);
-                poisoned.insert(frame.index());
+                state.poisoned.insert(frame);
             });
             self.arena.split(block, held);
         }
@@ -117,19 +124,45 @@ impl GuestSpace {
 
     /// Frees a block that is handed out whole, and gives it back to the kernel.
     pub(super) fn free_block(&self, state: &mut State, block: BlockId, slots: Slots) {
-        self.empty_slots(state, block, slots);
-        self.put_whole(state, block);
+        if self.empty_slots(state, block, slots) {
+            self.put_whole(state, block);
+        }
     }
 
-    /// Gives what is behind the slots of a whole block back to the kernel.
-    pub(super) fn empty_slots(&self, state: &mut State, block: BlockId, slots: Slots) {
+    /// Gives what is behind the slots of a whole block back to the kernel. False when the kernel refuses to map them
+    /// anew: the block is set aside then, until it does.
+    #[must_use]
+    pub(super) fn empty_slots(&self, state: &mut State, block: BlockId, slots: Slots) -> bool {
         match slots {
             Slots::Empty => {}
             Slots::Filled => self.arena.discard(block),
-            Slots::PageTable => self.arena.renew(block, &self.uffd),
+            Slots::PageTable => {
+                if let Err(error) = self.arena.renew(block, &self.uffd) {
+                    self.moves.set_aside.add(1);
+                    if self.moves.set_aside.get().is_power_of_two() {
+                        tracing::warn!(?block, %error, "a free block could not be mapped anew; it is not used until that succeeds");
+                    }
+                    state.set_aside.push(block);
+                    return false;
+                }
+            }
         }
         state.begin_anew(block);
         self.moves.blocks_returned.add(1);
+        true
+    }
+
+    /// Frees blocks that were set aside and can be mapped anew by now.
+    fn take_up_again(&self, state: &mut State) {
+        while let Some(block) = state.set_aside.pop() {
+            if self.arena.renew(block, &self.uffd).is_err() {
+                state.set_aside.push(block);
+                return;
+            }
+            state.begin_anew(block);
+            self.moves.blocks_returned.add(1);
+            self.put_whole(state, block);
+        }
     }
 
     /// Frees a block that is handed out whole, of which the slots are empty.
@@ -145,6 +178,7 @@ impl GuestSpace {
         if !std::mem::take(&mut state.came_home) {
             return;
         }
+        self.take_up_again(state);
         self.alloc.drain_all();
         while let Some(block) = self.alloc.take_emptied() {
             self.free_block(state, block, Slots::PageTable);

@@ -20,6 +20,7 @@
 //! | `balloon` | out: the guest gives pages up, by balloon or report |
 //! | `free` | from guest space or stash back to the arena, and to the kernel |
 //! | `shortage` | faults that wait for memory |
+//! | `retry` | faults that the kernel did not let us resolve |
 //! | `stash` | zeroed blocks made ahead of faults |
 //! | `split` | where the pages of a split block are |
 //! | `mover` | harvest and promotion: pages change frames while the guest runs |
@@ -32,7 +33,9 @@ mod balloon;
 mod fault;
 mod free;
 pub(crate) mod mover;
+mod poisoned;
 mod report;
+mod retry;
 mod shortage;
 mod split;
 mod stash;
@@ -49,7 +52,6 @@ use super::pagemap::Pagemap;
 use super::regions::Regions;
 use super::uffd::Uffd;
 use crate::core::alloc::{Config, FrameAllocator};
-use crate::core::bitmap::BlockBitmap;
 use crate::core::deferral::Deferral;
 use crate::core::ledger::Ledger;
 use crate::core::slab::Slabs;
@@ -60,6 +62,7 @@ use crate::space::bell::Bell;
 use crate::space::host;
 use crate::stats::{Counter, FaultCounters, MoveCounters, MoverCounters, RefusalCounters};
 use mover::{Stalls, Waiter};
+use poisoned::Poisoned;
 use split::SplitBlock;
 
 pub(crate) use stash::STASH_MAX;
@@ -103,17 +106,36 @@ enum BlockState {
     Split(Box<SplitBlock>),
 }
 
+/// How many guest blocks are in which state.
+#[derive(Clone, Copy, Debug, Default)]
+struct Census {
+    absent: usize,
+    huge: usize,
+    split: usize,
+}
+
+impl Census {
+    fn of(&mut self, state: &BlockState) -> &mut usize {
+        match state {
+            BlockState::Absent => &mut self.absent,
+            BlockState::Huge(_) => &mut self.huge,
+            BlockState::Split(_) => &mut self.split,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
-    /// Free frames that lie in their home slots with the poison word, by arena block.
-    poisoned: Vec<BlockBitmap>,
+    poisoned: Poisoned,
     /// Arena blocks that single frames have left; what was free in them carries the poison word.
     in_pieces: Vec<bool>,
+    /// Whole blocks that the kernel would not map anew: nobody uses them until it does.
+    set_aside: Vec<BlockId>,
     /// Frames have come home, so that a block may be whole again.
     came_home: bool,
     ledger: Ledger,
     blocks: Vec<BlockState>,
-    absent: usize,
+    census: Census,
     stash: Vec<BlockId>,
     /// Faults since the stash was last idle: how far the refiller goes ahead.
     burst: usize,
@@ -127,6 +149,15 @@ struct State {
     huge: Deferral,
     /// Nobody serves guest space any more.
     is_abandoned: bool,
+}
+
+impl State {
+    /// Something else is behind a guest block from now on.
+    fn put(&mut self, block: GuestBlock, state: BlockState) {
+        *self.census.of(&state) += 1;
+        let before = std::mem::replace(&mut self.blocks[block.0 as usize], state);
+        *self.census.of(&before) -= 1;
+    }
 }
 
 /// Guest space with the arena under it.
@@ -151,6 +182,7 @@ pub(crate) struct GuestSpace {
     /// Wakes the refiller of the stash.
     refill: Arc<Bell>,
     shortage: shortage::Shortage,
+    retry: retry::Retry,
     /// The thread whose touches are `MEMALLOC`; 0 if there is none. And frames of the reserve that they leave.
     memalloc_thread: AtomicU32,
     memalloc_leaves: AtomicU32,
@@ -191,12 +223,13 @@ impl GuestSpace {
         let objects = (swap_frames > 0)
             .then(|| Arc::new(Objects::new(Arc::clone(&alloc), arena.memory(), GUEST, CPUS)));
         let state = State {
-            poisoned: vec![BlockBitmap::EMPTY; arena_blocks as usize],
+            poisoned: Poisoned::new(arena_blocks),
             in_pieces: vec![false; arena_blocks as usize],
+            set_aside: Vec::new(),
             came_home: false,
             ledger: Ledger::new(guest_blocks),
             blocks: (0..guest_blocks).map(|_| BlockState::Absent).collect(),
-            absent: guest_blocks as usize,
+            census: Census { absent: guest_blocks as usize, ..Census::default() },
             stash: Vec::with_capacity(STASH_MAX),
             burst: 0,
             last_fault: Instant::now(),
@@ -221,6 +254,7 @@ impl GuestSpace {
             max_mappings: host::max_mappings(),
             refill,
             shortage: shortage::Shortage::default(),
+            retry: retry::Retry::default(),
             memalloc_thread: AtomicU32::new(0),
             memalloc_leaves: AtomicU32::new(0),
             compaction,
@@ -253,7 +287,10 @@ impl GuestSpace {
         self.settled.notify_all();
         self.bring_all_in();
         if let Err(error) = self.uffd.unregister(self.mapping.base(), self.mapping.len()) {
-            tracing::error!(%error, "who waits for guest memory could not be let go");
+            tracing::error!(%error, "guest RAM could not be let go at once; it is let go block by block");
+            for offset in (0..self.mapping.len()).step_by(BLOCK_SIZE) {
+                let _ = self.uffd.unregister(self.mapping.base() + offset, BLOCK_SIZE);
+            }
         }
     }
 

@@ -89,7 +89,7 @@ impl GuestSpace {
                 state.burst = 0;
                 self.release_stash(&mut state);
             }
-            let wanted = state.burst.min(STASH_MAX).min(state.absent.max(1));
+            let wanted = state.burst.min(STASH_MAX).min(state.census.absent.max(1));
             // Ahead of faults nothing is taken that is not to spare; a fault itself may have all above the min
             // watermark.
             if state.stash.len() < wanted && self.alloc.has_block_to_spare() {
@@ -111,9 +111,10 @@ impl GuestSpace {
         }
     }
 
-    /// Ends the refiller, and the thread that waits for memory.
+    /// Ends the refiller, the thread that waits for memory, and the one that tries refused pages again.
     pub(crate) fn stop(&self) {
         self.refill.ring(reason::STOP);
         self.shortage.stop();
+        self.retry.stop();
     }
 }

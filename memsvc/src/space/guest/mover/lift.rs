@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::super::split::{Page, SplitBlock};
 use super::super::{BlockState, GuestSpace, State};
-use super::{BATCH, Move};
+use super::{BATCH, Move, Patience};
 use crate::core::alloc::{FrameAllocator, Full};
 use crate::core::isolate::Isolated;
 use crate::core::units::{
@@ -106,7 +106,8 @@ impl GuestSpace {
             Ok(()) => BLOCK_SIZE,
             Err(stopped @ Stopped { done, .. }) => {
                 self.count_stopped(stopped);
-                if done == 0 {
+                // Where the kernel has split the huge page itself (KSM), what does not move now may do so page by page.
+                if done == 0 && self.pagemap.is_huge(there) {
                     return None;
                 }
                 done
@@ -122,7 +123,7 @@ impl GuestSpace {
             let is_home = index < done / FRAME_SIZE;
             split.set(index, if is_home { Page::AtHome(frame) } else { Page::Here(frame) });
         }
-        state.blocks[guest_block.0 as usize] = BlockState::Split(Box::new(split));
+        state.put(guest_block, BlockState::Split(Box::new(split)));
         Some(guest_block)
     }
 
@@ -152,17 +153,36 @@ impl GuestSpace {
         free(self, state, freed);
     }
 
-    /// Brings all pages in that are at home, once no mover has any, which is in milliseconds.
+    /// Brings all pages in that are at home, once no mover has any.
     pub(in super::super) fn bring_all_in(&self) {
-        let is_moving = |block: &BlockState| matches!(block, BlockState::Split(split) if split.is_moving());
+        self.wait_for_movers();
         let blocks = self.lock().blocks.len() as u32;
+        (0..blocks).for_each(|block| self.settle(GuestBlock(block)));
+    }
+
+    /// Waits until no mover has any page, which is in milliseconds.
+    pub(in super::super) fn wait_for_movers(&self) {
+        let is_moving = |block: &BlockState| matches!(block, BlockState::Split(split) if split.is_moving());
         for _ in 0..MOVER_PATIENCE {
             if !self.lock().blocks.iter().any(is_moving) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        (0..blocks).for_each(|block| self.settle(GuestBlock(block)));
+    }
+
+    /// Brings pages in that are still at home, in one of these frames: nobody moves them elsewhere any more.
+    pub(super) fn settle_frames(&self, frames: &[FrameId]) {
+        let state = self.lock_after_faults();
+        let block_of = |&frame: &FrameId| {
+            let page = GuestFrame(self.alloc.rmap(frame));
+            (state.page(page) == Page::AtHome(frame)).then(|| page.block())
+        };
+        let mut blocks: Vec<GuestBlock> = frames.iter().filter_map(block_of).collect();
+        drop(state);
+        blocks.sort_unstable();
+        blocks.dedup();
+        blocks.into_iter().for_each(|block| self.settle(block));
     }
 
     /// Brings the pages of a block in that are at home and go nowhere else.
@@ -181,8 +201,9 @@ impl GuestSpace {
             from = last.page.index() + 1;
             moves.iter().for_each(|it| split.take(it.page.index()));
             drop(state);
-            let done = self.transfer_in(&moves);
+            let done = self.transfer_in(&moves, Patience::Helps);
             self.settle_in(&mut self.lock_after_faults(), &moves, done);
+            self.wake_stayed(&moves, done);
         }
     }
 }

@@ -7,8 +7,8 @@
 //! ```
 
 use super::super::GuestSpace;
-use super::super::split::{Page, Target};
-use super::{BATCH, Done, Move};
+use super::super::split::{Page, SplitBlock, Target};
+use super::{BATCH, Done, Move, Patience};
 use crate::core::units::{FRAME_SIZE, FrameId, GuestFrame};
 
 /// A page of a batch, with its position in it.
@@ -32,7 +32,7 @@ impl GuestSpace {
     }
 
     /// Frames of a block are ours now, and what is copied into them will leave it.
-    pub(super) fn prepare(&self, frames: &[FrameId]) {
+    pub(in super::super) fn prepare(&self, frames: &[FrameId]) {
         let Some(block) = frames.first().map(|frame| frame.block()) else { return };
         if self.lock_after_faults().in_pieces[block.0 as usize] {
             return;
@@ -68,10 +68,14 @@ impl GuestSpace {
         {
             self.moves.poison_lost.add(1);
         }
+        for it in &batch {
+            self.arena.forget_swapped(it.to, &self.pagemap);
+        }
         self.arena.copy_frames(batch.iter().map(|it| (it.from, it.to)));
         self.mover.copied_bytes.add((wanted.len() * FRAME_SIZE) as u64);
-        let arrived = self.transfer_in(&batch);
+        let arrived = self.transfer_in(&batch, Patience::Helps);
         self.settle_in(&mut self.lock_after_faults(), &batch, arrived);
+        self.wake_stayed(&batch, arrived);
         let arrived = wanted.iter().enumerate().map(|(at, wanted)| (arrived >> at & 1) << wanted.position);
         reached | arrived.fold(0, |all, bit| all | bit)
     }
@@ -86,8 +90,13 @@ impl GuestSpace {
             return (wanted, reached, poisoned);
         }
         for (position, &it) in moves.iter().enumerate() {
-            let Some(split) = state.split_mut(it.page.block()) else { continue };
             let index = it.page.index();
+            let is_planned = |split: &mut SplitBlock| split.target(index) != Target::Same;
+            if state.split_mut(it.page.block()).is_some_and(is_planned) {
+                // The fault handler may be bringing it in at this moment, to where it is to go: then it says so.
+                state = self.still(state, it.page);
+            }
+            let Some(split) = state.split_mut(it.page.block()) else { continue };
             let target = split.target(index);
             if target == Target::Reached(it.to) {
                 reached |= 1 << position;
@@ -102,8 +111,7 @@ impl GuestSpace {
                 _ => continue,
             }
             split.take(index);
-            let bits = &mut state.poisoned[it.to.block().0 as usize];
-            poisoned |= Done::from(bits.remove(it.to.index())) << wanted.len();
+            poisoned |= Done::from(state.poisoned.remove(it.to)) << wanted.len();
             wanted.push(Wanted { it, position });
         }
         drop(state);

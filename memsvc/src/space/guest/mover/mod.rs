@@ -35,13 +35,11 @@ use super::split::{Page, SplitBlock};
 use super::{BlockState, GuestSpace, State};
 use crate::core::compact::is_worth_promoting;
 use crate::core::units::{BLOCK_SIZE, FRAME_SIZE, FrameId, GuestBlock, GuestFrame};
-use crate::space::uffd::Stopped;
+use crate::space::uffd::{Stopped, Wake};
 
 pub(crate) use promote::NotPromoted;
 pub(super) use stall::{Stalls, Waiter};
 
-/// How often a page that somebody holds is tried in one batch.
-const BUSY_ATTEMPTS: u32 = 16;
 /// Pages that a mover takes at once: some 15 µs of copying.
 const BATCH: usize = 64;
 
@@ -51,6 +49,41 @@ pub(super) struct Move {
     pub(super) page: GuestFrame,
     pub(super) from: FrameId,
     pub(super) to: FrameId,
+}
+
+/// What is done for a page that the kernel says is busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It is tried a few times more, at once. Who waits for pages is woken by the caller.
+    None,
+    /// It is written to where it lies, and tried again a few times. That may wait for the host's swap: not for a thread
+    /// that others wait for.
+    Helps,
+}
+
+impl Patience {
+    /// How often a page that somebody holds is tried in one batch.
+    fn attempts(self) -> u32 {
+        match self {
+            Patience::None => 4,
+            Patience::Helps => 16,
+        }
+    }
+
+    /// Who waits for the fault thread finds all as it is to be.
+    fn wake(self) -> Wake {
+        match self {
+            Patience::None => Wake::Later,
+            Patience::Helps => Wake::Now,
+        }
+    }
+
+    fn pause(self) {
+        match self {
+            Patience::None => std::hint::spin_loop(),
+            Patience::Helps => std::thread::yield_now(),
+        }
+    }
 }
 
 /// Which of a batch: bit by position.
@@ -128,8 +161,8 @@ impl GuestSpace {
 
     /// Moves what is behind the pages from one address to the other, in runs where both follow each other; a
     /// block may be a mapping of its own, which no move may cross.
-    fn transfer(&self, moves: &[Move], way: impl Fn(&Move) -> (usize, usize)) -> Done {
-        let (mut done, mut first, mut attempts) = (0, 0, 0);
+    fn transfer(&self, moves: &[Move], patience: Patience, way: impl Fn(&Move) -> (usize, usize)) -> Done {
+        let (mut done, mut first, mut attempts, mut is_helped) = (0, 0, 0, false);
         while first < moves.len() {
             let (to, from) = way(&moves[first]);
             let is_same_block = |address: usize, step| address / BLOCK_SIZE == (address + step) / BLOCK_SIZE;
@@ -138,22 +171,46 @@ impl GuestSpace {
             };
             let run =
                 moves[first..].iter().zip((0..).step_by(FRAME_SIZE)).take_while(|it| follows(*it)).count();
-            let result = self.uffd.move_pages(to, from, run * FRAME_SIZE);
+            let result = self.uffd.move_and(patience.wake(), to, from, run * FRAME_SIZE);
             let moved = result.map_or_else(|stopped| stopped.done / FRAME_SIZE, |()| run);
             done |= Done::MAX.checked_shr((BATCH - moved) as u32).unwrap_or(0) << first;
             first += moved;
+            if moved > 0 {
+                (attempts, is_helped) = (0, false);
+            }
             let Err(stopped) = result else { continue };
+            if stopped.error == Errno::BUSY && patience == Patience::Helps && !is_helped {
+                is_helped = true;
+                self.make_ours(way(&moves[first]).1);
+                continue;
+            }
             // Another move out of the same huge page holds it for a moment, while it is split.
-            if stopped.error == Errno::BUSY && attempts < BUSY_ATTEMPTS {
+            if stopped.error == Errno::BUSY && attempts < patience.attempts() {
                 attempts += 1;
-                std::thread::yield_now();
+                patience.pause();
                 continue;
             }
             self.count_stopped(stopped);
             first += 1;
-            attempts = 0;
+            (attempts, is_helped) = (0, false);
         }
         done
+    }
+
+    /// Writes to a page of guest space or arena that no CPU can reach but ours, and changes nothing in it. The kernel
+    /// shares it with nobody then (KSM), and has it in memory.
+    fn make_ours(&self, address: usize) {
+        // A touch of nothing would wait for the fault handler.
+        if self.pagemap.is_absent(address) {
+            return;
+        }
+        let helped = match address.checked_sub(self.mapping.base()) {
+            Some(offset) if offset < self.mapping.len() => self.mapping.populate(offset, FRAME_SIZE),
+            _ => self.arena.populate_slot(address),
+        };
+        if let Err(error) = helped {
+            tracing::debug!(address, %error, "a page that does not move cannot be written to either");
+        }
     }
 
     /// Where the home slots of the block are in which the frame behind a page is, for tests.
@@ -173,17 +230,17 @@ impl GuestSpace {
     /// Moves busy pages home, each into the slot of the frame that it is in. Needs no lock: a busy page is
     /// nobody else's.
     fn transfer_home(&self, moves: &[Move]) -> Done {
-        self.transfer(moves, |it| (self.arena.frame_address(it.from), self.address(it.page)))
+        self.transfer(moves, Patience::Helps, |it| (self.arena.frame_address(it.from), self.address(it.page)))
     }
 
     /// Moves busy pages of which the content is at `to` into guest space. Needs no lock either.
-    pub(super) fn transfer_in(&self, moves: &[Move]) -> Done {
-        self.transfer(moves, |it| (self.address(it.page), self.arena.frame_address(it.to)))
+    pub(super) fn transfer_in(&self, moves: &[Move], patience: Patience) -> Done {
+        self.transfer(moves, patience, |it| (self.address(it.page), self.arena.frame_address(it.to)))
     }
 
     /// Says where pages are that were to come in. Those that did not are at home in `from` as before, and
-    /// their `to` is still the caller's.
-    fn settle_in(&self, state: &mut State, moves: &[Move], done: Done) {
+    /// their `to` is still the caller's, who wakes those that wait for them.
+    pub(super) fn settle_in(&self, state: &mut State, moves: &[Move], done: Done) {
         let arrived = |at: usize| done >> at & 1 == 1;
         let changed = moves.iter().enumerate().filter(|(at, it)| arrived(*at) && it.from != it.to);
         self.alloc.exchange(changed.clone().map(|(_, it)| (it.from, it.to)));
@@ -194,22 +251,21 @@ impl GuestSpace {
                 state.set_page(it.page, Page::Here(it.to));
             } else {
                 state.set_page(it.page, Page::AtHome(it.from));
-                let _ = self.uffd.wake(self.address(it.page), FRAME_SIZE);
             }
         }
         self.moved(state, |page| moves.iter().any(|it| it.page == page));
     }
 
     /// No mover has these pages any more: whoever waits for one looks again.
-    fn moved(&self, state: &mut State, is_moved: impl Fn(GuestFrame) -> bool) {
+    pub(super) fn moved(&self, state: &mut State, is_moved: impl Fn(GuestFrame) -> bool) {
         self.stalls.over(state, is_moved);
         self.settled.notify_all();
     }
 
-    /// Moves one page in, of which the content is at `to`. True when it has arrived.
-    pub(super) fn bring_in(&self, state: &mut State, it: Move) -> bool {
-        let done = self.transfer_in(&[it]);
-        self.settle_in(state, &[it], done);
-        done != 0
+    /// Wakes those that wait for pages which were to come in and did not: the next touch brings them in.
+    fn wake_stayed(&self, moves: &[Move], done: Done) {
+        for (_, it) in moves.iter().enumerate().filter(|(at, _)| done >> at & 1 == 0) {
+            let _ = self.uffd.wake(self.address(it.page), FRAME_SIZE);
+        }
     }
 }

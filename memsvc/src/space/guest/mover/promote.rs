@@ -130,14 +130,8 @@ impl GuestSpace {
         guest_block: GuestBlock,
         whole: BlockId,
     ) -> io::Result<()> {
-        #[cfg(test)]
-        if let Some(error) = self.uffd.faults.strikes() {
-            return Err(error.into());
-        }
         if let Err(error) = self.mapping.take_over(guest_block.offset(), self.arena.block_address(whole)) {
-            // It may have failed after what was there was unmapped; nothing was behind it.
-            self.mapping.renew(guest_block.offset())?;
-            self.watch(guest_block)?;
+            self.put_nothing_back(guest_block);
             return Err(error);
         }
         state.mapped.insert(guest_block);
@@ -147,12 +141,36 @@ impl GuestSpace {
             state.unwatched.insert(guest_block);
         }
         self.tag_guest(state, guest_block, whole);
-        state.blocks[guest_block.0 as usize] = BlockState::Huge(whole);
+        state.put(guest_block, BlockState::Huge(whole));
         Ok(())
     }
 }
 
 impl GuestSpace {
+    /// The kernel did not map a whole block over one behind which nothing was. It may have unmapped that one first. A block
+    /// with nothing behind it takes its place again; where that fails, or somebody has touched it before it was watched, the
+    /// guest has lost memory and is ended.
+    fn put_nothing_back(&self, guest_block: GuestBlock) {
+        if self.mapping.is_mapped(guest_block.offset()) {
+            return;
+        }
+        let restored = self.mapping.renew(guest_block.offset()).and_then(|()| self.watch(guest_block));
+        let address = self.mapping.base() + guest_block.offset();
+        match restored {
+            Err(error) => self.retry.fail(format!(
+                "guest RAM at block {} could not be mapped again ({error}): raise vm.max_map_count and memory limits of \
+                 the host",
+                guest_block.0
+            )),
+            Ok(()) if !self.pagemap.is_range_absent(address, BLOCK_SIZE) => self.retry.fail(format!(
+                "the guest touched block {} of its RAM while it was not mapped, and what was there is lost: raise \
+                 vm.max_map_count and memory limits of the host",
+                guest_block.0
+            )),
+            Ok(()) => {}
+        }
+    }
+
     /// True when this block may become a mapping of its own.
     pub(in super::super) fn has_room_for_mapping(&self, state: &State, guest_block: GuestBlock) -> bool {
         state.mapped.contains(&guest_block) || (state.mapped.len() + 1) * MAPPINGS <= self.max_mappings / 2

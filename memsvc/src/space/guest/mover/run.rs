@@ -52,12 +52,17 @@ impl<W: FnMut(BlockId), G: FnMut() -> bool> Mover<Full> for SpaceMover<'_, W, G>
         Migrated(self.space.migrate(from, to))
     }
 
+    fn left(&mut self, frames: &[FrameId]) {
+        self.space.settle_frames(frames);
+    }
+
     fn captured(&mut self, block: BlockId) {
         self.space.mover.harvested_blocks.add(1);
         let is_huge = self.space.pagemap.is_huge(self.space.arena.block_address(block));
         let slots = if is_huge { Slots::Filled } else { Slots::PageTable };
-        self.space.empty_slots(&mut self.space.lock_after_faults(), block, slots);
-        (self.won)(block);
+        if self.space.empty_slots(&mut self.space.lock_after_faults(), block, slots) {
+            (self.won)(block);
+        }
     }
 
     fn goes_on(&mut self) -> bool {

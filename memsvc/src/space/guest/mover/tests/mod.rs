@@ -1,5 +1,7 @@
 //! Guest threads check every byte while their pages are on the move, and every step fails once.
 
+mod refused;
+
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -42,10 +44,12 @@ impl Guest {
     }
 
     fn configured(blocks: usize, how: impl FnOnce(Config) -> Config) -> Self {
-        let regions = vec![RegionSpec { gpa: 0, len: (blocks * BLOCK_SIZE) as u64 }];
-        let compaction = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
-        let config = how(Config { compaction, ..Config::new(regions) });
-        let service = MemoryService::new(&config, |why| panic!("{why}")).unwrap();
+        let config = how(still(blocks));
+        Self::that_may_fail(blocks, &config, |why| panic!("{why}"))
+    }
+
+    fn that_may_fail(blocks: usize, config: &Config, failed: impl FnOnce(String) + Send + 'static) -> Self {
+        let service = MemoryService::new(config, failed).unwrap();
         Self { service, pages: blocks * FRAMES }
     }
 
@@ -91,7 +95,12 @@ impl Guest {
             }
             thread::sleep(Duration::from_millis(20));
         }
+        let host = self.service.walk().unwrap();
         let stats = self.service.stats();
+        assert_eq!(stats.host.guest_resident_bytes, host.guest_resident_bytes);
+        // khugepaged makes huge pages of split blocks that are full.
+        assert!(stats.host.guest_huge_bytes <= host.guest_huge_bytes);
+        let stats = MemoryStats { host, ..stats };
         let by_type = &stats.arena.frames_by_type;
         assert_eq!(by_type.guest + by_type.balloon, stats.arena.charged_frames, "{by_type:?}");
         assert_eq!((by_type.r#return, by_type.kmem), (0, 0));
@@ -99,6 +108,13 @@ impl Guest {
         assert_eq!(self.service.space().allocator().check(), Ok(()));
         stats
     }
+}
+
+/// Guest RAM of so many blocks, of which nothing is compacted by itself.
+fn still(blocks: usize) -> Config {
+    let regions = vec![RegionSpec { gpa: 0, len: (blocks * BLOCK_SIZE) as u64 }];
+    let compaction = Tuning { policy: PolicyKind::Off, ..Tuning::default() };
+    Config { compaction, ..Config::new(regions) }
 }
 
 fn value(page: usize, word: usize) -> u64 {

@@ -28,6 +28,8 @@ const HELP: &[(&str, &str)] = &[
     ("closed", "Connections closed in order"),
     ("deflate_buffers", "Buffers of pages to take back"),
     ("deflated_pages", "Pages taken back"),
+    ("discarded_bytes", "Bytes discarded"),
+    ("discards", "Discards served"),
     ("evicted", "Connections that were silent, given up for new ones"),
     ("features_refused", "Feature sets refused"),
     ("flushes", "Flushes served"),
@@ -48,7 +50,7 @@ const HELP: &[(&str, &str)] = &[
     ("reads", "Reads served"),
     (
         "refused",
-        "Refused: requests beyond the end, too long, or writes to a read-only disk; connections when all are in use",
+        "Refused: requests beyond the end, over a limit, or writes to a read-only disk; connections when all are in use",
     ),
     ("refused_pages", "Pages refused: outside RAM, twice the same, or never given up"),
     ("register_kicks", "Kicks that came through the register rather than through the kernel"),
@@ -68,6 +70,7 @@ const HELP: &[(&str, &str)] = &[
     ("rx_rate_limited", "Times that the rate limiter stopped what the guest receives"),
     ("stale_hints", "Hinted ranges that belong to no command in force"),
     ("stats_updates", "Statistics received"),
+    ("syncs", "Times that what was written was made to survive a crash of the host"),
     ("timer_errors", "Times the polling timer could not be set"),
     ("tx_bad_frames", "Frames of the guest that make no sense"),
     ("tx_bytes", "Bytes that the guest sent"),
@@ -85,8 +88,10 @@ const HELP: &[(&str, &str)] = &[
     ("unknown_stats", "Statistics with a tag that nobody knows"),
     ("unserved", "Frames of protocols that nobody here speaks"),
     ("unsupported", "Requests of a type that the device does not know"),
+    ("write_zeroes", "Write zeroes served"),
     ("writes", "Writes served"),
     ("written_bytes", "Bytes written"),
+    ("zeroed_bytes", "Bytes zeroed"),
 ];
 
 /// Writes the counters of all devices: an object for each, of names and numbers.

@@ -2,8 +2,10 @@
 //!
 //! The crate below reads rings safely but ends a chain that loops, leaves the table or cannot be
 //! read without a word. Here such a chain is an error: its last descriptor still says that another
-//! follows. No chain is longer than the ring, and one call takes chains of a ring-full of descriptors:
-//! more an honest driver cannot have waiting, but one that names the same chain in every entry can.
+//! follows. A chain may be longer than a ring that the driver made smaller: its indirect table is not in the
+//! ring, and a device's limits (a disk's segments) count from the largest ring. So no chain is longer than that
+//! one. One call takes chains of a ring-full of descriptors: more an honest driver cannot have waiting, but one
+//! that names the same chain in every entry can.
 
 use std::mem;
 use std::sync::atomic::{Ordering, fence};
@@ -59,6 +61,8 @@ pub enum Completion {
     Held,
     /// It stays in the ring, with all behind it: not now.
     Later,
+    /// It stays in the ring, with all behind it: the work of this turn is done, the next one goes on.
+    NextTurn,
 }
 
 /// A chain to give back.
@@ -91,7 +95,7 @@ pub struct VirtQueue {
 impl VirtQueue {
     /// Takes a ring whose addresses were checked.
     pub(super) fn new(ring: Queue) -> Self {
-        let buffers = Vec::with_capacity(usize::from(ring.size()));
+        let buffers = Vec::with_capacity(usize::from(ring.max_size()));
         let announced = ring.next_used();
         Self { ring, buffers, announced }
     }
@@ -131,6 +135,10 @@ impl VirtQueue {
                     Completion::Later => {
                         self.ring.go_to_previous_position();
                         return Ok(Work::Done);
+                    }
+                    Completion::NextTurn => {
+                        self.ring.go_to_previous_position();
+                        return Ok(Work::More);
                     }
                 }
             } else if !self.ring.enable_notification(memory)? {
@@ -193,7 +201,7 @@ impl VirtQueue {
 
     /// Reads the buffers of the next chain; says which it is.
     fn fetch(&mut self, memory: &GuestRam) -> Result<Option<u16>, QueueError> {
-        let limit = usize::from(self.ring.size());
+        let limit = usize::from(self.ring.max_size());
         let Some(chain) = self.ring.iter(memory)?.next() else {
             return Ok(None);
         };

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 use vm_memory::VolatileSlice;
 
-use super::SECTOR;
+use super::{SECTOR, hole};
 
 /// Why a disk cannot be used: one sentence, with the host's reason as source where it has one.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,7 @@ pub struct BlockBackend {
     file: File,
     sectors: u64,
     read_only: bool,
+    has_holes: bool,
 }
 
 impl BlockBackend {
@@ -87,7 +88,8 @@ impl BlockBackend {
         if bytes % SECTOR != 0 {
             warn!(disk = %path.display(), "the guest does not see the last {} bytes: they fill no sector", bytes % SECTOR);
         }
-        Ok(Self { file, sectors: bytes / SECTOR, read_only })
+        let has_holes = !read_only && hole::can_be_made(&file);
+        Ok(Self { file, sectors: bytes / SECTOR, read_only, has_holes })
     }
 
     /// Size in sectors of 512 bytes.
@@ -98,6 +100,24 @@ impl BlockBackend {
     /// Whether writes are refused.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Whether the host can take back what lies behind sectors.
+    pub(super) fn has_holes(&self) -> bool {
+        self.has_holes
+    }
+
+    /// The guest has no use for so many bytes from `offset`.
+    pub(super) fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        hole::punch(&self.file, offset, bytes)
+    }
+
+    /// So many bytes from `offset` read as zeroes; with `unmap` nothing need be kept for them.
+    pub(super) fn zero(&self, offset: u64, bytes: u64, unmap: bool) -> io::Result<()> {
+        if unmap {
+            return hole::punch(&self.file, offset, bytes);
+        }
+        hole::zero(&self.file, offset, bytes)
     }
 
     /// Makes sure that what was written survives a crash of the host.

@@ -15,11 +15,22 @@ pub struct BlockMetrics {
     pub written_bytes: Counter,
     /// Flushes served.
     pub flushes: Counter,
+    /// Discards served.
+    pub discards: Counter,
+    /// Bytes discarded.
+    pub discarded_bytes: Counter,
+    /// Write zeroes served.
+    pub write_zeroes: Counter,
+    /// Bytes zeroed.
+    pub zeroed_bytes: Counter,
+    /// Times that what was written was made to survive a crash of the host: for flushes, and for each write of a
+    /// driver that sends none.
+    pub syncs: Counter,
     /// Requests of a type that this disk does not know.
     pub unsupported: Counter,
     /// Requests without a header or a status byte, or with buffers outside RAM.
     pub bad_requests: Counter,
-    /// Requests beyond the end, over 64 MiB, not of whole sectors, or writes to a read-only disk.
+    /// Requests beyond the end, over a limit, not of whole sectors or ranges, or writes to a read-only disk.
     pub refused: Counter,
     /// Requests that the host could not serve.
     pub host_errors: Counter,

@@ -5,13 +5,18 @@
 //!              16 bytes, readable                       writable     1 byte, last
 //! ```
 //!
-//! Requests run one after another on the event loop, straight between guest RAM and the file.
+//! Requests run one after another on the event loop, straight between guest RAM and the file. One turn of it moves
+//! at most 4 MiB, discards at most 128 MiB, and waits for the host's disk once; the rest of a request that is longer,
+//! and what is behind it, is for the next turn.
 
 mod backend;
 mod config;
 mod device;
+mod hole;
 mod metrics;
+mod ranges;
 mod request;
+mod service;
 
 pub use backend::{BlockBackend, OpenError};
 pub use device::{BlockDevice, CacheType};
@@ -19,6 +24,10 @@ pub use metrics::BlockMetrics;
 
 /// Bytes in a sector; all positions and sizes on the wire count these (section 5.2.4).
 const SECTOR: u64 = 512;
+
+/// The work of one turn, in bytes that are moved: then others on the event loop are served. A guest may name the same
+/// memory in all buffers of all requests, so a ring-full of the largest ones costs it nothing.
+const TURN: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 //! Section 2.7.4 leaves the cutting to the driver, so the header is the first 16 readable bytes and
 //! the status the last writable one, in whatever buffers those are.
 
+use std::ops::Range;
+
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
 use crate::devices::virtio::{Chain, GuestRam};
@@ -83,7 +85,7 @@ pub(super) fn write_status(memory: &GuestRam, at: GuestAddress, status: u8) -> b
 
 /// Bytes in all spans.
 pub(super) fn total(spans: &[Span]) -> u64 {
-    // At most a ring-full of 32-bit lengths: no overflow.
+    // At most a chain of 32-bit lengths: no overflow.
     spans.iter().map(|span| span.1).sum()
 }
 
@@ -102,6 +104,30 @@ pub(super) fn slices<'a>(
     }
     let bytes: u64 = found.iter().map(|slice| slice.len() as u64).sum();
     (bytes == total(spans)).then_some(found)
+}
+
+/// Reads the bytes of spans into `room`; `None` if any of them is not in RAM.
+pub(super) fn gather(memory: &GuestRam, spans: &[Span], mut room: &mut [u8]) -> Option<()> {
+    for slice in slices(memory, spans, Permissions::Read)? {
+        let (now, later) = room.split_at_mut_checked(slice.len())?;
+        slice.copy_to(now);
+        room = later;
+    }
+    Some(())
+}
+
+/// The bytes of `slices` that lie in `range`, in order.
+pub(super) fn cut<'a>(slices: &[VolatileSlice<'a>], range: &Range<u64>) -> Vec<VolatileSlice<'a>> {
+    let mut before = 0;
+    let within = |slice: &VolatileSlice<'a>| {
+        let here = before..before + slice.len() as u64;
+        before = here.end;
+        let (start, end) = (here.start.max(range.start), here.end.min(range.end));
+        // Both are within the slice, so they fit.
+        let len = end.checked_sub(start).filter(|len| *len > 0)?;
+        slice.subslice((start - here.start) as usize, len as usize).ok()
+    };
+    slices.iter().filter_map(within).collect()
 }
 
 /// Reads the header and cuts it off the spans.

@@ -1,21 +1,26 @@
 //! The disk against a driver in memory.
 
+mod ranges;
+mod turns;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tempfile::NamedTempFile;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::{BlockBackend, BlockDevice, BlockMetrics, CacheType, OpenError};
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, V1};
+use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, SIZE, V1};
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
 const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
-const DISCARD: u32 = 11;
+const SECURE_ERASE: u32 = 14;
 const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
@@ -34,15 +39,27 @@ fn image() -> NamedTempFile {
 }
 
 fn started(image: &Path, read_only: bool) -> (Driver, Arc<BlockMetrics>) {
+    started_with(image, read_only, CacheType::Writeback, 0)
+}
+
+/// With a driver that does without the features `aside`.
+fn started_with(image: &Path, read_only: bool, cache: CacheType, aside: u64) -> (Driver, Arc<BlockMetrics>) {
     let backend = BlockBackend::open(image, read_only).expect("disk");
-    let disk = BlockDevice::new(backend, "root", CacheType::Writeback);
+    let disk = BlockDevice::new(backend, "root", cache);
     let metrics = Arc::clone(disk.metrics());
-    let features = V1 | disk.features();
+    let features = V1 | disk.features() & !aside;
     (Driver::started(Arc::new(Mutex::new(disk)), features & !(3 << 28), 1), metrics)
 }
 
 /// Runs a request with the usual three parts: status byte and bytes written.
 fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[Buf]) -> (u8, u32) {
+    let buffers = prepared(driver, kind, sector, data);
+    let len = driver.request(0, &buffers);
+    (driver.bytes(STATUS, 1)[0], len)
+}
+
+/// The buffers of such a request.
+fn prepared(driver: &Driver, kind: u32, sector: u64, data: &[Buf]) -> Vec<Buf> {
     let mut header = [0; 16];
     header[..4].copy_from_slice(&kind.to_le_bytes());
     header[8..].copy_from_slice(&sector.to_le_bytes());
@@ -51,8 +68,7 @@ fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[Buf]) -> (u8, u3
     let mut buffers = vec![Buf::Out(HEADER, 16)];
     buffers.extend(data);
     buffers.push(Buf::In(STATUS, 1));
-    let len = driver.request(0, &buffers);
-    (driver.bytes(STATUS, 1)[0], len)
+    buffers
 }
 
 #[test]
@@ -114,7 +130,7 @@ fn bad_requests_get_an_error_and_change_nothing() {
         (OUT, 0, Buf::Out(RAM - 256, 512), IOERR),
         (IN, 0, Buf::In(u64::MAX - 255, 512), IOERR),
         (GET_ID, 0, Buf::In(RAM, 20), IOERR),
-        (DISCARD, 0, Buf::Out(DATA, 16), UNSUPP),
+        (SECURE_ERASE, 0, Buf::Out(DATA, 16), UNSUPP),
         (u32::MAX, 0, Buf::Out(DATA, 16), UNSUPP),
     ] {
         let got = request(&mut driver, kind, sector, &[data]);
@@ -133,6 +149,48 @@ fn bad_requests_get_an_error_and_change_nothing() {
     assert_eq!(metrics.bad_requests.get(), 7);
     assert_eq!(fs::read(image.path()).expect("image"), before);
     assert_eq!(request(&mut driver, IN, 1, &[Buf::In(DATA, 512)]), (OK, 513), "it goes on");
+}
+
+/// Section 5.2.6.2: a driver that does not flush has its writes on the disk when they are answered.
+#[test]
+fn writes_of_a_driver_without_flush_are_durable_when_they_are_answered() {
+    let image = image();
+    for (cache, aside, after_write) in
+        [(CacheType::Writeback, 1 << 9, 1), (CacheType::Writeback, 0, 0), (CacheType::Unsafe, 1 << 9, 0)]
+    {
+        let (mut driver, metrics) = started_with(image.path(), false, cache, aside);
+        assert_eq!(request(&mut driver, OUT, 1, &[Buf::Out(DATA, 512)]), (OK, 1));
+        assert_eq!(metrics.syncs.get(), after_write, "{cache:?}, without {aside:#x}");
+        assert_eq!(request(&mut driver, IN, 1, &[Buf::In(DATA, 512)]), (OK, 513));
+        assert_eq!(metrics.syncs.get(), after_write, "a read makes nothing durable");
+    }
+}
+
+/// A driver may make its ring smaller than a disk's requests are long, and put these into tables of their own.
+#[test]
+fn a_request_longer_than_a_small_ring_is_served() {
+    let image = image();
+    let (mut driver, _) = started(image.path(), false);
+    let data: Vec<_> = (0..32).map(|sector| Buf::In(DATA + 512 * sector, 512)).collect();
+    let buffers = prepared(&driver, IN, 3, &data);
+    assert!(buffers.len() > SIZE.into());
+    let table = BUFFERS + 0x8_0000;
+    for (index, buffer) in (0u16..).zip(&buffers) {
+        let (address, len, flags) = match *buffer {
+            Buf::Out(address, len) => (address, len, 0),
+            Buf::In(address, len) => (address, len, 2),
+        };
+        let more = u16::from(usize::from(index) + 1 < buffers.len());
+        let descriptor = Descriptor::new(address, len, flags | more, index + 1);
+        let at = GuestAddress(table + 16 * u64::from(index));
+        driver.ram.write_obj(descriptor, at).expect("table");
+    }
+    driver.describe(0, 0, Descriptor::new(table, 16 * buffers.len() as u32, 4, 0));
+    driver.offer(0, 0);
+    driver.kick(0);
+    assert_eq!(driver.get(0x70), 15, "no reset is needed");
+    assert_eq!(driver.used(0), [(0, 32 * 512 + 1)]);
+    assert_eq!(driver.bytes(DATA, 32 * 512), fs::read(image.path()).expect("image")[3 * 512..35 * 512]);
 }
 
 #[test]

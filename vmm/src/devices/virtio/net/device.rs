@@ -13,7 +13,7 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 
 use super::held::Held;
 use super::outgoing::Layout;
-use super::{Inbox, NetBackend, NetMetrics, RX, TX, Transmitted, config, feature};
+use super::{Inbox, NetBackend, NetMetrics, RX, TURN, TX, Transmitted, config, feature};
 use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::rate::{Limits, RateLimiter};
 use crate::devices::virtio::{
@@ -109,7 +109,11 @@ impl Net {
         }
         if index == TX || self.has_unsent {
             self.has_unsent = false;
+            let mut sent = 0;
             work = tx.serve(|memory, chain| {
+                if sent >= TURN {
+                    return Completion::NextTurn;
+                }
                 if !tx_limiter.is_open() {
                     metrics.tx_rate_limited.inc();
                     return Completion::Later;
@@ -118,6 +122,7 @@ impl Net {
                     metrics.tx_bad_frames.inc();
                     return Completion::Used(0);
                 };
+                sent += frame.len();
                 match backend.transmit(&frame, &mut inbox) {
                     Transmitted::Sent => {
                         tx_limiter.spend(frame.len() as u64);

@@ -18,7 +18,7 @@ use super::feature;
 pub const HEADER: usize = 12;
 
 /// Where `num_buffers` is.
-pub(super) const NUM_BUFFERS: usize = 10;
+const NUM_BUFFERS: usize = 10;
 
 const _: () = assert!(size_of::<virtio_net_hdr_v1>() == HEADER);
 const _: () = assert!(NUM_BUFFERS == std::mem::offset_of!(virtio_net_hdr_v1, num_buffers));
@@ -89,6 +89,17 @@ impl Header {
             to.copy_from_slice(&word.to_le_bytes());
         }
         bytes
+    }
+
+    /// Whether a driver that acknowledged `features` takes this before a frame.
+    pub(super) fn is_taken(&self, features: u64) -> bool {
+        let has = |bit: u32| features & 1 << bit != 0;
+        (!self.needs_csum || has(feature::GUEST_CSUM))
+            && match self.gso {
+                Gso::None => true,
+                Gso::Tcp4 => has(feature::GUEST_TSO4),
+                Gso::Tcp6 => has(feature::GUEST_TSO6),
+            }
     }
 
     /// Whether a driver that acknowledged `features` may send this before a frame of `len` bytes.

@@ -13,8 +13,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use crate::devices::virtio::{Chain, GuestRam, Used};
 
-/// Most parts: the kernel takes so many in one vectored call (`UIO_MAXIOV`).
-const MAX_PARTS: usize = 1024;
+/// Most parts: the kernel takes one more in a vectored call (`UIO_MAXIOV`), and the header may be one.
+const MAX_PARTS: usize = 1023;
 
 /// A piece of guest RAM, in bytes; not empty.
 type Part = (GuestAddress, usize);
@@ -33,12 +33,15 @@ pub(super) struct Held {
     parts: VecDeque<Part>,
     bytes: usize,
     used: Vec<Used>,
+    /// The most parts of a chain: a ring that the driver made smaller has no shorter ones.
+    longest: usize,
 }
 
 impl Held {
     /// For rings of at most `size` entries.
     pub(super) fn new(size: u16) -> Self {
         Self {
+            longest: size.into(),
             buffers: VecDeque::with_capacity(size.into()),
             parts: VecDeque::with_capacity(MAX_PARTS),
             bytes: 0,
@@ -60,8 +63,7 @@ impl Held {
 
     /// Whether no further chain of a ring of `size` entries can be held, or may: a driver has no more chains.
     pub(super) fn is_full(&self, size: u16) -> bool {
-        let size = usize::from(size);
-        self.buffers.len() >= size || self.parts.len() + size > MAX_PARTS
+        self.buffers.len() >= usize::from(size) || self.parts.len() + self.longest > MAX_PARTS
     }
 
     /// Keeps a chain; `false` if it is no receive buffer.
@@ -106,29 +108,31 @@ impl Held {
         self.buffers.iter().take_while(started).count()
     }
 
-    /// The memory of the first `buffers` buffers.
+    /// The memory of the first `buffers` buffers, but for its first `skip` bytes.
     pub(super) fn slices<'a>(
         &'a self,
         memory: &'a GuestRam,
+        mut skip: usize,
         buffers: usize,
     ) -> impl Iterator<Item = VolatileSlice<'a>> {
         let parts = self.buffers.iter().take(buffers).map(|buffer| buffer.parts).sum();
         // All of them were found before, and RAM does not go away.
-        self.parts.iter().take(parts).filter_map(|&(at, len)| memory.get_slice(at, len).ok())
+        let slices = self.parts.iter().take(parts).filter_map(|&(at, len)| memory.get_slice(at, len).ok());
+        slices.filter_map(move |slice| {
+            let passed = skip.min(slice.len());
+            skip -= passed;
+            slice.offset(passed).ok().filter(|rest| !rest.is_empty())
+        })
     }
 
     /// Writes `bytes`, `skip` bytes from the start of the first buffer.
-    pub(super) fn write(&self, memory: &GuestRam, mut skip: usize, mut bytes: &[u8]) {
-        for slice in self.slices(memory, self.buffers.len()) {
+    pub(super) fn write(&self, memory: &GuestRam, skip: usize, mut bytes: &[u8]) {
+        for room in self.slices(memory, skip, self.buffers.len()) {
+            let (now, later) = bytes.split_at(room.len().min(bytes.len()));
+            room.copy_from(now);
+            bytes = later;
             if bytes.is_empty() {
                 return;
-            }
-            let passed = skip.min(slice.len());
-            skip -= passed;
-            if let Ok(room) = slice.offset(passed) {
-                let (now, later) = bytes.split_at(room.len().min(bytes.len()));
-                room.copy_from(now);
-                bytes = later;
             }
         }
     }

@@ -13,13 +13,13 @@ use std::io;
 
 use vm_memory::VolatileSlice;
 
-use super::header::NUM_BUFFERS;
 use super::held::Held;
-use super::{HEADER, Header, MAX_FRAME, MIN_FRAME, NetMetrics};
+use super::{HEADER, Header, MAX_FRAME, MIN_FRAME, NetMetrics, TURN};
 use crate::devices::virtio::rate::RateLimiter;
 use crate::devices::virtio::{ActiveQueue, Used};
 
-/// Frames, and chains that are none, in one turn: then others on the event loop are served.
+/// Frames, and chains that are none, in one turn: then others on the event loop are served. And bytes of frames, or
+/// a little more.
 const SHARE: u32 = 128;
 
 /// Whether a frame of some length fits.
@@ -42,6 +42,7 @@ pub struct Inbox<'a> {
     metrics: &'a NetMetrics,
     merged: bool,
     share: u32,
+    bytes: usize,
     is_limited: bool,
 }
 
@@ -53,7 +54,7 @@ impl<'a> Inbox<'a> {
         metrics: &'a NetMetrics,
         merged: bool,
     ) -> Self {
-        Self { queue, held, limiter, metrics, merged, share: SHARE, is_limited: false }
+        Self { queue, held, limiter, metrics, merged, share: SHARE, bytes: TURN, is_limited: false }
     }
 
     /// Tells the driver, of what it has `sent` as well; whether the share is used up, and more may be waiting.
@@ -96,24 +97,23 @@ impl<'a> Inbox<'a> {
         true
     }
 
-    /// Has header and frame written by `read`, straight into the buffers of the guest; it says how many bytes
-    /// it wrote, header and frame. `num_buffers` is filled in. For use after [`Room::Enough`] for the
-    /// largest frame that may come.
+    /// Has a frame written by `read`, straight into the buffers of the guest; it says what stands before it, and how
+    /// many bytes it is long. For use after [`Room::Enough`] for the largest frame that may come.
     ///
     /// # Errors
-    /// Those of `read`; and `InvalidData` if there is no whole header and frame. Then nothing is put.
+    /// Those of `read`; and `InvalidData` if there is no whole frame. Then nothing is put.
     pub fn read_into<F>(&mut self, read: F) -> io::Result<()>
     where
-        F: FnOnce(&mut dyn Iterator<Item = VolatileSlice<'_>>) -> io::Result<usize>,
+        F: FnOnce(&mut dyn Iterator<Item = VolatileSlice<'_>>) -> io::Result<(Header, usize)>,
     {
         let memory = self.queue.memory();
         let buffers = if self.merged { self.held.count(HEADER + MAX_FRAME) } else { 1 };
-        let bytes = read(&mut self.held.slices(memory, buffers))?;
-        if bytes < HEADER + MIN_FRAME || self.held.room(self.merged) < bytes {
+        let (header, len) = read(&mut self.held.slices(memory, HEADER, buffers))?;
+        let bytes = HEADER + len;
+        if len < MIN_FRAME || self.held.room(self.merged) < bytes {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let count = self.num_buffers(bytes);
-        self.held.write(memory, NUM_BUFFERS, &count.to_le_bytes());
+        self.held.write(memory, 0, &header.bytes(self.num_buffers(bytes)));
         self.done(bytes);
         Ok(())
     }
@@ -166,5 +166,9 @@ impl<'a> Inbox<'a> {
         self.metrics.rx_packets.inc();
         self.metrics.rx_bytes.add(frame);
         self.share = self.share.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if self.bytes == 0 {
+            self.share = 0;
+        }
     }
 }

@@ -10,6 +10,9 @@
 //!
 //! There is no control queue: one pair of queues, a MAC that stays, no filters. With merged receive buffers a
 //! frame is spread over as many chains as it needs; without, it has to fit into one.
+//!
+//! One turn of the event loop receives at most 128 frames and sends at most a ring-full of descriptors, each of the
+//! two at most 1 MiB and one frame.
 
 mod backend;
 mod config;
@@ -72,6 +75,9 @@ pub const MIN_FRAME: usize = 14;
 
 /// Bytes of the longest frame: the largest IPv4 packet (RFC 791), the Ethernet header and one VLAN tag.
 pub const MAX_FRAME: usize = 65_535 + MIN_FRAME + 4;
+
+/// Bytes of frames that one turn receives, or sends, before others on the event loop are served.
+const TURN: usize = 1 << 20;
 
 /// The queue that the device fills.
 const RX: usize = 0;

@@ -15,7 +15,8 @@
 )]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
+use std::iter;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -80,7 +81,27 @@ pub struct Tap {
     spare: Box<[u8; HEADER + MAX_FRAME]>,
     /// Bytes in `spare`.
     waiting: Option<usize>,
+    /// What the driver leaves to itself (`GUEST_*` of [`feature::OFFLOADS`]).
+    offloads: u64,
 }
+
+/// What came of reading a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// One was read.
+    Frame,
+    /// One is lost, or the interface is.
+    Failed,
+    /// None is there, or there is no room.
+    Nothing,
+}
+
+/// Reads that may fail in a row before none is tried: the next frame to come is an event. A frame that is lost leaves
+/// those behind it, while an interface that is gone fails for ever.
+const MAX_FAILURES: u32 = 16;
+
+/// Frames that a driver leaves behind at most; a TAP holds 1000, unless told otherwise.
+const MAX_QUEUED: u32 = 16 << 10;
 
 impl Tap {
     /// Attaches to the TAP interface `name`, which exists. Nobody else can while this lives.
@@ -119,7 +140,7 @@ impl Tap {
                 _ => TapError::Host { name: owned(), cause },
             });
         }
-        let tap = Self { file, spare: Box::new([0; HEADER + MAX_FRAME]), waiting: None };
+        let tap = Self { file, spare: Box::new([0; HEADER + MAX_FRAME]), waiting: None, offloads: 0 };
         let header = HEADER as libc::c_int;
         // SAFETY: the kernel reads one int during the call.
         let set = unsafe { libc::ioctl(tap.file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header) };
@@ -149,41 +170,58 @@ impl Tap {
         let Some(frame) = self.waiting.and_then(|len| self.spare.get(..len)) else {
             return true;
         };
-        let Some((header, frame)) = frame.split_first_chunk::<HEADER>() else {
-            self.waiting = None;
-            return true;
-        };
-        match (inbox.room(frame.len()), Header::parse(*header)) {
-            (Room::Wait, _) => return false,
-            (Room::Enough, Some(header)) if inbox.put(&header, frame) => {}
-            (Room::Enough, _) => inbox.host_error(),
-            (Room::TooSmall, _) => inbox.dropped_too_large(),
+        match frame.split_first_chunk::<HEADER>() {
+            Some((header, frame)) if frame.len() >= MIN_FRAME => match inbox.room(frame.len()) {
+                Room::Wait => return false,
+                Room::TooSmall => inbox.dropped_too_large(),
+                Room::Enough => {
+                    if !taken(header, self.offloads).is_some_and(|header| inbox.put(&header, frame)) {
+                        inbox.host_error();
+                    }
+                }
+            },
+            _ => inbox.host_error(),
         }
         self.waiting = None;
         true
     }
 
-    /// Reads one frame; `false` if none is there, or there is no room.
-    fn read(&mut self, inbox: &mut Inbox<'_>) -> bool {
+    /// Reads one frame.
+    fn read(&mut self, inbox: &mut Inbox<'_>) -> Read {
         let read = match inbox.room(MAX_FRAME) {
             Room::Enough => inbox.read_into(|slices| {
-                let parts = slices.map(|slice| part(&slice)).collect::<Vec<_>>();
-                // SAFETY: each part is within guest RAM, which the inbox lends until this returns; it is
-                // shared, volatile memory to which no Rust reference exists.
-                done(|| unsafe { libc::readv(self.file.as_raw_fd(), parts.as_ptr(), count(&parts)) })
+                let mut header = [0; HEADER];
+                let first = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: HEADER };
+                let parts: Vec<_> = iter::once(first).chain(slices.map(|slice| part(&slice))).collect();
+                // SAFETY: the first part is `header`, which lives to the end of this closure. Each other is within
+                // guest RAM, which the inbox lends until this returns; it is shared, volatile memory to which no
+                // Rust reference exists.
+                let bytes =
+                    done(|| unsafe { libc::readv(self.file.as_raw_fd(), parts.as_ptr(), count(&parts)) })?;
+                let header = taken(&header, self.offloads).ok_or(io::ErrorKind::InvalidData)?;
+                Ok((header, bytes.saturating_sub(HEADER)))
             }),
-            Room::Wait if inbox.room(MIN_FRAME) == Room::Wait => return false,
+            Room::Wait if inbox.room(MIN_FRAME) == Room::Wait => return Read::Nothing,
             _ => (&self.file).read(&mut self.spare[..]).map(|len| {
                 self.waiting = Some(len);
             }),
         };
         match read {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Ok(()) => Read::Frame,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
             Err(_) => {
                 inbox.host_error();
-                false
+                Read::Failed
+            }
+        }
+    }
+
+    /// Drops what came for a driver that is gone: the next one may not take it.
+    fn drain(&mut self) {
+        self.waiting = None;
+        for _ in 0..MAX_QUEUED {
+            if (&self.file).read(&mut self.spare[..]).is_err() {
+                return;
             }
         }
     }
@@ -200,6 +238,7 @@ impl NetBackend for Tap {
             (feature::GUEST_TSO4, libc::TUN_F_TSO4),
             (feature::GUEST_TSO6, libc::TUN_F_TSO6),
         ];
+        self.offloads = features;
         let flags = pairs.iter().filter(|(bit, _)| features & 1 << bit != 0).map(|(_, flag)| flag);
         self.offload(flags.sum())
     }
@@ -208,7 +247,7 @@ impl NetBackend for Tap {
         // Our copy of the header, which was checked.
         let mut header = frame.header().bytes(0);
         let header = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: HEADER };
-        let parts: Vec<_> = std::iter::once(header).chain(frame.slices().map(|slice| part(&slice))).collect();
+        let parts: Vec<_> = iter::once(header).chain(frame.slices().map(|slice| part(&slice))).collect();
         // SAFETY: the first part is `header`, which lives to the end of this function. Each other is within
         // guest RAM, as in `read`.
         let written = done(|| unsafe { libc::writev(self.file.as_raw_fd(), parts.as_ptr(), count(&parts)) });
@@ -220,7 +259,14 @@ impl NetBackend for Tap {
     }
 
     fn receive(&mut self, inbox: &mut Inbox<'_>) {
-        while self.put_waiting(inbox) && self.read(inbox) {}
+        let mut failures = 0;
+        while self.put_waiting(inbox) && failures < MAX_FAILURES {
+            match self.read(inbox) {
+                Read::Frame => failures = 0,
+                Read::Failed => failures += 1,
+                Read::Nothing => return,
+            }
+        }
     }
 
     fn events(&self) -> Vec<RawFd> {
@@ -228,10 +274,17 @@ impl NetBackend for Tap {
     }
 
     fn reset(&mut self) {
-        self.waiting = None;
+        self.offloads = 0;
         // Fails only if the interface is gone, and then nothing comes.
         let _ = self.offload(0);
+        // Now, for what comes from here on is for a driver that leaves nothing to itself.
+        self.drain();
     }
+}
+
+/// The header, cleared of what is not for a driver with these offloads; `None` if it may not have the frame.
+fn taken(header: &[u8; HEADER], offloads: u64) -> Option<Header> {
+    Header::parse(*header).filter(|header| header.is_taken(offloads))
 }
 
 fn part(slice: &VolatileSlice<'_>) -> libc::iovec {

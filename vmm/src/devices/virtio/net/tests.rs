@@ -399,6 +399,40 @@ fn one_turn_is_bounded_and_the_next_goes_on() {
     assert_eq!(used(&driver), [200, 0]);
 }
 
+/// Rings of 256 entries, all of which name the same memory.
+#[test]
+fn a_turn_moves_no_more_bytes_than_stated() {
+    const LEN: usize = 60_000;
+    let Fixture { mut driver, fake, .. } = started(MERGED);
+    driver.set(0x70, 0);
+    driver.negotiate(V1);
+    for queue in [RX, TX] {
+        driver.set_up_queue(queue, 256, rings(queue));
+        for i in 0..40u16 {
+            let flags = if queue == RX { 2 } else { 0 };
+            driver.describe(queue, i, Descriptor::new(BUFFERS, (HEADER + LEN) as u32, flags, 0));
+            driver.put(rings(queue).avail + 4 + 2 * u64::from(i), &i.to_le_bytes());
+        }
+    }
+    driver.put(BUFFERS, &[0; HEADER]);
+    driver.set(0x70, 15);
+    driver.run();
+    let used = |driver: &Driver, queue| u32::from(driver.bytes(rings(queue).used + 2, 1)[0]);
+    // 17 frames are less than 1 MiB, and the next one ends the turn.
+    driver.put(rings(TX).avail + 2, &40u16.to_le_bytes());
+    driver.set(0x50, TX as u32);
+    for sent in [18, 36, 40] {
+        driver.turn();
+        assert_eq!(used(&driver, TX), sent);
+    }
+    driver.put(rings(RX).avail + 2, &40u16.to_le_bytes());
+    fake.send((0..40).map(|_| frame(LEN)));
+    for received in [18, 36, 40] {
+        driver.turn();
+        assert_eq!(used(&driver, RX), received);
+    }
+}
+
 #[test]
 fn the_driver_is_interrupted_when_it_wants_to_be() {
     let Fixture { mut driver, fake, .. } = started(MERGED | EVENT_IDX);

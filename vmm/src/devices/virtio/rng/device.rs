@@ -1,4 +1,5 @@
-//! The entropy device. It has no configuration space and no features of its own.
+//! The entropy device. It has no configuration space and no features of its own. One turn of the event loop hands out
+//! at most 256 KiB, and a request gets at most 64 KiB.
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use crate::devices::virtio::{
 
 /// Most bytes that one request gets: a guest that asks for more asks again.
 const MAX_PER_REQUEST: usize = 64 << 10;
+
+/// Most bytes that one turn hands out, before others on the event loop are served.
+const TURN: u32 = 256 << 10;
 
 /// Bytes taken from the host at a time.
 const PIECE: usize = 4096;
@@ -75,9 +79,14 @@ impl VirtioDevice for Rng {
         let Self { active: Some(active), piece, metrics } = self else {
             return Work::Done;
         };
+        let mut handed_out = 0;
         active.serve(index, |memory, chain| {
+            if handed_out >= TURN {
+                return Completion::NextTurn;
+            }
             metrics.requests.inc();
             let filled = fill(memory, chain, piece, metrics);
+            handed_out += filled;
             metrics.bytes.add(filled.into());
             Completion::Used(filled)
         })

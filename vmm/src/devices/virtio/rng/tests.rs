@@ -35,3 +35,16 @@ fn requests_are_bounded_and_bad_ones_come_back() {
     assert_eq!(metrics.bad_requests.get(), 3);
     assert_eq!(driver.get(0x70), 15, "the device goes on");
 }
+
+#[test]
+fn a_turn_hands_out_no_more_than_stated() {
+    let (mut driver, _) = started();
+    for _ in 0..8 {
+        driver.add(0, &[Buf::In(BUFFERS, 1 << 20)]);
+    }
+    driver.set(0x50, 0);
+    for _ in 0..2 {
+        driver.turn();
+        assert_eq!(driver.used(0).len(), 4, "of 64 KiB each");
+    }
+}

@@ -3,6 +3,8 @@
 //! A test starts itself again with a user and a network of its own, in which it is root and may make a TAP:
 //! so it needs no privileges, and leaves nothing behind. It needs `/dev/net/tun` and `ip`.
 
+mod reading;
+
 use std::env;
 use std::io::Read;
 use std::net::UdpSocket;
@@ -185,6 +187,31 @@ fn frames_go_both_ways_between_guest_and_host() {
         "no offload was agreed upon"
     );
     assert_eq!(metrics.rx_host_errors.get(), 0);
+}
+
+/// What the host left to a driver that could do it is not for the next one, which cannot.
+#[test]
+fn a_driver_gets_nothing_that_came_for_the_one_before() {
+    if !has_a_network("a_driver_gets_nothing_that_came_for_the_one_before") {
+        return;
+    }
+    let Fixture { mut driver, host, metrics } = started(MERGED | feature::OFFLOADS);
+    driver.add(RX, &[Buf::In(BUFFERS, 250)]);
+    driver.kick(RX);
+    for number in 0..100u8 {
+        host.send(&[number; 500]).expect("sent");
+    }
+    driver.run();
+    driver.set(0x70, 0);
+    driver.start(V1 | MERGED, 2);
+    for i in 0..14 {
+        driver.add(RX, &[Buf::In(BUFFERS + 5000 * i, 5000)]);
+    }
+    driver.kick(RX);
+    host.send(b"for the second").expect("sent");
+    let (header, frame) = receive(&mut driver, 5000);
+    assert_eq!((header, payload(&frame)), (Header::default(), Some(&b"for the second"[..])));
+    assert_eq!(metrics.rx_host_errors.get(), 0, "nor was any of it refused");
 }
 
 #[test]

@@ -1,0 +1,228 @@
+//! Serving a disk's requests, one after another, a turn's work at a time.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use tracing::warn;
+use virtio_bindings::bindings::virtio_blk::{
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
+};
+use vm_memory::Permissions;
+
+use super::backend::{BlockBackend, Direction};
+use super::ranges::{self, Ranges};
+use super::request::{Layout, Malformed, Request, cut, slices, total, write_status};
+use super::{BlockMetrics, CacheType, SECTOR};
+use crate::devices::virtio::{Chain, Completion, GuestRam};
+
+/// Data bytes in a request. Far more than Linux asks for (1280 KiB, unless told otherwise).
+const MAX_BYTES: u64 = 64 << 20;
+
+/// All that it takes to serve a request.
+pub(super) struct Service {
+    pub(super) backend: BlockBackend,
+    pub(super) cache: CacheType,
+    pub(super) id: [u8; VIRTIO_BLK_ID_BYTES as usize],
+    pub(super) metrics: Arc<BlockMetrics>,
+}
+
+/// What there is to know of the turn in which a request is served.
+pub(super) struct Turn<'a> {
+    /// Features that the driver acknowledged.
+    pub(super) features: u64,
+    /// Work that may still be done, in bytes.
+    pub(super) left: u64,
+    /// What earlier turns did of the request that is next: bytes of its data, or ranges.
+    pub(super) done: &'a mut u64,
+}
+
+/// Why a request is not served.
+enum Unserved {
+    /// It failed: the status byte.
+    Failed(u32),
+    /// What is left of it is for the next turn.
+    NextTurn,
+}
+
+/// How a request ended: bytes written before the status byte.
+type Answer = Result<u32, Unserved>;
+
+impl Service {
+    /// Serves one chain, as far as the turn goes.
+    pub(super) fn serve(
+        &self,
+        memory: &GuestRam,
+        chain: Chain<'_>,
+        layout: &mut Layout,
+        turn: &mut Turn<'_>,
+    ) -> Completion {
+        if turn.left == 0 {
+            return Completion::NextTurn;
+        }
+        let written = match layout.parse(memory, chain) {
+            Ok(request) => {
+                let (status, data) = match self.execute(memory, &request, turn) {
+                    Ok(data) => (VIRTIO_BLK_S_OK, data),
+                    Err(Unserved::Failed(status)) => (status, 0),
+                    Err(Unserved::NextTurn) => return Completion::NextTurn,
+                };
+                request.finish(memory, status as u8).then(|| data.saturating_add(1))
+            }
+            Err(Malformed::NoHeader(status)) => {
+                self.metrics.bad_requests.inc();
+                write_status(memory, status, VIRTIO_BLK_S_IOERR as u8).then_some(1)
+            }
+            Err(Malformed::NoStatus) => None,
+        };
+        *turn.done = 0;
+        Completion::Used(written.unwrap_or_else(|| {
+            self.metrics.bad_requests.inc();
+            0
+        }))
+    }
+
+    fn execute(&self, memory: &GuestRam, request: &Request<'_>, turn: &mut Turn<'_>) -> Answer {
+        match request.kind {
+            VIRTIO_BLK_T_IN => {
+                let bytes = self.transfer(memory, request, Direction::Read, turn)?;
+                self.metrics.reads.inc();
+                self.metrics.read_bytes.add(bytes);
+                Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
+            }
+            VIRTIO_BLK_T_OUT => {
+                if self.backend.is_read_only() {
+                    return Err(self.refuse());
+                }
+                let bytes = self.transfer(memory, request, Direction::Write, turn)?;
+                self.settle(turn)?;
+                self.metrics.writes.inc();
+                self.metrics.written_bytes.add(bytes);
+                Ok(0)
+            }
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES
+                if turn.features & ranges::feature(request.kind) != 0 =>
+            {
+                self.ranges(memory, request, turn)?;
+                self.settle(turn)?;
+                let zeroes = request.kind == VIRTIO_BLK_T_WRITE_ZEROES;
+                if zeroes { &self.metrics.write_zeroes } else { &self.metrics.discards }.inc();
+                Ok(0)
+            }
+            VIRTIO_BLK_T_FLUSH => {
+                if self.cache == CacheType::Writeback && !self.backend.is_read_only() {
+                    self.sync(turn)?;
+                }
+                self.metrics.flushes.inc();
+                Ok(0)
+            }
+            VIRTIO_BLK_T_GET_ID => self.get_id(memory, request),
+            _ => Err(self.unsupported()),
+        }
+    }
+
+    /// Moves the data of a request; its length in bytes.
+    fn transfer(
+        &self,
+        memory: &GuestRam,
+        request: &Request<'_>,
+        direction: Direction,
+        turn: &mut Turn<'_>,
+    ) -> Result<u64, Unserved> {
+        let (spans, access) = match direction {
+            Direction::Read => (request.into, Permissions::Write),
+            Direction::Write => (request.out, Permissions::Read),
+        };
+        let bytes = total(spans);
+        let end = request.sector.checked_add(bytes / SECTOR);
+        let fits = end.is_some_and(|end| end <= self.backend.sectors());
+        if !fits || !bytes.is_multiple_of(SECTOR) || bytes > MAX_BYTES {
+            return Err(self.refuse());
+        }
+        let Some(slices) = slices(memory, spans, access) else {
+            self.metrics.bad_requests.inc();
+            return Err(Unserved::Failed(VIRTIO_BLK_S_IOERR));
+        };
+        // The driver may have changed the request since the last turn, which is its own loss.
+        let start = bytes.min(*turn.done);
+        let piece: Range<u64> = start..bytes.min(start + turn.left);
+        self.backend
+            .transfer(direction, request.sector * SECTOR + start, &cut(&slices, &piece))
+            .map_err(|cause| self.host_error(&cause))?;
+        turn.left -= piece.end - start;
+        *turn.done = piece.end;
+        if piece.end < bytes { Err(Unserved::NextTurn) } else { Ok(bytes) }
+    }
+
+    /// Serves the ranges of a request.
+    fn ranges(&self, memory: &GuestRam, request: &Request<'_>, turn: &mut Turn<'_>) -> Result<(), Unserved> {
+        let sectors = self.backend.sectors();
+        let ranges = Ranges::read(memory, request, sectors).map_err(|status| match status {
+            VIRTIO_BLK_S_UNSUPP => self.unsupported(),
+            _ => self.refuse(),
+        })?;
+        let first = usize::try_from(*turn.done).unwrap_or(usize::MAX);
+        for range in ranges.iter().skip(first) {
+            if turn.left < range.work {
+                return Err(Unserved::NextTurn);
+            }
+            let (served, bytes) = match request.kind {
+                VIRTIO_BLK_T_DISCARD => {
+                    (self.backend.discard(range.offset, range.bytes), &self.metrics.discarded_bytes)
+                }
+                _ => (self.backend.zero(range.offset, range.bytes, range.unmap), &self.metrics.zeroed_bytes),
+            };
+            served.map_err(|cause| self.host_error(&cause))?;
+            bytes.add(range.bytes);
+            turn.left -= range.work;
+            *turn.done += 1;
+        }
+        Ok(())
+    }
+
+    /// What was written stays written when the request is answered, if the driver knows no other way to have it so
+    /// (section 5.2.6.2: a flush is offered, and was not acknowledged).
+    fn settle(&self, turn: &mut Turn<'_>) -> Result<(), Unserved> {
+        let flushes = turn.features & 1 << VIRTIO_BLK_F_FLUSH != 0;
+        if self.cache == CacheType::Writeback && !flushes { self.sync(turn) } else { Ok(()) }
+    }
+
+    /// Waits for the host's disk, and that is the work of a turn.
+    fn sync(&self, turn: &mut Turn<'_>) -> Result<(), Unserved> {
+        turn.left = 0;
+        self.metrics.syncs.inc();
+        self.backend.flush().map_err(|cause| self.host_error(&cause))
+    }
+
+    fn get_id(&self, memory: &GuestRam, request: &Request<'_>) -> Answer {
+        let Some(room) = slices(memory, request.into, Permissions::Write) else {
+            self.metrics.bad_requests.inc();
+            return Err(Unserved::Failed(VIRTIO_BLK_S_IOERR));
+        };
+        let mut rest = &self.id[..];
+        for slice in room {
+            let (now, later) = rest.split_at(rest.len().min(slice.len()));
+            slice.copy_from(now);
+            rest = later;
+        }
+        Ok((self.id.len() - rest.len()) as u32)
+    }
+
+    fn refuse(&self) -> Unserved {
+        self.metrics.refused.inc();
+        Unserved::Failed(VIRTIO_BLK_S_IOERR)
+    }
+
+    fn unsupported(&self) -> Unserved {
+        self.metrics.unsupported.inc();
+        Unserved::Failed(VIRTIO_BLK_S_UNSUPP)
+    }
+
+    fn host_error(&self, cause: &io::Error) -> Unserved {
+        warn!(%cause, "a disk request failed on the host");
+        self.metrics.host_errors.inc();
+        Unserved::Failed(VIRTIO_BLK_S_IOERR)
+    }
+}

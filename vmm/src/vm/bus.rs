@@ -79,6 +79,26 @@ impl Bus {
         }
     }
 
+    /// Reads `data` in units of `width` bytes from one port. A string instruction makes several units of one exit, all
+    /// of them for the same port; all devices here have 8 bits, so the bytes of a unit are neighbouring ports, as on
+    /// the ISA bus.
+    pub fn read_port(&self, port: u16, width: usize, data: &mut [u8]) {
+        for unit in data.chunks_mut(width.max(1)) {
+            for (port, byte) in (u64::from(port)..).zip(unit) {
+                self.read(port, std::slice::from_mut(byte));
+            }
+        }
+    }
+
+    /// Writes `data` in units of `width` bytes to one port, likewise.
+    pub fn write_port(&self, port: u16, width: usize, data: &[u8]) {
+        for unit in data.chunks(width.max(1)) {
+            for (port, byte) in (u64::from(port)..).zip(unit) {
+                self.write(port, std::slice::from_ref(byte));
+            }
+        }
+    }
+
     /// Accesses that no device claimed.
     pub fn unclaimed(&self) -> u64 {
         self.unclaimed.load(Ordering::Relaxed)
@@ -161,6 +181,44 @@ mod tests {
             }
             prop_assert_eq!(bus.unclaimed(), lost);
         }
+    }
+
+    /// Writes down which register each byte was for, and answers with how many there were.
+    #[derive(Default)]
+    struct Log(Vec<(u64, u8)>);
+
+    impl BusDevice for Log {
+        fn read(&mut self, offset: u64, data: &mut [u8]) {
+            data.fill(0xEE);
+            self.0.push((offset, data.len() as u8));
+            data[0] = self.0.len() as u8;
+        }
+        fn write(&mut self, offset: u64, data: &[u8]) {
+            self.0.extend(data.iter().map(|byte| (offset, *byte)));
+        }
+    }
+
+    #[test]
+    fn strings_go_to_one_port_and_wide_units_to_its_neighbours() {
+        let log = Arc::new(Mutex::new(Log::default()));
+        let mut bus = Bus::new();
+        bus.insert(0x10, 2, log.clone()).unwrap();
+        let asked = || std::mem::take(&mut log.lock().unwrap().0);
+
+        let mut bytes = [0; 5];
+        bus.read_port(0x11, 1, &mut bytes);
+        assert_eq!((bytes, asked()), ([1, 2, 3, 4, 5], vec![(1, 1); 5]), "longer than what follows");
+        let mut words = [0; 4];
+        bus.read_port(0x10, 2, &mut words);
+        assert_eq!((words, asked()), ([1, 2, 3, 4], vec![(0, 1), (1, 1), (0, 1), (1, 1)]));
+        let mut wide = [0; 4];
+        bus.read_port(0x11, 4, &mut wide);
+        assert_eq!((wide, asked()), ([1, 0xFF, 0xFF, 0xFF], vec![(1, 1)]), "nothing is behind it");
+
+        bus.write_port(0x11, 1, b"abc");
+        assert_eq!(asked(), [(1, b'a'), (1, b'b'), (1, b'c')]);
+        bus.write_port(0x10, 2, b"abcd");
+        assert_eq!(asked(), [(0, b'a'), (1, b'b'), (0, b'c'), (1, b'd')]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use thiserror::Error;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
 
 use super::bus::Bus;
 use super::kvm::{KvmError, Vm};
@@ -256,6 +256,8 @@ impl Vcpu {
             cpu: self.cpu,
         };
         IMMEDIATE_EXIT.set(&raw mut self.fd.get_kvm_run().immediate_exit);
+        // Who started the process may have blocked it. Fails only for what is no signal.
+        let _ = unblock_signal(SIGRTMIN());
         let mut state = State::Paused;
         loop {
             state = match state {
@@ -299,11 +301,18 @@ impl Vcpu {
         let Surroundings { ports, mmio, power } = &self.surroundings;
         let problem = match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
-                ports.write(port.into(), data);
+                let data = ptr::from_ref(data);
+                let width = io_width(self.fd.get_kvm_run());
+                // SAFETY: the data lie in the pages of `kvm_run`, which are mapped as long as `self.fd` lives; the kernel
+                // and this thread leave them alone until the next entry.
+                ports.write_port(port, width, unsafe { &*data });
                 return if power.ended() { self.leave() } else { Next::Enter };
             }
             Ok(VcpuExit::IoIn(port, data)) => {
-                ports.read(port.into(), data);
+                let data = ptr::from_mut(data);
+                let width = io_width(self.fd.get_kvm_run());
+                // SAFETY: as above, and nobody else has them now.
+                ports.read_port(port, width, unsafe { &mut *data });
                 return Next::Enter;
             }
             Ok(VcpuExit::MmioRead(addr, data)) => {
@@ -359,6 +368,12 @@ impl Vcpu {
         let internal = unsafe { run.__bindgen_anon_1.internal };
         describe_internal_error(internal.suberror)
     }
+}
+
+/// Bytes in each unit of a port access that `run` left the guest for.
+fn io_width(run: &kvm_bindings::kvm_run) -> usize {
+    // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the union's field; it is made of integers only.
+    usize::from(unsafe { run.__bindgen_anon_1.io.size })
 }
 
 /// A sentence for the suberror of `KVM_EXIT_INTERNAL_ERROR`.

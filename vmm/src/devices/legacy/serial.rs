@@ -12,6 +12,10 @@
 //! start fails has taken none from the terminal. A handler that finds ever more in the FIFO would not end, or fill the guest's buffers
 //! before anybody gets to read from them. And as long as there is data, IIR has to say so: the line is
 //! edge-triggered, so a handler that is told "nothing" too early is not called again.
+//!
+//! A driver without interrupts (firmware, a debugger) polls: it reads the line status again and again, with no write
+//! between. Linux does so only until the transmitter is empty, which it always is, so after [`POLLS`] such reads the
+//! driver wants input.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -24,17 +28,25 @@ use crate::vm::bus::BusDevice;
 use vm_superio::serial::NoEvents;
 
 /// Register offsets and bits that decide when input may come.
+const DATA: u8 = 0;
 const IER: u8 = 1;
 const IIR: u8 = 2;
 const LCR: u8 = 3;
+/// Written: FIFO control.
+const FCR: u8 = IIR;
 const MCR: u8 = 4;
+const LSR: u8 = 5;
 const IER_RECEIVE: u8 = 1;
+const FCR_ENABLE: u8 = 1;
+const FCR_CLEAR_RECEIVER: u8 = 2;
 const IIR_NOTHING: u8 = 1;
 const IIR_RECEIVED: u8 = 0xC4;
 /// Bytes in the FIFO of vm-superio's 16550.
 const FIFO: usize = 64;
 const LCR_DIVISOR: u8 = 1 << 7;
 const MCR_LOOPBACK: u8 = 1 << 4;
+/// Reads of the line status in a row that make a driver one that polls.
+const POLLS: u8 = 16;
 
 /// The device; eight byte ports. Clones are the same device.
 #[derive(Clone, Debug)]
@@ -56,6 +68,9 @@ struct Port {
     mcr: u8,
     /// The guest has been interrupted for input and has not yet seen that there is no more.
     handling: bool,
+    /// Reads of the line status since the last write, at most [`POLLS`].
+    polls: u8,
+    has_fifo: bool,
     /// Where input comes from, until a reader thread of this name has it.
     source: Option<(String, ConsoleInput)>,
 }
@@ -73,7 +88,23 @@ impl Port {
     }
 
     fn takes_input(&self) -> bool {
-        self.ier & IER_RECEIVE != 0 && self.mcr & MCR_LOOPBACK == 0 && !self.has_input() && !self.handling
+        let wants = if self.ier & IER_RECEIVE != 0 { !self.handling } else { self.polls == POLLS };
+        wants && self.mcr & MCR_LOOPBACK == 0 && !self.has_input()
+    }
+
+    /// The driver sets the FIFO up. Turning it on or off clears it, as does the bit for that while it is on.
+    fn control_fifo(&mut self, value: u8) {
+        let enable = value & FCR_ENABLE != 0;
+        let turned = std::mem::replace(&mut self.has_fifo, enable) != enable;
+        if turned || enable && value & FCR_CLEAR_RECEIVER != 0 {
+            // vm-superio does not do it, and hides the FIFO behind the divisor.
+            let _ = self.uart.write(LCR, self.lcr & !LCR_DIVISOR);
+            for _ in 0..FIFO {
+                let _ = self.uart.read(DATA);
+            }
+            let _ = self.uart.write(LCR, self.lcr);
+            self.handling = false;
+        }
     }
 
     /// The driver says which interrupts it wants. The line falls and, where something is pending, rises
@@ -110,7 +141,16 @@ impl Serial {
         let transmitter = Transmitter { output, watch: PanicWatch::default(), power };
         let uart = vm_superio::Serial::new(irq, transmitter);
         let source = input.map(|input| (name.to_owned(), input));
-        let port = Mutex::new(Port { uart, ier: 0, lcr: 0, mcr: 0, handling: false, source });
+        let port = Mutex::new(Port {
+            uart,
+            ier: 0,
+            lcr: 0,
+            mcr: 0,
+            handling: false,
+            polls: 0,
+            has_fifo: false,
+            source,
+        });
         Self { shared: Arc::new(Shared { port, room: Condvar::new() }) }
     }
 
@@ -149,13 +189,16 @@ impl Shared {
             let (now, later) = bytes.split_at(bytes.len().min(FIFO));
             // It fails when the interrupt cannot be raised, and the bytes are in the FIFO then.
             let _ = port.uart.enqueue_raw_bytes(now);
-            port.handling = true;
+            port.handling = port.ier & IER_RECEIVE != 0;
             bytes = later;
         }
     }
 
     fn read(&self, offset: u8) -> u8 {
         let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == LSR {
+            port.polls = POLLS.min(port.polls + 1);
+        }
         let value = if offset == IIR { port.read_iir() } else { port.uart.read(offset) };
         self.signal(&port);
         value
@@ -163,8 +206,10 @@ impl Shared {
 
     fn write(&self, offset: u8, value: u8) {
         let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        port.polls = 0;
         match offset {
             IER if port.lcr & LCR_DIVISOR == 0 => port.enable(value),
+            FCR => port.control_fifo(value),
             LCR => port.lcr = value,
             MCR => port.mcr = value,
             _ => {}
@@ -187,10 +232,12 @@ impl BusDevice for Serial {
         for byte in data {
             *byte = self.shared.read(offset as u8);
         }
+        if offset as u8 == LSR {
+            self.read_input();
+        }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        // More than one byte is a string instruction, which writes one register again and again.
         for byte in data {
             self.shared.write(offset as u8, *byte);
         }
@@ -233,8 +280,9 @@ mod tests {
     use std::time::Duration;
     use vmm_sys_util::eventfd::EventFd;
 
-    const DATA: u64 = 0;
-    const LSR: u64 = 5;
+    const DATA: u64 = super::DATA as u64;
+    const LSR: u64 = super::LSR as u64;
+    const FCR: u64 = super::FCR as u64;
     const IER_TRANSMIT: u8 = 2;
     const IIR_CAUSE: u8 = 0x0F;
     const IIR_TRANSMIT: u8 = 2;
@@ -304,6 +352,59 @@ mod tests {
             assert!(idle.elapsed() < Duration::from_secs(60), "no interrupt after {} bytes", got.len());
         }
         assert!(got == text);
+    }
+
+    /// A driver that never wants an interrupt gets what it polls for.
+    #[test]
+    fn who_polls_gets_input() {
+        let text: Vec<u8> = (0..1000u32).map(|i| (i % 251) as u8).collect();
+        let power = Arc::new(Power::new(|_| {}));
+        let (mut serial, irq, _, _) = serial(Some(Box::new(Cursor::new(text.clone()))), &power);
+        let mut got = Vec::new();
+        let start = std::time::Instant::now();
+        while got.len() < text.len() {
+            if get(&mut serial, LSR) & 1 != 0 {
+                got.push(get(&mut serial, DATA));
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "no input after {} bytes", got.len());
+        }
+        assert!(got == text);
+        assert!(irq.read().is_err(), "it wanted none");
+    }
+
+    /// A console that waits for the transmitter before each byte, and clears the port when its driver starts, takes no
+    /// byte that is there before.
+    #[test]
+    fn who_only_writes_takes_no_input() {
+        let power = Arc::new(Power::new(|_| {}));
+        let (mut serial, _, _, _) = serial(Some(Box::new(Cursor::new(b"typed ahead".to_vec()))), &power);
+        for _ in 0..1000 {
+            get(&mut serial, LSR);
+            get(&mut serial, LSR);
+            serial.write(DATA, b"x");
+        }
+        let port = serial.shared.port.lock().unwrap();
+        assert!(port.source.is_some() && !port.has_input(), "input waits for who wants it");
+    }
+
+    #[test]
+    fn the_fifo_is_cleared_when_the_driver_says_so() {
+        let power = Arc::new(Power::new(|_| {}));
+        let (mut serial, _, _, _) = serial(None, &power);
+        serial.write(IER.into(), &[IER_RECEIVE]);
+        for (before, clear) in [(0, 1), (1, 3), (1, 0), (0, 1)] {
+            serial.write(FCR, &[before]);
+            serial.send(b"old");
+            assert_eq!(get(&mut serial, LSR) & 1, 1);
+            serial.write(LCR.into(), &[LCR_DIVISOR]);
+            serial.write(FCR, &[clear]);
+            serial.write(LCR.into(), &[0]);
+            assert_eq!(get(&mut serial, LSR) & 1, 0, "{before} {clear}");
+            assert_eq!(get(&mut serial, IIR.into()) & IIR_NOTHING, IIR_NOTHING);
+        }
+        serial.send(b"new");
+        serial.write(FCR, &[1]);
+        assert_eq!(get(&mut serial, DATA), b'n', "what is on already is not turned on, and clears nothing");
     }
 
     /// A lost edge (KVM's irqfd, or a host that emulates it, may lose one) does not stop the transmitter or

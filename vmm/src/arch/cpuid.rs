@@ -13,8 +13,12 @@
 //! 0x8000_0008       AMD: cores in the package
 //! 0x8000_001E       AMD: core and node
 //! ```
+//!
+//! [`hidden`] says what KVM offers and guests do not get.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+mod hidden;
+
+use kvm_bindings::{CpuId, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 use thiserror::Error;
 
@@ -48,12 +52,14 @@ impl Template {
     pub fn new(kvm: &Kvm, cpus: u8) -> Result<Self, CpuidError> {
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(CpuidError::Supported)?;
         let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self::from_entries(supported.as_slice().to_vec(), cpus, tsc_deadline))
+        let pmu = kvm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into()) > 0;
+        Ok(Self::from_entries(supported.as_slice().to_vec(), cpus, tsc_deadline, pmu))
     }
 
-    fn from_entries(mut entries: Vec<kvm_cpuid_entry2>, cpus: u8, tsc_deadline: bool) -> Self {
+    fn from_entries(mut entries: Vec<kvm_cpuid_entry2>, cpus: u8, tsc_deadline: bool, pmu: bool) -> Self {
         // Leaf 0x1F says the same as 0xB and more of it; a topology of two levels needs no more.
         entries.retain(|e| e.function != 0x1F && e.function != 0xB);
+        hidden::hide(&mut entries, pmu);
         let amd = entries.iter().any(|e| e.function == 0 && matches!(e.ebx, AMD | HYGON));
         for e in &mut entries {
             adjust_common(e, cpus, tsc_deadline);
@@ -181,7 +187,7 @@ mod tests {
                 leaf(0x8000_0008, 0, 46),
                 leaf(0x8000_001E, 0, 99),
             ];
-            let template = Template::from_entries(host, cpus, true);
+            let template = Template::from_entries(host, cpus, true, true);
             assert_eq!(template.address_bits(), 46);
             for id in 0..cpus {
                 let cpuid = template.for_cpu(id).unwrap();

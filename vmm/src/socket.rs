@@ -6,19 +6,56 @@
 //! a socket, somebody listens ──────▶ refused
 //! anything else ───────────────────▶ refused, left alone
 //! ```
+//!
+//! Its mode is what was asked for, whatever the umask, and at no time more: the socket has it before it has a name.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     os::unix::{
         ffi::OsStrExt,
         fs::{FileTypeExt, MetadataExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use rustix::{
+    fs::{Mode, chmod, fchmod},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
 
 /// Longest path of a socket: `sun_path` of `sockaddr_un` is 108 bytes, one of them the final NUL.
 const MAX_PATH: usize = 107;
+
+/// Connections that may wait for being taken.
+const BACKLOG: i32 = 128;
+
+/// Who may connect: the permission bits of a socket's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMode(u32);
+
+impl SocketMode {
+    /// The owner alone.
+    pub const OWNER: Self = Self(0o600);
+}
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(bits @ 0..=0o777) if !text.starts_with('+') => Ok(Self(bits)),
+            _ => Err(format!("\"{text}\" is no mode: write permission bits in octal, say 660")),
+        }
+    }
+}
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:03o}", self.0)
+    }
+}
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +92,8 @@ pub struct ListeningSocket {
 }
 
 impl ListeningSocket {
-    /// Listens at `path`.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+    /// Listens at `path`, for those that `mode` lets connect.
+    pub fn bind(path: &Path, mode: SocketMode) -> Result<Self, SocketError> {
         match path.as_os_str().as_bytes().len() {
             0 => return Err(SocketError::Empty),
             1..=MAX_PATH => {}
@@ -64,7 +101,7 @@ impl ListeningSocket {
         }
         make_room(path)?;
         let failed = |source| failed(path, source);
-        let listener = UnixListener::bind(path).map_err(failed)?;
+        let listener = listen_at(path, Mode::from_raw_mode(mode.0)).map_err(|error| failed(error.into()))?;
         let meta = fs::symlink_metadata(path).map_err(failed)?;
         let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
         Ok(Self { listener, file })
@@ -101,6 +138,16 @@ impl Drop for SocketFile {
     }
 }
 
+fn listen_at(path: &Path, mode: Mode) -> rustix::io::Result<UnixListener> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // The file gets the mode of the socket, but for what the umask takes away.
+    fchmod(&socket, mode)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    chmod(path, mode)?;
+    listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
 fn make_room(path: &Path) -> Result<(), SocketError> {
     let meta = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -134,8 +181,8 @@ mod tests {
         let path = dir.path().join("api.sock");
         drop(UnixListener::bind(&path).expect("a socket that nobody removes"));
         assert!(path.exists());
-        let socket = ListeningSocket::bind(&path).expect("stale: replaced");
-        let again = ListeningSocket::bind(&path).expect_err("live");
+        let socket = ListeningSocket::bind(&path, SocketMode::OWNER).expect("stale: replaced");
+        let again = ListeningSocket::bind(&path, SocketMode::OWNER).expect_err("live");
         assert_eq!(
             again.to_string(),
             format!("The socket {} is in use by another process: choose another path.", path.display())
@@ -150,17 +197,32 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("api.sock");
         fs::write(&path, "precious").expect("write");
-        assert!(matches!(ListeningSocket::bind(&path), Err(SocketError::NotASocket(_))));
-        assert!(matches!(ListeningSocket::bind(dir.path()), Err(SocketError::NotASocket(_))));
+        assert!(matches!(ListeningSocket::bind(&path, SocketMode::OWNER), Err(SocketError::NotASocket(_))));
+        assert!(matches!(
+            ListeningSocket::bind(dir.path(), SocketMode::OWNER),
+            Err(SocketError::NotASocket(_))
+        ));
         assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
 
         // Ours was replaced behind our back: the other's file stays.
         fs::remove_file(&path).expect("remove");
-        let socket = ListeningSocket::bind(&path).expect("bind");
+        let socket = ListeningSocket::bind(&path, SocketMode::OWNER).expect("bind");
         fs::rename(&path, dir.path().join("moved")).expect("rename");
         fs::write(&path, "another's").expect("write");
         drop(socket);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn modes_are_octal_and_nothing_else() {
+        for (text, bits) in [("600", 0o600), ("0660", 0o660), ("0", 0), ("777", 0o777)] {
+            assert_eq!(text.parse(), Ok(SocketMode(bits)));
+        }
+        for text in ["", "680", "1000", "-1", "+600", "rw", "0o600"] {
+            let refused = text.parse::<SocketMode>().expect_err(text);
+            assert_eq!(refused, format!("\"{text}\" is no mode: write permission bits in octal, say 660"));
+        }
+        assert_eq!(SocketMode::OWNER.to_string(), "600");
     }
 
     #[test]
@@ -169,13 +231,13 @@ mod tests {
         let long = dir.path().join("x".repeat(120));
         let length = long.as_os_str().len();
         assert_eq!(
-            ListeningSocket::bind(&long).expect_err("too long").to_string(),
+            ListeningSocket::bind(&long, SocketMode::OWNER).expect_err("too long").to_string(),
             format!(
                 "The path of the socket is {length} bytes long, but a socket's path has at most 107: choose a shorter one."
             )
         );
-        assert!(matches!(ListeningSocket::bind(Path::new("")), Err(SocketError::Empty)));
+        assert!(matches!(ListeningSocket::bind(Path::new(""), SocketMode::OWNER), Err(SocketError::Empty)));
         let nowhere = dir.path().join("no/such/directory");
-        assert!(matches!(ListeningSocket::bind(&nowhere), Err(SocketError::Io { .. })));
+        assert!(matches!(ListeningSocket::bind(&nowhere, SocketMode::OWNER), Err(SocketError::Io { .. })));
     }
 }

@@ -17,7 +17,7 @@ use super::{
     server::ApiServer,
     types::{InstanceInfo, InstanceState},
 };
-use crate::socket::ListeningSocket;
+use crate::socket::{ListeningSocket, SocketMode};
 
 /// Longest wait for something that is about to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ fn serve() -> Served {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("api.sock");
     let (controller, told) = fake::controller();
-    let socket = ListeningSocket::bind(&path).expect("binds");
+    let socket = ListeningSocket::bind(&path, SocketMode::OWNER).expect("binds");
     let server = ApiServer::spawn(socket, Arc::new(Mutex::new(controller))).expect("serves");
     Served { dir, path, told, _server: server }
 }

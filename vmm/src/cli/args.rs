@@ -19,6 +19,7 @@ use super::{
     run::{Disk, Network, SwapDevice},
     size,
 };
+use crate::socket::SocketMode;
 use crate::vm::config::{Kib, Mib, WatermarksConfig};
 
 /// Where the API is served and looked for if nobody says otherwise.
@@ -96,6 +97,9 @@ pub(super) struct ServeArgs {
     /// Socket to serve the API on
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub(super) api_sock: PathBuf,
+    /// Who may connect to that socket: permission bits in octal, whatever the umask
+    #[arg(long, value_name = "MODE", default_value_t = SocketMode::OWNER)]
+    pub(super) api_sock_mode: SocketMode,
     /// Name of the guest: 1 to 64 letters, digits or hyphens
     #[arg(long, default_value = "anonymous-instance", value_parser = size::instance_id)]
     pub(super) id: String,
@@ -180,6 +184,9 @@ pub(super) struct RunArgs {
     /// Serve the API on this socket [default: no API]
     #[arg(long, value_name = "PATH")]
     pub(super) api_sock: Option<PathBuf>,
+    /// Who may connect to that socket: permission bits in octal, whatever the umask
+    #[arg(long, value_name = "MODE", default_value_t = SocketMode::OWNER, requires = "api_sock")]
+    pub(super) api_sock_mode: SocketMode,
     /// Name of the guest: 1 to 64 letters, digits or hyphens
     #[arg(long, default_value = "anonymous-instance", value_parser = size::instance_id)]
     pub(super) id: String,

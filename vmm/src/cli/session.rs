@@ -23,7 +23,7 @@ use crate::{
         sentence,
         server::ApiServer,
     },
-    socket::ListeningSocket,
+    socket::{ListeningSocket, SocketMode},
     vm::{
         config::VmConfig,
         exit::{Exit, ExitSlot},
@@ -39,6 +39,8 @@ pub(super) struct Session<'a> {
     pub(super) id: String,
     /// Socket to serve the API on, if any.
     pub(super) api_sock: Option<&'a Path>,
+    /// Who may connect to it.
+    pub(super) api_sock_mode: SocketMode,
     /// Start this at once.
     pub(super) config: Option<VmConfig>,
     /// Say why the guest ended as JSON.
@@ -52,7 +54,7 @@ impl Session<'_> {
         signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
         let logger = Logger::new(&self.id);
         logger.install();
-        let socket = self.api_sock.map(ListeningSocket::bind).transpose()?;
+        let socket = self.api_sock.map(|path| ListeningSocket::bind(path, self.api_sock_mode)).transpose()?;
         let mut controller = Controller::new(self.id, launcher, logger, Arc::clone(&exit));
         if let Some(config) = self.config {
             controller.load(config)?;

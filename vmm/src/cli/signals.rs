@@ -1,19 +1,22 @@
-//! SIGINT, SIGTERM, SIGQUIT and SIGHUP end the process cleanly, through the [`ExitSlot`].
+//! SIGINT, SIGTERM, SIGQUIT and SIGHUP end the process cleanly, through the [`ExitSlot`]; those that it was started
+//! with ignored (`nohup`, a shell's background) stay ignored.
 //!
 //! They are blocked in the main thread before any other starts, so that all inherit it, and one
 //! thread waits for them: no handler, hence nothing that a handler may not do. A second one ends the process at once,
 //! whatever it waits for; but not one that comes along with the first, as `timeout(1)` and a terminal that is closed send them.
 
-#![allow(unsafe_code, reason = "sigwait is not in std")]
+#![allow(unsafe_code, reason = "signal masks and sigwait are not in std")]
 
 use std::{
     io,
+    mem::MaybeUninit,
+    ptr,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use vmm_sys_util::signal::{block_signal, create_sigset};
+use vmm_sys_util::signal::create_sigset;
 
 use crate::{
     devices::legacy::terminal,
@@ -28,10 +31,9 @@ const STACK: usize = 64 << 10;
 
 /// Starts to listen for signals. Call it before any other thread is made.
 pub(super) fn watch(exit: Arc<ExitSlot>) -> io::Result<()> {
-    for signal in ENDING {
-        block_signal(signal).map_err(|error| io::Error::other(error.to_string()))?;
-    }
-    let set = create_sigset(&ENDING).map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+    let heard: Vec<_> = ENDING.into_iter().filter(|&signal| !is_ignored(signal)).collect();
+    let set = create_sigset(&heard).map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+    block(&set)?;
     thread::Builder::new().name("signals".to_owned()).stack_size(STACK).spawn(move || {
         let Some(first) = next(&set) else { return };
         exit.set(Exit::Signal(first));
@@ -45,6 +47,24 @@ pub(super) fn watch(exit: Arc<ExitSlot>) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Whether a signal is ignored.
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: with no new action the call only writes `action`, which lives through it.
+    let told = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroes are a `sigaction`, which is what is there if nothing was written.
+    told == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Blocks the signals of the set, whether or not who started the process did so before.
+fn block(set: &libc::sigset_t) -> io::Result<()> {
+    // SAFETY: the set is a live object, and nobody asks for the old mask.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set, ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 /// Waits for a signal of the set.

@@ -220,6 +220,27 @@ fn firecrackers_arguments_need_no_command() {
 }
 
 #[test]
+fn the_sockets_mode_is_the_owners_unless_it_is_said() {
+    let mode = |line: &str| {
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+        match cli.command {
+            Some(Command::Run(args)) => args.api_sock_mode.to_string(),
+            _ => cli.serve.api_sock_mode.to_string(),
+        }
+    };
+    assert_eq!(mode("aerostat --api-sock /a"), "600");
+    assert_eq!(mode("aerostat --api-sock /a --api-sock-mode 660"), "660");
+    assert_eq!(mode("aerostat run --kernel /k"), "600");
+    assert_eq!(mode("aerostat run --kernel /k --api-sock /a --api-sock-mode 0606"), "606");
+    assert_eq!(
+        refused("run --kernel /k --api-sock /a --api-sock-mode rw"),
+        "Invalid value 'rw' for '--api-sock-mode <MODE>': \"rw\" is no mode: write permission bits in octal, say \
+         660; see aerostat --help."
+    );
+    assert!(refused("run --kernel /k --api-sock-mode 660").contains("--api-sock <PATH>"));
+}
+
+#[test]
 fn the_examples_are_valid() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
     let readme = std::fs::read_to_string(format!("{folder}/README.md")).expect("README.md");

@@ -23,7 +23,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use zeroize::Zeroizing;
 
 use super::halt::Halt;
-use crate::socket::{ListeningSocket, SocketError, SocketFile};
+use crate::socket::{ListeningSocket, SocketError, SocketFile, SocketMode};
 
 /// Connections at a time. A client of many connections has some eight.
 const MAX_CONNECTIONS: usize = 64;
@@ -95,7 +95,7 @@ impl Server {
         let open = Open { swap, connections: Arc::default() };
         match address {
             Address::Unix(path) => {
-                let (listener, file) = ListeningSocket::bind(path)?.into_parts();
+                let (listener, file) = ListeningSocket::bind(path, SocketMode::OWNER)?.into_parts();
                 let next = move || listener.accept().map(|(stream, _)| stream);
                 start(move || open.serve(next)).map_err(ServeError::Thread)?;
                 Ok(Self { address: address.clone(), _file: Some(file) })

@@ -3,7 +3,8 @@
 //!
 //! A device is asked for at most one queue-full of work at a time. When it says that there is more,
 //! the queue is kicked again, so other devices on the loop get their turn first. Its own events are
-//! edge-triggered: a device that cannot go on (no buffers, no tokens) is not woken for what it knows.
+//! edge-triggered: a device that cannot go on (no buffers, no tokens) is not woken for what it knows. Beside them there is
+//! what the driver has seen of its interrupts ([`Seen`](crate::devices::virtio::Seen)).
 //!
 //! [`VirtioDevice::process_queue`]: crate::devices::virtio::VirtioDevice::process_queue
 //! [`VirtioDevice::process_event`]: crate::devices::virtio::VirtioDevice::process_event
@@ -14,23 +15,29 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use tracing::{error, warn};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::devices::virtio::{OwnEvent, SharedDevice, Work, lock};
+use crate::devices::virtio::{Interrupt, OwnEvent, SharedDevice, Work, lock};
 
 /// Event data from here on are the device's own events, below they are queue indexes.
 const OWN: u32 = 0x1_0000;
+
+/// Time to see what the driver has acknowledged.
+const SETTLE: u32 = 0x2_0000;
+/// It has acknowledged something that was waited for.
+const SEEN: u32 = SETTLE + 1;
 
 /// The subscriber of one device.
 pub struct DeviceEvents {
     device: SharedDevice,
     kicks: Vec<Arc<EventFd>>,
     own: Vec<OwnEvent>,
+    interrupt: Arc<Interrupt>,
 }
 
 impl DeviceEvents {
-    /// Serves `device`, whose queues are kicked through `kicks` (one per queue, in order).
-    pub fn new(device: SharedDevice, kicks: Vec<Arc<EventFd>>) -> Self {
+    /// Serves `device`, whose queues are kicked through `kicks` (one per queue, in order) and whose line is `interrupt`.
+    pub fn new(device: SharedDevice, kicks: Vec<Arc<EventFd>>, interrupt: Arc<Interrupt>) -> Self {
         let own = lock(&device).own_events();
-        Self { device, kicks, own }
+        Self { device, kicks, own, interrupt }
     }
 
     fn process_kick(&self, index: usize, kick: &EventFd) {
@@ -50,6 +57,25 @@ impl DeviceEvents {
             let _ = kick.write(1);
         }
     }
+
+    /// Clears what the driver has acknowledged, or waits for that.
+    fn settle(&self, ops: &EventOps<'_>) {
+        let is_settled = {
+            let _device = lock(&self.device);
+            self.interrupt.settle()
+        };
+        if is_settled {
+            return;
+        }
+        if let Err(cause) = ops.modify(self.seen(EventSet::IN)) {
+            error!(%cause, "a driver's acknowledgement cannot be waited for");
+        }
+    }
+
+    /// The event of an acknowledgement, once.
+    fn seen(&self, events: EventSet) -> Events {
+        Events::with_data(self.interrupt.seen().event(), SEEN, events | EventSet::ONE_SHOT)
+    }
 }
 
 impl MutEventSubscriber for DeviceEvents {
@@ -62,15 +88,19 @@ impl MutEventSubscriber for DeviceEvents {
             .own
             .iter()
             .map(|event| Events::with_data_raw(event.fd, OWN + u32::from(event.token), each_time));
-        for event in kicks.chain(own) {
+        let settle = Events::with_data(self.interrupt.seen().timer(), SETTLE, each_time);
+        for event in kicks.chain(own).chain([settle, self.seen(EventSet::empty())]) {
             if let Err(cause) = ops.add(event) {
                 error!(%cause, "a device's event could not be added to the event loop");
             }
         }
     }
 
-    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let data = events.data();
+        if matches!(data, SETTLE | SEEN) {
+            return self.settle(ops);
+        }
         match data.checked_sub(OWN).map(u16::try_from) {
             Some(Ok(token)) => self.process_own(token),
             Some(Err(_)) => warn!(data, "an event that no device asked for"),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::ConfigBytes;
+use super::seen::Seen;
 use super::transport::{RegisterPage, reg};
 
 /// Bits of the device status register (section 2.1).
@@ -39,6 +40,7 @@ const CONFIG_CHANGE: u32 = 2;
 pub struct Interrupt {
     irq: EventFd,
     page: Arc<RegisterPage>,
+    seen: Seen,
 }
 
 impl Interrupt {
@@ -47,7 +49,7 @@ impl Interrupt {
 
     /// A quiet line. Fails where the process may open no more files.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { irq: EventFd::new(EFD_NONBLOCK)?, page: Arc::default() })
+        Ok(Self { irq: EventFd::new(EFD_NONBLOCK)?, page: Arc::default(), seen: Seen::new()? })
     }
 
     /// The registers that the driver reads.
@@ -60,9 +62,29 @@ impl Interrupt {
         &self.irq
     }
 
-    /// Tells the driver that buffers were used.
+    /// How the driver acknowledges used buffers without leaving the kernel.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Tells the driver that buffers were used. The caller holds the device's lock.
     pub fn used_buffers(&self) {
+        self.seen.forget();
         self.raise(Self::USED_BUFFER);
+        self.seen.look_soon();
+    }
+
+    /// Clears the bit of used buffers if the driver has acknowledged them to the kernel; `false` if it is still to be
+    /// acknowledged. The caller holds the device's lock.
+    pub fn settle(&self) -> bool {
+        if self.seen.take() {
+            self.acknowledge(Self::USED_BUFFER);
+        }
+        let is_settled = self.register(reg::INTERRUPT_STATUS).load(Ordering::SeqCst) & Self::USED_BUFFER == 0;
+        if is_settled {
+            self.seen.is_settled();
+        }
+        is_settled
     }
 
     /// Tells the driver that the configuration space is now `space`. Before the driver is ready it only
@@ -107,6 +129,7 @@ impl Interrupt {
     /// Back to the state after power-on. The generation goes on counting.
     pub(super) fn reset(&self) {
         self.register(reg::STATUS).store(0, Ordering::SeqCst);
+        self.seen.forget();
         self.register(reg::INTERRUPT_STATUS).store(0, Ordering::SeqCst);
     }
 

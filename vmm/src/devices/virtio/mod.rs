@@ -5,7 +5,7 @@
 //!        │                                     │
 //!   transport/core   states, negotiation ─▶ device     what every device does
 //!        │                                     │
-//!   interrupt        status and irq         queue      one ring: chains out, used entries in
+//!   interrupt, seen  status and irq         queue      one ring: chains out, used entries in
 //!                                              │
 //!                                  balloon/  blk/  net/  rng/   a room for each device
 //! ```
@@ -23,6 +23,7 @@ pub mod net;
 mod queue;
 pub mod rate;
 pub mod rng;
+mod seen;
 pub mod transport;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use device::{ActivateError, ConfigBytes, DeviceKind, OwnEvent, SharedDevice,
 pub use interrupt::{Interrupt, Status};
 pub use metrics::Counter;
 pub use queue::{Chain, Completion, QueueError, Used, VirtQueue};
+pub use seen::Seen;
 
 /// Guest RAM as devices see it; cloning is cheap and shares the mapping.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;

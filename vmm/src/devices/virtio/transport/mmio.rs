@@ -12,7 +12,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::registers::reg;
 use super::{Core, Half, QueuePart, RegisterPage, TransportMetrics};
@@ -33,7 +33,6 @@ pub struct MmioTransport {
     interrupt: Arc<Interrupt>,
     metrics: Arc<TransportMetrics>,
     kicks: Vec<Arc<EventFd>>,
-    seen: EventFd,
     device: SharedDevice,
 }
 
@@ -61,7 +60,6 @@ impl MmioTransport {
             interrupt: Arc::clone(core.interrupt()),
             metrics: Arc::clone(core.metrics()),
             kicks: core.kicks().to_vec(),
-            seen: EventFd::new(EFD_NONBLOCK)?,
             device: Arc::clone(core.device()),
             core: Mutex::new(core),
         })
@@ -77,11 +75,11 @@ impl MmioTransport {
         &self.kicks
     }
 
-    /// What the driver acknowledges through this event, which nobody reads, costs it no exit to this process. The bit
-    /// stays set in the interrupt status, so a driver that is interrupted for something else looks at its rings as
-    /// well. Interrupts are edge-triggered: they do not come again for it.
+    /// What the driver acknowledges through this event costs it no exit to this process. The bit in the interrupt
+    /// status goes a moment later ([`Seen`](crate::devices::virtio::Seen)), and until then a driver that is interrupted
+    /// for something else looks at its rings as well. Interrupts are edge-triggered: they do not come again for it.
     pub fn seen_event(&self) -> &EventFd {
-        &self.seen
+        self.interrupt.seen().event()
     }
 
     /// The event to register as irqfd, edge-triggered.
@@ -91,7 +89,7 @@ impl MmioTransport {
 
     /// What to put on the event loop for this device.
     pub fn events(&self) -> DeviceEvents {
-        DeviceEvents::new(Arc::clone(&self.device), self.kicks.clone())
+        DeviceEvents::new(Arc::clone(&self.device), self.kicks.clone(), Arc::clone(&self.interrupt))
     }
 
     /// Its counters.

@@ -1,6 +1,8 @@
 //! The transport as a driver sees it, with the entropy device behind it.
 
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::desc::split::Descriptor;
@@ -42,6 +44,67 @@ fn a_driver_whose_acknowledgement_stays_in_the_kernel_is_interrupted_again() {
         assert!(works(&mut driver));
         assert_eq!((driver.get(0x60), driver.mmio.irq().read().ok()), (1, Some(1)));
     }
+}
+
+/// As the kernel has it: an acknowledgement of used buffers is a write to the event.
+fn acknowledge(driver: &Driver) {
+    driver.mmio.seen_event().write(1).expect("event");
+}
+
+fn status(driver: &Driver) -> u32 {
+    driver.get(0x60)
+}
+
+/// The moment passes after which the device looks at what was acknowledged.
+fn wait_a_moment(driver: &mut Driver) {
+    thread::sleep(Duration::from_millis(30));
+    driver.run();
+}
+
+#[test]
+fn a_driver_that_looks_until_the_status_is_0_gets_there() {
+    let mut driver = Driver::started(rng(), V1, 1);
+    for _ in 0..3 {
+        assert!(works(&mut driver));
+        let mut looks = 0;
+        while status(&driver) != 0 {
+            acknowledge(&driver);
+            wait_a_moment(&mut driver);
+            looks += 1;
+            assert!(looks < 1000, "the status is {} for ever", status(&driver));
+        }
+    }
+}
+
+#[test]
+fn a_late_acknowledgement_clears_the_status_too() {
+    let mut driver = Driver::started(rng(), V1, 1);
+    assert!(works(&mut driver));
+    wait_a_moment(&mut driver);
+    assert_eq!(status(&driver), 1, "it was not acknowledged");
+    acknowledge(&driver);
+    wait_a_moment(&mut driver);
+    assert_eq!(status(&driver), 0);
+    assert!(works(&mut driver));
+    assert_eq!(status(&driver), 1, "and the next one is told");
+}
+
+#[test]
+fn what_was_acknowledged_before_an_interrupt_is_not_for_it() {
+    let mut driver = Driver::started(rng(), V1, 1);
+    assert!(works(&mut driver));
+    acknowledge(&driver);
+    assert!(works(&mut driver));
+    wait_a_moment(&mut driver);
+    assert_eq!(status(&driver), 1, "the second one was not acknowledged");
+
+    // Nor is it for a driver that comes later.
+    acknowledge(&driver);
+    driver.set(0x70, 0);
+    driver.start(V1, 1);
+    assert!(works(&mut driver));
+    wait_a_moment(&mut driver);
+    assert_eq!(status(&driver), 1);
 }
 
 #[test]

@@ -5,6 +5,9 @@ use crate::core::ledger::Refusal;
 use crate::core::page_type::PageType;
 use crate::core::units::{FRAMES_PER_BLOCK, Gfn, GuestBlock, GuestFrame};
 
+/// Blocks that a reset of the balloon looks at while it holds the lock: 4096 frames.
+const RESET_BLOCKS: usize = 8;
+
 impl GuestSpace {
     /// The guest gives frames up. Returns how many were taken.
     pub(crate) fn inflate(&self, gfns: &[Gfn]) -> u32 {
@@ -71,10 +74,18 @@ impl GuestSpace {
         0
     }
 
-    /// All that is in the balloon is the guest's again.
+    /// All that is in the balloon is the guest's again. The lock is held for [`RESET_BLOCKS`] at a time: faults of
+    /// other CPUs are served meanwhile.
     pub(crate) fn reset_balloon(&self) {
+        let mut next = 0;
+        while self.reset_from(&mut next) {}
+    }
+
+    /// Gives back what is in the balloon of the blocks from `next` on; `false` after the last.
+    fn reset_from(&self, next: &mut usize) -> bool {
         let mut state = self.lock();
-        for index in 0..state.blocks.len() {
+        let end = state.blocks.len().min(*next + RESET_BLOCKS);
+        for index in *next..end {
             let guest_block = GuestBlock(index as u32);
             let holes = *state.ledger.block(guest_block);
             for hole in holes.iter() {
@@ -84,6 +95,8 @@ impl GuestSpace {
                 }
             }
         }
+        *next = end;
+        end < state.blocks.len()
     }
 
     /// The guest says that it does not use `frames` frames from `first`, for the moment. Whole blocks go back
@@ -158,5 +171,32 @@ impl GuestSpace {
         }
         self.compaction.ring(wanted::REPORTED);
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::units::BLOCK_SIZE;
+    use crate::{Config, MemoryService, RegionSpec};
+
+    #[test]
+    fn a_reset_lets_others_have_the_lock_between_its_pieces() {
+        const BLOCKS: usize = 2 * RESET_BLOCKS + 3;
+        let regions = vec![RegionSpec { gpa: 0, len: (BLOCKS * BLOCK_SIZE) as u64 }];
+        let service = MemoryService::new(&Config::new(regions), |why| panic!("{why}")).unwrap();
+        let space = service.space();
+        let frames = |blocks: usize| (blocks * FRAMES_PER_BLOCK) as u64;
+        let all: Vec<_> = (0..frames(BLOCKS)).map(Gfn).collect();
+        assert_eq!(u64::from(space.inflate(&all)), frames(BLOCKS));
+
+        let mut next = 0;
+        for (left, goes_on) in [(RESET_BLOCKS + 3, true), (3, true), (0, false)] {
+            assert_eq!(space.reset_from(&mut next), goes_on);
+            assert_eq!(space.ballooned_frames(), frames(left));
+        }
+        assert_eq!(u64::from(space.inflate(&all)), frames(BLOCKS), "all of it may be given up again");
+        space.reset_balloon();
+        assert_eq!(space.ballooned_frames(), 0);
     }
 }

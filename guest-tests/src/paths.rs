@@ -20,3 +20,9 @@ pub fn target() -> PathBuf {
 pub fn aerostat() -> PathBuf {
     target().join("release/aerostat")
 }
+
+/// The monitor whose memory is used up as soon as somebody says so (`bin/aerostat-occupied.rs`).
+#[must_use]
+pub fn aerostat_occupied() -> PathBuf {
+    target().join("release/aerostat-occupied")
+}

@@ -99,7 +99,13 @@ pub struct Spec {
     pub append: String,
     /// More arguments for the monitor.
     pub arguments: Vec<String>,
+    /// When this file is there, the monitor has no memory but the reserve, and what is released later is taken
+    /// by others, too (Aerostat only).
+    pub occupied_when: Option<PathBuf>,
 }
+
+/// Environment variable of `aerostat-occupied`: the file that it waits for.
+pub const OCCUPIED_WHEN: &str = "AEROSTAT_OCCUPIED_WHEN";
 
 /// Setters that give the spec back, for scenarios in plain lines.
 #[allow(missing_docs, reason = "they are named after the fields that they set")]
@@ -119,6 +125,7 @@ impl Spec {
             balloon: Balloon { statistics_s: 1, ..Balloon::default() },
             append: String::new(),
             arguments: Vec::new(),
+            occupied_when: None,
         }
     }
 
@@ -177,6 +184,12 @@ impl Spec {
     }
 
     #[must_use]
+    pub fn occupied_when(mut self, file: &Path) -> Self {
+        self.occupied_when = Some(file.to_path_buf());
+        self
+    }
+
+    #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
@@ -218,7 +231,14 @@ impl Spec {
     }
 
     fn aerostat(&self, socket: &Path) -> Command {
-        let mut command = Command::new(paths::aerostat());
+        let mut command = match &self.occupied_when {
+            None => Command::new(paths::aerostat()),
+            Some(file) => {
+                let mut command = Command::new(paths::aerostat_occupied());
+                command.env(OCCUPIED_WHEN, file);
+                command
+            }
+        };
         command.arg("run").args([
             "--memory",
             &format!("{}M", self.memory_mib),

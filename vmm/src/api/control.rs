@@ -66,8 +66,6 @@ pub trait RunningVm: Send {
     fn type_info(&self) -> TypeInfo;
     /// Its watermarks, reserve, per-CPU lists and counters.
     fn zone_info(&self) -> ZoneInfo;
-    /// Takes all of its memory that is not the reserve, for good, in frames: for experiments.
-    fn occupy(&self) -> u64;
     /// Its slab caches.
     fn slab_info(&self) -> SlabInfo;
     /// What its swap device stores, and what its link did; `None` if it has none.

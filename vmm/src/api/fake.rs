@@ -150,10 +150,6 @@ impl RunningVm for FakeVm {
         ZoneInfo { min: 16, ..ZoneInfo::default() }
     }
 
-    fn occupy(&self) -> u64 {
-        0
-    }
-
     fn slab_info(&self) -> SlabInfo {
         SlabInfo { caches: vec![CacheInfo { name: "kmem-96".to_owned(), ..CacheInfo::default() }] }
     }

@@ -44,7 +44,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub struct KvmLauncher;
 
 /// A running guest. The order of the fields is the order in which they go.
-struct Machine {
+pub struct Machine {
     vcpus: Vcpus,
     _devices: EventLoop,
     _reclaim: EventLoop,
@@ -69,13 +69,26 @@ impl Launcher for KvmLauncher {
         config: &VmConfig,
         exit: &Arc<ExitSlot>,
     ) -> Result<Box<dyn RunningVm>, LaunchError> {
-        let machine = Machine::build(id, config, exit)?;
-        machine.vcpus.resume();
-        Ok(Box::new(machine))
+        Ok(Box::new(Machine::launch(id, config, exit)?))
     }
 }
 
 impl Machine {
+    /// Puts a guest together and lets it run.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn launch(id: &str, config: &VmConfig, exit: &Arc<ExitSlot>) -> Result<Self, LaunchError> {
+        let machine = Self::build(id, config, exit)?;
+        machine.vcpus.resume();
+        Ok(machine)
+    }
+
+    /// The service that owns its memory.
+    pub fn memory(&self) -> &Arc<MemoryService> {
+        &self.memory
+    }
+
     fn build(id: &str, config: &VmConfig, exit: &Arc<ExitSlot>) -> Result<Self, LaunchError> {
         let boot = config.require_boot_source().map_err(LaunchError::new)?;
         let bytes = config.machine_config.mem_size_mib.bytes().unwrap_or(u64::MAX);
@@ -249,10 +262,6 @@ impl RunningVm for Machine {
 
     fn zone_info(&self) -> ZoneInfo {
         self.memory.zone_info()
-    }
-
-    fn occupy(&self) -> u64 {
-        self.memory.occupy()
     }
 
     fn slab_info(&self) -> SlabInfo {

@@ -4,6 +4,8 @@
 //!   host    guest RAM, all of it touched │ occupied │ reserve: all that swap has, and a tier below
 //!   guest   8 processes that map 4 times its memory, write it, read it in a loop │ floods of pings and UDP
 //! ```
+//! The monitor is one that uses its memory up when it is told (`aerostat-occupied`).
+//!
 //! The control is the same without a reserve. In the short form memory is what the guest's kernel leaves to processes, and
 //! each page is read once; the long one (`AEROSTAT_EXHAUSTION_SECONDS`) counts all that the kernel has.
 
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use guest_tests::agent_client::Herd;
+use guest_tests::testvm::wait_until;
 use guest_tests::{Content, Flood, SwapLink, TestVm};
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -33,10 +36,11 @@ const PROCESSES: u32 = 8;
 const CONTENT: Content = Content { zero_percent: 10, ratio: 3 };
 /// An emulated host reads more at a time: 2^5 pages.
 const PAGE_CLUSTER: (&str, &str) = ("/proc/sys/vm/page-cluster", "5");
-/// How soon somebody else wants what was released, and how many of these times lie between two looks at the guest.
-const OTHERS: Duration = Duration::from_millis(50);
-const LOOK: u32 = 20;
+/// Between two looks at the guest.
+const LOOK: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(200);
+/// The file with which memory is used up.
+const OCCUPIED: &str = "occupied";
 /// Not a page was written or read for so long, or the guest did not answer: it stalls. The same for the experiment, which
 /// must not, and for its control, which must.
 const STALL: Duration = Duration::from_secs(30);
@@ -57,14 +61,16 @@ struct Touched {
     link: SwapLink,
     device: String,
     herd: Herd,
-    _tier: tempfile::TempDir,
+    /// The tier, and the file that has memory used up.
+    directory: tempfile::TempDir,
 }
 
 impl Touched {
     fn new(reserve: &str) -> anyhow::Result<Self> {
-        let tier = tempfile::tempdir()?;
-        let link = SwapLink::inside(format!("{SWAP},tier={}", tier.path().display()));
+        let directory = tempfile::tempdir()?;
+        let link = SwapLink::inside(format!("{SWAP},tier={}", directory.path().display()));
         let mut spec = link.attach(guest()?.memory_mib(RAM_MIB));
+        spec = spec.occupied_when(&directory.path().join(OCCUPIED));
         for argument in ["--memory-limit", LIMIT, "--min-free", reserve] {
             spec = spec.argument(argument);
         }
@@ -83,7 +89,7 @@ impl Touched {
         let mapped = 4 * if seconds().is_some() { memory.total } else { memory.available };
         let mib = mapped.div_ceil(PROCESSES.into());
         let herd = Herd { processes: PROCESSES, mib, seed: 23, content: CONTENT };
-        Ok(Self { vm, link, device, herd, _tier: tier })
+        Ok(Self { vm, link, device, herd, directory })
     }
 
     /// From now on the link is busy, and the host has no memory but the reserve.
@@ -91,27 +97,17 @@ impl Touched {
         let host = self.link.host();
         self.vm.agent.flood_start(Flood::Icmp(host.to_string()), 1000)?;
         self.vm.agent.flood_start(Flood::Udp(format!("{host}:9")), 1000)?;
-        self.occupy()
-    }
-
-    /// Leaves no memory but the reserve. What is released later is free again.
-    fn occupy(&self) -> anyhow::Result<()> {
-        self.vm.control.api("PUT", "/memory/occupy", Value::Null).map(|_| ())
-    }
-
-    /// Until the next look at the guest, in which others want memory, too, if there is none.
-    fn pass(&self, exhausted: bool) -> anyhow::Result<()> {
-        for _ in 0..LOOK {
-            if exhausted {
-                self.occupy()?;
-            }
-            sleep(OTHERS);
-        }
+        std::fs::write(self.directory.path().join(OCCUPIED), "")?;
+        let used_up = wait_until(|| {
+            let told = self.told()?;
+            Ok(told.free < told.min + 64)
+        })?;
+        ensure!(used_up, "memory is not used up: {:?}", self.told()?);
         Ok(())
     }
 
     /// The processes write all of their pages, or get no further.
-    fn write(&mut self, exhausted: bool) -> anyhow::Result<Written> {
+    fn write(&mut self) -> anyhow::Result<Written> {
         self.vm.agent.hogs_send(self.herd)?;
         let mut progress = Progress::default();
         loop {
@@ -124,13 +120,13 @@ impl Touched {
                 return Ok(Written::Stalled(progress));
             }
             ensure!(progress.start.elapsed() < PATIENCE, "it goes on, but takes too long: {hogs:?}");
-            self.pass(exhausted)?;
+            sleep(LOOK);
         }
     }
 
     /// They write, and read for so many seconds, and until all was read. Their page-ins, p99.
     fn write_and_read(&mut self, seconds: u64, exhausted: bool) -> anyhow::Result<Duration> {
-        let ready = match self.write(exhausted)? {
+        let ready = match self.write()? {
             Written::All(took) => took,
             Written::Stalled(progress) => bail!("it stalls at {progress}"),
         };
@@ -154,7 +150,7 @@ impl Touched {
             }
             ensure!(!progress.stalls(hogs.verified, 0), "it stalls: {hogs:?}");
             ensure!(took < PATIENCE + Duration::from_secs(seconds), "it takes too long: {hogs:?}");
-            self.pass(exhausted)?;
+            sleep(LOOK);
         }
     }
 
@@ -185,7 +181,7 @@ impl Touched {
     /// The processes get no further; an error if they do.
     fn stall(&mut self) -> anyhow::Result<()> {
         self.exhaust()?;
-        let progress = match self.write(true)? {
+        let progress = match self.write()? {
             Written::Stalled(progress) => progress,
             Written::All(took) => bail!("all was written in {took:?}, without a reserve: {:?}", self.told()?),
         };

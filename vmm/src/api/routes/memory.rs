@@ -35,9 +35,3 @@ pub(super) async fn zone(State(api): State<Api>) -> Result<Json<ZoneInfo>, Fault
 pub(super) async fn slabs(State(api): State<Api>) -> Result<Json<SlabInfo>, Fault> {
     api.get(|controller| Ok(controller.running()?.slab_info())).await
 }
-
-/// Takes all memory that is free above the min watermark, for good, as if the host needed it; answers how many
-/// frames that were. An experiment's, and not part of the API: it is not in the OpenAPI document.
-pub(super) async fn occupy(State(api): State<Api>) -> Result<Json<u64>, Fault> {
-    api.get(|controller| Ok(controller.running()?.occupy())).await
-}

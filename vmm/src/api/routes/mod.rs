@@ -93,7 +93,6 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>, errands: Errands) -> Ro
         .route("/memory/types", get(memory::types))
         .route("/memory/zone", get(memory::zone))
         .route("/memory/slabs", get(memory::slabs))
-        .route("/memory/occupy", put(memory::occupy))
         .route("/memory/compaction", get(compaction::info).put(compaction::tune))
         .route("/memory/compact", put(compaction::compact))
         .route("/memory/reclaim", put(compaction::reclaim))

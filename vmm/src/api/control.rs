@@ -1,8 +1,8 @@
 //! What the API needs of the rest of the monitor: something that starts a guest, and the guest that
 //! runs. The [`Controller`](super::controller::Controller) calls them, one call at a time, never
-//! from an event loop; calls may block for as long as a guest needs to stop its vCPUs.
+//! from an event loop. No call waits for a device or for the guest, but for [`RunningVm::pause`], which has a limit.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use memsvc::{
     MemoryStats,
@@ -32,11 +32,12 @@ pub trait Launcher: Send + Sync {
 /// A guest that was started. Dropping it stops its threads, gives its memory back and restores the
 /// terminal. Balloon calls come only if the configuration has a balloon with what they need.
 pub trait RunningVm: Send {
-    /// Stops all vCPUs; returns when none is in the guest any more. No-op if paused.
-    fn pause(&mut self) -> Result<(), ActionError>;
-    /// Lets the vCPUs go on. No-op if running.
-    fn resume(&mut self) -> Result<(), ActionError>;
-    /// Whether the vCPUs are stopped.
+    /// Stops all vCPUs; returns when none is in the guest any more, or after this time. How many have not stopped:
+    /// they will as soon as they can.
+    fn pause(&mut self, limit: Duration) -> usize;
+    /// Lets the vCPUs go on, whether all have stopped or not. No-op if running.
+    fn resume(&mut self);
+    /// Whether all vCPUs have stopped.
     fn is_paused(&self) -> bool;
 
     /// Asks the guest for this much memory; does not wait for it. At most the guest's memory.

@@ -17,16 +17,14 @@ mod network;
 
 pub use error::ControlError;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     control::{Launcher, RunningVm},
     logger::Logger,
     metrics::MetricsFile,
     prometheus::{Running, Scrape},
-    types::{
-        ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, SwapReport, WantedState,
-    },
+    types::{ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, SwapReport},
 };
 use crate::vm::{
     config::{
@@ -233,14 +231,36 @@ impl Controller {
         Ok(())
     }
 
-    /// `PATCH /vm`.
-    pub fn set_state(&mut self, state: WantedState) -> Result<(), ControlError> {
-        let vm = self.running()?;
-        match state {
-            WantedState::Paused => vm.pause()?,
-            WantedState::Resumed => vm.resume()?,
+    /// `PATCH /vm` with `Paused`: has the guest pause, and waits for it this long; whether it has. It pauses later, or
+    /// goes on after [`Self::give_up_pause`].
+    pub fn pause(&mut self, limit: Duration) -> Result<bool, ControlError> {
+        let is_paused = self.running()?.pause(limit) == 0;
+        if is_paused {
+            tracing::info!("The guest is paused");
         }
-        tracing::info!(?state, "The guest was told");
+        Ok(is_paused)
+    }
+
+    /// A guest that has not paused goes on.
+    ///
+    /// # Errors
+    /// It has not paused.
+    pub fn give_up_pause(&mut self) -> Result<(), ControlError> {
+        let vm = self.running()?;
+        match vm.pause(Duration::ZERO) {
+            0 => Ok(()),
+            cpus => {
+                vm.resume();
+                tracing::warn!(cpus, "The guest could not be paused and runs on");
+                Err(ControlError::NotPaused { cpus })
+            }
+        }
+    }
+
+    /// `PATCH /vm` with `Resumed`.
+    pub fn resume(&mut self) -> Result<(), ControlError> {
+        self.running()?.resume();
+        tracing::info!("The guest runs on");
         Ok(())
     }
 
@@ -298,6 +318,12 @@ impl Controller {
             None => Ok(()),
             Some(_) => Err(ControlError::AfterStart),
         }
+    }
+
+    /// The guest has this network card, of which no interface is there.
+    #[cfg(test)]
+    pub(super) fn attach(&mut self, interface: crate::vm::config::NetworkInterface) {
+        self.config.set_network_interface(interface);
     }
 
     /// The guest, if it was started.

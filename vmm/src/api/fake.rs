@@ -1,6 +1,8 @@
 //! A guest that does at once what it is told, and writes down that it was told.
 
 use std::{
+    io,
+    os::fd::RawFd,
     path::Path,
     sync::{Arc, Mutex},
     thread,
@@ -8,7 +10,7 @@ use std::{
 };
 
 use memsvc::{
-    MemoryStats,
+    Gfn, MemoryStats, Outcome,
     core::compact::Tuning,
     stats::{
         ArenaStats, BuddyInfo, CacheInfo, Compacted, CompactionInfo, FramesByType, Reclaimed, SlabInfo,
@@ -24,29 +26,101 @@ use super::{
     logger::Logger,
     types::{GuestStats, HintingStatus},
 };
-use crate::vm::{
-    config::{Mib, RateLimiter, VmConfig},
-    exit::ExitSlot,
+use crate::{
+    devices::virtio::{
+        balloon::{Balloon, BalloonBackend, BalloonConfig, BalloonControl},
+        net::{Inbox, Net, NetBackend, NetConfig, NetControl, Outgoing, Transmitted},
+    },
+    vm::{
+        config::{self, Mib, RateLimiter, VmConfig},
+        exit::ExitSlot,
+    },
 };
 
 /// What the guest was told, in order.
 pub(crate) type Told = Arc<Mutex<Vec<String>>>;
 
+/// A guest of so much memory says "starting", and starts when it is told to go on.
+pub(crate) const SLOW_TO_START: Mib = Mib(778);
+
 /// Launches fakes; refuses guests of 666 MiB.
 #[derive(Default)]
 pub(crate) struct FakeLauncher {
     pub(crate) told: Told,
+    is_wedged: bool,
 }
 
 struct FakeVm {
     told: Told,
+    wedged: Option<Wedged>,
     is_paused: bool,
     balloon: Mib,
     tuning: Tuning,
 }
 
+/// Real devices whose locks somebody holds for ever, and a vCPU that never leaves the guest.
+struct Wedged {
+    balloon: Arc<BalloonControl>,
+    network: Arc<NetControl>,
+}
+
+impl Wedged {
+    fn new(balloon: Option<&config::BalloonConfig>) -> Self {
+        let config = BalloonConfig {
+            ram_mib: 128,
+            stats_polling_interval_s: balloon.map_or(0, |balloon| balloon.stats_polling_interval_s),
+            free_page_hinting: balloon.is_some_and(|balloon| balloon.free_page_hinting),
+            ..BalloonConfig::default()
+        };
+        let balloon = Balloon::new(config, Nobody).expect("a balloon");
+        let network = Net::new(NetConfig::default(), Nobody).expect("a card");
+        let wedged = Self { balloon: Arc::clone(balloon.control()), network: Arc::clone(network.control()) };
+        let (balloon, network) = (Mutex::new(balloon), Mutex::new(network));
+        thread::spawn(move || {
+            let _held = (balloon.lock().expect("lock"), network.lock().expect("lock"));
+            loop {
+                thread::park();
+            }
+        });
+        wedged
+    }
+}
+
 /// Reclaims without an end when it is asked for 66 MiB, until it is told to stop.
 struct FakeCompaction(Told);
+
+/// Who never gets to serve these devices.
+struct Nobody;
+
+impl BalloonBackend for Nobody {
+    fn inflate(&self, _: &[Gfn]) -> Outcome {
+        Outcome::default()
+    }
+    fn deflate(&self, _: &[Gfn]) -> Outcome {
+        Outcome::default()
+    }
+    fn report_free(&self, _: u64, _: u64) -> Outcome {
+        Outcome::default()
+    }
+    fn reset_balloon(&self) {}
+}
+
+impl NetBackend for Nobody {
+    fn features(&self) -> u64 {
+        0
+    }
+    fn set_offloads(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn transmit(&mut self, _: &Outgoing<'_>, _: &mut Inbox<'_>) -> Transmitted {
+        Transmitted::Refused
+    }
+    fn receive(&mut self, _: &mut Inbox<'_>) {}
+    fn events(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+    fn reset(&mut self) {}
+}
 
 impl Launcher for FakeLauncher {
     fn launch(
@@ -59,8 +133,15 @@ impl Launcher for FakeLauncher {
             return Err(LaunchError::new("the host has not that much memory."));
         }
         let told = Arc::clone(&self.told);
+        if config.machine_config.mem_size_mib == SLOW_TO_START {
+            told.lock().expect("lock").push("starting".to_owned());
+            while !told.lock().expect("lock").iter().any(|what| what == "go on") {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         let tuning = config.memory.compaction.tuning();
-        let mut vm = FakeVm { told, is_paused: false, balloon: Mib(0), tuning };
+        let wedged = self.is_wedged.then(|| Wedged::new(config.balloon.as_ref()));
+        let mut vm = FakeVm { told, wedged, is_paused: false, balloon: Mib(0), tuning };
         vm.note(format!("launch {id}"));
         vm.balloon = config.balloon.as_ref().map_or(Mib(0), |balloon| balloon.amount_mib);
         Ok(Box::new(vm))
@@ -80,14 +161,17 @@ impl Drop for FakeVm {
 }
 
 impl RunningVm for FakeVm {
-    fn pause(&mut self) -> Result<(), ActionError> {
+    fn pause(&mut self, limit: Duration) -> usize {
+        if self.wedged.is_some() {
+            thread::sleep(limit);
+            return 1;
+        }
         self.is_paused = true;
-        Ok(())
+        0
     }
 
-    fn resume(&mut self) -> Result<(), ActionError> {
+    fn resume(&mut self) {
         self.is_paused = false;
-        Ok(())
     }
 
     fn is_paused(&self) -> bool {
@@ -95,6 +179,13 @@ impl RunningVm for FakeVm {
     }
 
     fn set_balloon(&mut self, amount: Mib) -> Result<(), ActionError> {
+        if let Some(wedged) = &self.wedged {
+            let amount = u32::try_from(amount.0).expect("fits");
+            return wedged
+                .balloon
+                .set_target_mib(amount)
+                .map_err(|error| ActionError::new(error.to_string()));
+        }
         self.balloon = amount;
         self.note(format!("balloon {}", amount.0));
         Ok(())
@@ -105,15 +196,28 @@ impl RunningVm for FakeVm {
     }
 
     fn balloon_stats(&self) -> Result<GuestStats, ActionError> {
+        if let Some(wedged) = &self.wedged {
+            return wedged.balloon.stats().map_err(|error| ActionError::new(error.to_string()));
+        }
         Ok(GuestStats { free_memory: Some(4096), ..GuestStats::default() })
     }
 
     fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError> {
+        if let Some(wedged) = &self.wedged {
+            return wedged
+                .balloon
+                .set_stats_interval(seconds)
+                .map_err(|error| ActionError::new(error.to_string()));
+        }
         self.note(format!("interval {seconds}"));
         Ok(())
     }
 
     fn hinting_start(&mut self, acknowledge_on_stop: bool) -> Result<(), ActionError> {
+        if let Some(wedged) = &self.wedged {
+            let started = wedged.balloon.hinting_start(acknowledge_on_stop);
+            return started.map_err(|error| ActionError::new(error.to_string()));
+        }
         self.note(format!("hinting {acknowledge_on_stop}"));
         Ok(())
     }
@@ -123,10 +227,16 @@ impl RunningVm for FakeVm {
     }
 
     fn hinting_status(&self) -> Result<HintingStatus, ActionError> {
+        if let Some(wedged) = &self.wedged {
+            return wedged.balloon.hinting_status().map_err(|error| ActionError::new(error.to_string()));
+        }
         Ok(HintingStatus { host_cmd: 2, guest_cmd: None })
     }
 
     fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
+        if let Some(wedged) = &self.wedged {
+            wedged.network.set_limits(rx.limits(), tx.limits());
+        }
         let size = |limiter: RateLimiter| limiter.bandwidth.map(|bucket| bucket.size);
         self.note(format!("limit {iface_id} {:?} {:?}", size(rx), size(tx)));
         Ok(())
@@ -208,7 +318,15 @@ impl Compaction for FakeCompaction {
 
 /// A controller of fakes, and what they are told.
 pub(crate) fn controller() -> (Controller, Told) {
-    let launcher = FakeLauncher::default();
+    controller_with(FakeLauncher::default())
+}
+
+/// One whose guest has wedged its devices.
+pub(crate) fn wedged_controller() -> (Controller, Told) {
+    controller_with(FakeLauncher { is_wedged: true, ..FakeLauncher::default() })
+}
+
+fn controller_with(launcher: FakeLauncher) -> (Controller, Told) {
     let told = Arc::clone(&launcher.told);
     let exit = Arc::new(ExitSlot::default());
     (Controller::new("vm7".to_owned(), Arc::new(launcher), Logger::new("vm7"), exit), told)

@@ -41,6 +41,11 @@ impl Fault {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
+    /// Something does not come in time; the same call may be made again.
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into() }
+    }
+
     /// The fault is ours.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() }
@@ -49,7 +54,10 @@ impl Fault {
 
 impl From<ControlError> for Fault {
     fn from(error: ControlError) -> Self {
-        Self::bad_request(sentence(&error))
+        match error {
+            ControlError::NotPaused { .. } => Self::unavailable(sentence(&error)),
+            _ => Self::bad_request(sentence(&error)),
+        }
     }
 }
 

@@ -5,12 +5,16 @@
 use std::{
     io,
     os::unix::net::UnixListener as StdListener,
-    sync::{Arc, Mutex},
+    sync::Arc,
     thread::{Builder, JoinHandle},
     time::Duration,
 };
 
-use tokio::{net::UnixListener, runtime::Runtime, sync::oneshot};
+use tokio::{
+    net::UnixListener,
+    runtime::Runtime,
+    sync::{Mutex, oneshot},
+};
 
 use super::{connections::Bounded, controller::Controller, errands::Errands, routes};
 use crate::socket::{ListeningSocket, SocketFile};

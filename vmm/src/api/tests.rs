@@ -4,20 +4,24 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::{
     client::{Client, ClientError},
+    controller::Controller,
     fake,
     server::ApiServer,
     types::{InstanceInfo, InstanceState},
 };
 use crate::socket::{ListeningSocket, SocketMode};
+
+mod wedged;
 
 /// Longest wait for something that is about to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,9 +34,12 @@ struct Served {
 }
 
 fn serve() -> Served {
+    serve_controller(fake::controller())
+}
+
+fn serve_controller((controller, told): (Controller, fake::Told)) -> Served {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("api.sock");
-    let (controller, told) = fake::controller();
     let socket = ListeningSocket::bind(&path, SocketMode::OWNER).expect("binds");
     let server = ApiServer::spawn(socket, Arc::new(Mutex::new(controller))).expect("serves");
     Served { dir, path, told, _server: server }

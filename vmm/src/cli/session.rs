@@ -6,13 +6,10 @@
 //!
 //! The socket is made first: clients may connect at once, and are served when the API runs.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use tokio::sync::Mutex;
 
 use super::{Outcome, output, signals};
 use crate::{
@@ -68,7 +65,7 @@ impl Session<'_> {
         let reason = wait(&exit, &controller);
         drop(server);
         tracing::info!("The end: {reason}");
-        warn(lock(&controller).shut_down());
+        warn(controller.blocking_lock().shut_down());
         Ok(output::ended(&reason, self.json))
     }
 }
@@ -79,13 +76,8 @@ fn wait(exit: &ExitSlot, controller: &Mutex<Controller>) -> Exit {
         if let Some(reason) = exit.wait_timeout(METRICS_PERIOD) {
             return reason;
         }
-        warn(lock(controller).flush_metrics());
+        warn(controller.blocking_lock().flush_metrics());
     }
-}
-
-fn lock(controller: &Mutex<Controller>) -> MutexGuard<'_, Controller> {
-    // The controller is whole between its steps; a call that panicked must not keep the guest up.
-    controller.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn warn(result: Result<(), ControlError>) {

@@ -23,7 +23,7 @@ use super::exit::{Exit, ExitSlot};
 use super::kvm::{self, Vm};
 use super::memory::guest_memory;
 use super::platform::{Networks, Platform, PlatformMetrics};
-use super::vcpu::{State, Surroundings, Vcpus};
+use super::vcpu::{Surroundings, Vcpus};
 use crate::api::control::{ActionError, Compaction, LaunchError, Launcher, RunningVm};
 use crate::api::types::{GuestStats, HintingStatus};
 use crate::arch::acpi::{self, Hardware};
@@ -32,7 +32,7 @@ use crate::arch::kernel::{self, BootSource};
 use crate::arch::{layout, rom};
 use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{ConsoleOutput, GuestEnd, I8042, Power};
-use crate::devices::virtio::balloon::{Balloon, BalloonError};
+use crate::devices::virtio::balloon::{BalloonControl, BalloonError};
 use crate::devices::virtio::lock;
 use crate::link::LinkMetrics;
 
@@ -50,7 +50,7 @@ pub struct Machine {
     _reclaim: EventLoop,
     console: ConsoleOutput,
     _terminal: Option<RawMode>,
-    balloon: Option<Arc<Mutex<Balloon>>>,
+    balloon: Option<Arc<BalloonControl>>,
     networks: Networks,
     /// What the swap link did.
     link: Option<Arc<LinkMetrics>>,
@@ -175,12 +175,10 @@ impl Machine {
         })
     }
 
-    fn balloon(&self) -> Result<std::sync::MutexGuard<'_, Balloon>, ActionError> {
-        let balloon = self
-            .balloon
-            .as_ref()
-            .ok_or_else(|| ActionError::new("This guest has no balloon; configure one before it starts."))?;
-        Ok(lock(balloon))
+    fn balloon(&self) -> Result<&BalloonControl, ActionError> {
+        self.balloon
+            .as_deref()
+            .ok_or_else(|| ActionError::new("This guest has no balloon; configure one before it starts."))
     }
 }
 
@@ -198,18 +196,16 @@ fn reason(end: GuestEnd) -> Exit {
 }
 
 impl RunningVm for Machine {
-    fn pause(&mut self) -> Result<(), ActionError> {
-        self.vcpus.pause();
-        Ok(())
+    fn pause(&mut self, limit: Duration) -> usize {
+        self.vcpus.pause(limit)
     }
 
-    fn resume(&mut self) -> Result<(), ActionError> {
+    fn resume(&mut self) {
         self.vcpus.resume();
-        Ok(())
     }
 
     fn is_paused(&self) -> bool {
-        self.vcpus.state() == State::Paused
+        self.vcpus.is_paused()
     }
 
     fn set_balloon(&mut self, amount: Mib) -> Result<(), ActionError> {
@@ -244,7 +240,7 @@ impl RunningVm for Machine {
     fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
         let unknown = || ActionError::new(format!("The guest has no network interface \"{iface_id}\"."));
         let network = self.networks.get(iface_id).ok_or_else(unknown)?;
-        lock(network).set_limits(rx.limits(), tx.limits());
+        network.set_limits(rx.limits(), tx.limits());
         Ok(())
     }
 

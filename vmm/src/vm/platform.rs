@@ -24,9 +24,9 @@ use crate::api::control::LaunchError;
 use crate::arch::layout::{self, MmioSlot};
 use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{AcpiPm, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
-use crate::devices::virtio::balloon::{self, Balloon};
+use crate::devices::virtio::balloon::{self, Balloon, BalloonControl};
 use crate::devices::virtio::blk::{BlockBackend, BlockDevice, CacheType};
-use crate::devices::virtio::net::{Net, NetBackend, NetConfig, Tap};
+use crate::devices::virtio::net::{Net, NetBackend, NetConfig, NetControl, Tap};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::{GuestRam, SharedDevice};
@@ -36,8 +36,8 @@ use crate::swap::SwapLink;
 /// Name of the swap link's card. No interface of an operator's can have it, since theirs have no hyphen.
 const SWAP: &str = "swap-link";
 
-/// Network cards, by name.
-pub(super) type Networks = HashMap<String, Arc<Mutex<Net>>>;
+/// The operator's side of network cards, by name.
+pub(super) type Networks = HashMap<String, Arc<NetControl>>;
 
 type Metrics = Box<dyn Fn() -> Value + Send>;
 
@@ -51,8 +51,9 @@ pub(super) struct Platform {
     /// that one of the first that waits for memory holds up none of the others.
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) reclaimers: Vec<Subscriber>,
-    pub(super) balloon: Option<Arc<Mutex<Balloon>>>,
-    /// The network cards, by `iface_id`.
+    /// The operator's side of the balloon.
+    pub(super) balloon: Option<Arc<BalloonControl>>,
+    /// That of the network cards, by `iface_id`.
     pub(super) networks: Networks,
     /// What the swap link did, if there is one.
     pub(super) link: Option<Arc<LinkMetrics>>,
@@ -168,9 +169,8 @@ impl Platform {
         let device = Net::new(config, backend).map_err(LaunchError::new)?;
         let name = format!("net_{id}");
         self.metrics.add(name.clone(), device.metrics());
-        let device = Arc::new(Mutex::new(device));
-        self.networks.insert(id.to_owned(), Arc::clone(&device));
-        self.add_virtio(&name, device, vm, ram)
+        self.networks.insert(id.to_owned(), Arc::clone(device.control()));
+        self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)
     }
 
     fn add_balloon(
@@ -192,9 +192,8 @@ impl Platform {
         };
         let device = Balloon::new(options, Arc::clone(memory)).map_err(LaunchError::new)?;
         self.metrics.add("balloon".to_owned(), device.metrics());
-        let device = Arc::new(Mutex::new(device));
-        self.balloon = Some(Arc::clone(&device));
-        let balloon = self.add_virtio("balloon", device, vm, ram)?;
+        self.balloon = Some(Arc::clone(device.control()));
+        let balloon = self.add_virtio("balloon", Arc::new(Mutex::new(device)), vm, ram)?;
         self.reclaimers.push(balloon);
         Ok(())
     }

@@ -6,6 +6,7 @@
 //!      │                     │  guest ends: sink is told
 //!      └───────── end ───────┴──────────▶ Ending ─▶ thread returns
 //! ```
+//! A CPU that waits for a device or for memory acknowledges nothing meanwhile, so whoever pauses waits so long at the most.
 //! The wish is one value under a lock; each thread looks at it before every entry into the guest. A
 //! kick is a signal whose handler sets `immediate_exit` of that thread's CPU, so a kick that arrives
 //! between the look and the entry still counts. An entry may take long where the memory service has
@@ -16,6 +17,7 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use thiserror::Error;
@@ -103,6 +105,13 @@ struct Wish {
     out: usize,
 }
 
+impl Wish {
+    /// How many of so many CPUs are to pause, and have not.
+    fn waits_for(&self, cpus: usize) -> usize {
+        if self.state == State::Paused { cpus.saturating_sub(self.out) } else { 0 }
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Wish> {
         self.wish.lock().unwrap_or_else(PoisonError::into_inner)
@@ -110,6 +119,38 @@ impl Shared {
 
     fn wait<'a>(&self, wish: MutexGuard<'a, Wish>) -> MutexGuard<'a, Wish> {
         self.changed.wait(wish).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stands still until something else is wished.
+    fn stand_still(&self) -> State {
+        let mut wish = self.lock();
+        wish.out += 1;
+        self.changed.notify_all();
+        while wish.state == State::Paused {
+            wish = self.wait(wish);
+        }
+        wish.out -= 1;
+        wish.state
+    }
+
+    fn resume(&self) {
+        let mut wish = self.lock();
+        if wish.state == State::Paused {
+            wish.state = State::Running;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Wishes that all `cpus` pause, kicks them, and waits until they have, at most this long. How many have not:
+    /// each of those waits for a device or for memory.
+    fn pause(&self, cpus: usize, kick: impl FnOnce(), limit: Duration) -> usize {
+        let mut wish = self.lock();
+        if wish.state == State::Running {
+            wish.state = State::Paused;
+        }
+        kick();
+        let waited = self.changed.wait_timeout_while(wish, limit, |wish| wish.waits_for(cpus) > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.waits_for(cpus)
     }
 }
 
@@ -154,28 +195,19 @@ impl Vcpus {
 
     /// Lets all CPUs run.
     pub fn resume(&self) {
-        let mut wish = self.shared.lock();
-        if wish.state == State::Paused {
-            wish.state = State::Running;
-            self.shared.changed.notify_all();
-        }
+        self.shared.resume();
     }
 
-    /// Stops all CPUs; returns when none is in the guest.
-    pub fn pause(&self) {
-        let mut wish = self.shared.lock();
-        if wish.state == State::Running {
-            wish.state = State::Paused;
-        }
-        self.kick();
-        while wish.state == State::Paused && wish.out < self.threads.len() {
-            wish = self.shared.wait(wish);
-        }
+    /// Stops all CPUs; returns when none is in the guest, or after this time. How many there are still: they stop
+    /// as soon as they can, or go on at [`Self::resume`].
+    pub fn pause(&self, limit: Duration) -> usize {
+        self.shared.pause(self.threads.len(), || self.kick(), limit)
     }
 
-    /// What the CPUs are to do.
-    pub fn state(&self) -> State {
-        self.shared.lock().state
+    /// Whether all CPUs stand still.
+    pub fn is_paused(&self) -> bool {
+        let wish = self.shared.lock();
+        wish.state == State::Paused && wish.waits_for(self.threads.len()) == 0
     }
 
     /// Ends all CPUs and waits for their threads. Called by drop; not to be called from a CPU's
@@ -262,7 +294,7 @@ impl Vcpu {
         loop {
             state = match state {
                 State::Running => self.running(),
-                State::Paused => self.paused(),
+                State::Paused => self.shared.stand_still(),
                 State::Ending => break,
             };
         }
@@ -282,18 +314,6 @@ impl Vcpu {
             while self.enter() == Next::Enter {}
             self.fd.set_kvm_immediate_exit(0);
         }
-    }
-
-    /// Stands still until something else is wished.
-    fn paused(&mut self) -> State {
-        let mut wish = self.shared.lock();
-        wish.out += 1;
-        self.shared.changed.notify_all();
-        while wish.state == State::Paused {
-            wish = self.shared.wait(wish);
-        }
-        wish.out -= 1;
-        wish.state
     }
 
     /// Enters the guest once and does what it left for.
@@ -397,4 +417,42 @@ enum Next {
     Enter,
     /// Look at the wish first.
     Look,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_cpu_that_waits_for_a_device_does_not_keep_who_pauses() {
+        let wish = Mutex::new(Wish { state: State::Running, out: 0 });
+        let shared = Shared { wish, changed: Condvar::new() };
+        let (shared, (went_on, goes_on)) = (&shared, channel());
+        let ((kicked, kick), (device, served)) = (channel(), channel::<()>());
+        thread::scope(|scope| {
+            let cpu = went_on.clone();
+            scope.spawn(move || {
+                kick.recv().expect("a kick");
+                cpu.send(shared.stand_still()).expect("heard");
+            });
+            assert_eq!(shared.pause(2, || kicked.send(()).expect("heard"), Duration::from_millis(50)), 1);
+            // It can also take its time.
+            scope.spawn(move || {
+                served.recv().expect("the device is there again");
+                went_on.send(shared.stand_still()).expect("heard");
+            });
+            assert_eq!(shared.pause(2, || (), Duration::ZERO), 1);
+            device.send(()).expect("heard");
+            assert_eq!(shared.pause(2, || (), PATIENCE), 0);
+            shared.resume();
+            for _ in 0..2 {
+                assert_eq!(goes_on.recv_timeout(PATIENCE), Ok(State::Running));
+            }
+        });
+        assert_eq!(shared.lock().out, 0);
+    }
 }

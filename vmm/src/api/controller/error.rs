@@ -61,6 +61,15 @@ pub enum ControlError {
         /// Size of guest memory.
         memory: Mib,
     },
+    /// The guest did not pause.
+    #[error(
+        "The guest could not be paused: {cpus} of its vCPUs did not leave it in time, because they wait for a device or \
+         for memory. It runs on. Wait, or give it memory, and try again."
+    )]
+    NotPaused {
+        /// How many have not left it.
+        cpus: usize,
+    },
     /// The metrics file cannot be written.
     #[error("Metrics cannot be written")]
     Metrics(#[from] std::io::Error),

@@ -9,6 +9,7 @@ use crate::api::{
     types::{BalloonStatsUpdate, BalloonUpdate, HintingStart},
 };
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const AFTER: &str = "The requested operation is not supported after starting the microVM.";
 const BEFORE: &str = "The requested operation is not supported before starting the microVM.";
 
@@ -34,7 +35,8 @@ fn refused<T>(result: Result<T, ControlError>) -> String {
 fn nothing_of_a_running_guest_can_be_had_before_the_start() {
     let (mut controller, _) = fake::controller();
     assert_eq!(controller.info().state, InstanceState::NotStarted);
-    assert_eq!(refused(controller.set_state(WantedState::Paused)), BEFORE);
+    assert_eq!(refused(controller.pause(PATIENCE)), BEFORE);
+    assert_eq!(refused(controller.resume()), BEFORE);
     assert_eq!(refused(controller.act(ActionType::FlushMetrics)), BEFORE);
     assert_eq!(refused(controller.act(ActionType::SendCtrlAltDel)), BEFORE);
     assert_eq!(refused(controller.memory()), BEFORE);
@@ -89,14 +91,14 @@ fn nothing_is_configured_after_the_start() {
 fn a_guest_starts_pauses_goes_on_and_ends() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (mut controller, told) = started(dir.path(), json!(null));
-    for (wanted, state) in [
-        (WantedState::Paused, InstanceState::Paused),
-        (WantedState::Paused, InstanceState::Paused),
-        (WantedState::Resumed, InstanceState::Running),
-    ] {
-        controller.set_state(wanted).expect("obeys");
-        assert_eq!(controller.info().state, state);
+    for _ in 0..2 {
+        assert!(controller.pause(PATIENCE).expect("obeys"));
+        assert_eq!(controller.info().state, InstanceState::Paused);
     }
+    controller.give_up_pause().expect("it is paused");
+    assert_eq!(controller.info().state, InstanceState::Paused);
+    controller.resume().expect("obeys");
+    assert_eq!(controller.info().state, InstanceState::Running);
     controller.act(ActionType::SendCtrlAltDel).expect("obeys");
     controller.shut_down().expect("ends");
     assert_eq!(*told.lock().expect("lock"), ["launch vm7", "ctrl-alt-del", "drop"]);

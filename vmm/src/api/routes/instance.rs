@@ -1,5 +1,7 @@
 //! The guest as a whole: what it is, start, pause.
 
+use std::time::{Duration, Instant};
+
 use axum::{
     Json,
     extract::State,
@@ -7,16 +9,19 @@ use axum::{
     response::IntoResponse,
 };
 
-use super::{Api, Refusal, extract::Checked};
+use super::{Api, PATIENCE, Refusal, extract::Checked, failed_inside};
 use crate::{
     api::{
         controller::VERSION,
         fault::Fault,
         openapi,
-        types::{Action, InstanceInfo, Version, VmUpdate},
+        types::{Action, InstanceInfo, Version, VmUpdate, WantedState},
     },
     vm::config::VmConfig,
 };
+
+/// How long a call that pauses the guest has the controller at a time.
+const PAUSE_STEP: Duration = Duration::from_millis(20);
 
 /// What this process is and what its guest is doing.
 #[utoipa::path(get, path = "/", tag = "instance", responses((status = 200, body = InstanceInfo), Refusal))]
@@ -30,13 +35,37 @@ pub(super) async fn version() -> Json<Version> {
     Json(Version { firecracker_version: VERSION.to_owned() })
 }
 
-/// Stop the guest's vCPUs or let them go on. Only after the start.
+/// Stop the guest's vCPUs or let them go on. Only after the start. A vCPU that waits for a device or for memory cannot be
+/// stopped: if that lasts for most of a second, the answer is 503, and all of them run on.
 #[utoipa::path(patch, path = "/vm", tag = "instance", request_body = VmUpdate, responses((status = 204, description = "Done"), Refusal))]
 pub(super) async fn set_state(
     State(api): State<Api>,
     Checked(update): Checked<VmUpdate>,
 ) -> Result<StatusCode, Fault> {
-    api.change(move |controller| controller.set_state(update.state)).await
+    match update.state {
+        WantedState::Resumed => api.change(|controller| controller.resume()).await,
+        // To its end, though the client may hang up meanwhile: the guest is not to stay half paused.
+        WantedState::Paused => tokio::spawn(pause(api)).await.map_err(failed_inside)?,
+    }
+}
+
+/// Waits for the guest to pause, step by step, so that other calls are answered meanwhile. If it does not, it goes on.
+async fn pause(api: Api) -> Result<StatusCode, Fault> {
+    let since = Instant::now();
+    let mut turn = api.turn().await?;
+    loop {
+        let Json(is_paused) = Api::take(turn, |controller| controller.pause(PAUSE_STEP)).await?;
+        if is_paused {
+            return Ok(StatusCode::NO_CONTENT);
+        }
+        // Those who wait for their turn come first. However long that takes: a pause that was begun has to be ended.
+        turn = api.controller.clone().lock_owned().await;
+        if since.elapsed() >= PATIENCE {
+            return Api::take(turn, |controller| controller.give_up_pause())
+                .await
+                .map(|Json(())| StatusCode::NO_CONTENT);
+        }
+    }
 }
 
 /// The whole configuration.

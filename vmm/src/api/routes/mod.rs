@@ -10,7 +10,7 @@ mod memory;
 mod outputs;
 mod swap;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -18,7 +18,11 @@ use axum::{
     middleware,
     routing::{get, patch, put},
 };
-use tokio::task::JoinError;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::JoinError,
+    time::timeout,
+};
 use utoipa::OpenApi;
 
 use super::{
@@ -27,6 +31,9 @@ use super::{
     fault::Fault,
     types::FaultMessage,
 };
+
+/// How long a call waits for what does not come, before it is refused.
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// What handlers hold.
 #[derive(Clone)]
@@ -42,20 +49,38 @@ enum Refusal {
     /// The request is wrong, or comes in the wrong phase; the body says why.
     #[response(status = 400)]
     BadRequest(FaultMessage),
+    /// What the call waits for does not come within a second; the body says what that is. The call changed nothing and
+    /// may be made again.
+    #[response(status = 503)]
+    Unavailable(FaultMessage),
 }
 
 impl Api {
-    /// Calls the controller on a thread that may block, and answers with what it says.
+    /// Calls the controller on a thread that may block, and answers with what it says. Refuses the call if another
+    /// one has the controller for too long: none waits for a device there, but starting a guest may take long.
     async fn get<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut Controller) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<Json<T>, Fault> {
-        let controller = Arc::clone(&self.controller);
-        let called = tokio::task::spawn_blocking(move || {
-            // The controller is whole between its steps; a panic in one call does not end the API.
-            let mut controller = controller.lock().unwrap_or_else(PoisonError::into_inner);
-            call(&mut controller)
-        });
+        Self::take(self.turn().await?, call).await
+    }
+
+    /// The controller, when all calls before have had it.
+    async fn turn(&self) -> Result<OwnedMutexGuard<Controller>, Fault> {
+        timeout(PATIENCE, Arc::clone(&self.controller).lock_owned()).await.map_err(|_| {
+            Fault::unavailable(
+                "Another call is still at work, such as the start of the guest: wait for its answer, then try again.",
+            )
+        })
+    }
+
+    /// One turn of the controller.
+    async fn take<T: Send + 'static>(
+        mut turn: OwnedMutexGuard<Controller>,
+        call: impl FnOnce(&mut Controller) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<Json<T>, Fault> {
+        // The controller is whole between its steps; a panic in one call does not end the API.
+        let called = tokio::task::spawn_blocking(move || call(&mut turn));
         Ok(Json(called.await.map_err(failed_inside)??))
     }
 

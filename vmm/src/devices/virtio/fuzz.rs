@@ -156,11 +156,10 @@ proptest! {
             free_page_reporting: true,
         };
         let balloon = Balloon::new(config, Anything).expect("balloon");
-        let offered = balloon.features();
-        let balloon = Arc::new(Mutex::new(balloon));
+        let (offered, control) = (balloon.features(), Arc::clone(balloon.control()));
         // Refused while no driver is there; otherwise command ids come into the guest's range.
-        let operator = || { let _ = lock(&balloon).hinting_start(true); };
-        torment(balloon.clone(), offered, 5, acts, operator);
+        let operator = || { let _ = control.hinting_start(true); };
+        torment(Arc::new(Mutex::new(balloon)), offered, 5, acts, operator);
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //!   transport/core   states, negotiation ─▶ device     what every device does
 //!        │                                     │
 //!   interrupt, seen  status and irq         queue      one ring: chains out, used entries in
-//!                                              │
-//!                                  balloon/  blk/  net/  rng/   a room for each device
+//!        │                                     │
+//!   face             what the API asks and sees    balloon/  blk/  net/  rng/   a room for each device
 //! ```
 //!
 //! What the guest writes is checked where it enters. A request that makes no sense is counted and
@@ -17,6 +17,7 @@ mod active;
 pub mod balloon;
 pub mod blk;
 mod device;
+mod face;
 mod interrupt;
 mod metrics;
 pub mod net;

@@ -1,4 +1,4 @@
-//! The balloon: its queues served for the driver, its target and commands set by the operator.
+//! The balloon: its queues served for the driver, as the operator asks through its [`BalloonControl`].
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,21 +11,21 @@ use vm_memory::Bytes;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::config::ConfigSpace;
-use super::hinting::Hinting;
+use super::control::BalloonControl;
 use super::pfns::PfnBuffer;
 use super::queues::{Role, roles};
 use super::ranges::RangeSink;
 use super::stats::StatsQueue;
-use super::{
-    BalloonBackend, BalloonError, BalloonMetrics, GuestStats, HintingStatus, PAGES_PER_MIB, feature,
-};
+use super::{BalloonBackend, BalloonError, BalloonMetrics, GuestStats, feature};
 use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::{
     ActivateError, Active, Completion, ConfigBytes, DeviceKind, OwnEvent, VirtioDevice, Work,
 };
 
-/// The only event of its own: time to ask for statistics.
+/// Time to ask for statistics.
 const POLL: u16 = 0;
+/// The operator asks for something.
+const ASKED: u16 = 1;
 
 /// How the operator wants the balloon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +47,11 @@ pub struct BalloonConfig {
 /// One balloon.
 pub struct Balloon {
     config: BalloonConfig,
+    control: Arc<BalloonControl>,
+    /// What the driver writes; the rest is filled in when it is shown.
     space: ConfigSpace,
-    hinting: Hinting,
+    /// What the driver was told last, and the interval that the timer has.
+    told: (ConfigSpace, u16),
     stats: StatsQueue,
     timer: TimerFd,
     active: Option<Active>,
@@ -64,10 +67,13 @@ impl Balloon {
         config: BalloonConfig,
         backend: impl BalloonBackend + 'static,
     ) -> Result<Self, NewBalloonError> {
+        let control = BalloonControl::new(&config)?;
+        let told = ConfigSpace { num_pages: control.target_pages(), ..ConfigSpace::default() };
         Ok(Self {
-            space: ConfigSpace { num_pages: pages(config, config.amount_mib)?, ..Default::default() },
+            control: Arc::new(control),
+            space: ConfigSpace::default(),
+            told: (told, config.stats_polling_interval_s),
             config,
-            hinting: Hinting::default(),
             stats: StatsQueue::new(),
             timer: TimerFd::new().map_err(io::Error::from)?,
             active: None,
@@ -77,9 +83,9 @@ impl Balloon {
         })
     }
 
-    /// Its configuration as it is now.
-    pub fn config(&self) -> BalloonConfig {
-        self.config
+    /// The operator's side of it.
+    pub fn control(&self) -> &Arc<BalloonControl> {
+        &self.control
     }
 
     /// Its counters.
@@ -87,95 +93,45 @@ impl Balloon {
         &self.metrics
     }
 
-    /// The size to reach, in pages of 4 KiB.
-    pub fn target_pages(&self) -> u32 {
-        self.space.num_pages
-    }
-
     /// The size that the guest says it has reached, in pages of 4 KiB.
     pub fn actual_pages(&self) -> u32 {
         self.space.actual
     }
 
-    /// Sets the size to reach, in MiB, and tells the driver.
-    pub fn set_target_mib(&mut self, amount_mib: u32) -> Result<(), BalloonError> {
-        self.space.num_pages = pages(self.config, amount_mib)?;
-        self.config.amount_mib = amount_mib;
-        self.tell_driver();
-        Ok(())
-    }
-
-    /// What the guest said last of its memory.
-    pub fn stats(&self) -> Result<GuestStats, BalloonError> {
-        if self.config.stats_polling_interval_s == 0 {
-            return Err(BalloonError::StatsOff);
-        }
-        Ok(self.stats.latest())
-    }
-
-    /// Sets the time between statistics, in seconds. It cannot become 0, nor stop being 0.
-    pub fn set_stats_interval(&mut self, seconds: u16) -> Result<(), BalloonError> {
-        match (self.config.stats_polling_interval_s, seconds) {
-            (0, 0) => return Ok(()),
-            (0, _) => return Err(BalloonError::StatsOff),
-            (_, 0) => return Err(BalloonError::StatsStayOn),
-            _ => self.config.stats_polling_interval_s = seconds,
-        }
-        self.arm_timer();
-        Ok(())
-    }
-
-    /// Has the guest hint its free pages. With `acknowledge_on_stop` it gets them back as soon as it
-    /// has named all, else at [`Self::hinting_stop`].
-    pub fn hinting_start(&mut self, acknowledge_on_stop: bool) -> Result<(), BalloonError> {
-        self.hinting_driven()?;
-        self.hinting.start(acknowledge_on_stop);
-        self.publish_hinting();
-        Ok(())
-    }
-
-    /// Ends hinting; the guest gets its pages back.
-    pub fn hinting_stop(&mut self) -> Result<(), BalloonError> {
-        self.hinting_driven()?;
-        self.hinting.stop();
-        self.publish_hinting();
-        Ok(())
-    }
-
-    /// Where hinting stands.
-    pub fn hinting_status(&self) -> Result<HintingStatus, BalloonError> {
-        if !self.config.free_page_hinting {
-            return Err(BalloonError::HintingOff);
-        }
-        Ok(self.hinting.status())
-    }
-
-    /// The guest may be commanded to hint only while its driver is there and knows how.
-    fn hinting_driven(&self) -> Result<(), BalloonError> {
-        if !self.config.free_page_hinting {
-            return Err(BalloonError::HintingOff);
-        }
-        match &self.active {
-            Some(active) if active.has(feature::FREE_PAGE_HINT) => Ok(()),
-            _ => Err(BalloonError::HintingNotDriven),
+    /// Configuration space as it is now.
+    fn space(&self) -> ConfigSpace {
+        let asked = self.control.lock();
+        ConfigSpace {
+            num_pages: asked.target_pages,
+            hint_command: asked.hinting.status().host_cmd,
+            ..self.space
         }
     }
 
-    fn publish_hinting(&mut self) {
-        self.space.hint_command = self.hinting.status().host_cmd;
-        self.tell_driver();
+    /// Does what the operator asked for since the last time.
+    fn do_as_asked(&mut self) {
+        let interval = self.control.lock().stats_interval_s;
+        if interval != self.told.1 {
+            self.told.1 = interval;
+            self.arm_timer();
+        }
+        let (space, before) = (self.space(), self.told.0);
+        if (space.num_pages, space.hint_command) != (before.num_pages, before.hint_command) {
+            self.tell_driver(space);
+        }
     }
 
-    fn tell_driver(&self) {
+    fn tell_driver(&mut self, space: ConfigSpace) {
+        self.told.0 = space;
         if let Some(active) = &self.active {
-            active.interrupt.config_changed(&self.config_space());
+            active.interrupt.config_changed(&config_bytes(space.bytes()));
         }
     }
 
-    /// Sets the timer for the configured interval, or stops it while no driver fills the queue.
+    /// Sets the timer for the interval that is asked for, or stops it while no driver fills the queue.
     fn arm_timer(&mut self) {
         let driven = self.active.as_ref().is_some_and(|active| active.has(feature::STATS_VQ));
-        let interval = Duration::from_secs(self.config.stats_polling_interval_s.into());
+        let interval = Duration::from_secs(self.told.1.into());
         let set = if driven && !interval.is_zero() {
             self.timer.reset(interval, Some(interval))
         } else {
@@ -206,10 +162,16 @@ impl Balloon {
     }
 
     fn process_stats(&mut self, index: usize) -> Work {
-        let Self { active: Some(active), stats, metrics, .. } = self else {
+        let Self { active: Some(active), stats, control, metrics, .. } = self else {
             return Work::Done;
         };
-        active.serve(index, |memory, chain| stats.receive(memory, chain, metrics))
+        active.serve(index, |memory, chain| {
+            let (fresh, completion) = stats.receive(memory, chain, metrics);
+            if let Some(fresh) = fresh {
+                control.lock().stats = fresh;
+            }
+            completion
+        })
     }
 
     fn process_reports(&mut self, index: usize) -> Work {
@@ -227,7 +189,7 @@ impl Balloon {
     }
 
     fn process_hints(&mut self, index: usize) -> Work {
-        let Self { active: Some(active), space, backend, metrics, hinting, .. } = self else {
+        let Self { active: Some(active), space, backend, metrics, control, .. } = self else {
             return Work::Done;
         };
         let sink = RangeSink { keep: keeps_poison(active, space), backend: backend.as_ref(), metrics };
@@ -237,11 +199,11 @@ impl Balloon {
                 if !buffer.is_write_only() {
                     match memory.read_obj::<[u8; 4]>(buffer.addr()) {
                         Ok(id) if buffer.len() == 4 => {
-                            changed |= hinting.guest_command(u32::from_le_bytes(id));
+                            changed |= control.lock().hinting.guest_command(u32::from_le_bytes(id));
                         }
                         _ => metrics.bad_commands.inc(),
                     }
-                } else if hinting.accepts() {
+                } else if control.lock().hinting.accepts() {
                     metrics.hinted_ranges.inc();
                     sink.free(buffer, &metrics.hinted_pages);
                 } else {
@@ -251,7 +213,7 @@ impl Balloon {
             Completion::Used(0)
         });
         if changed {
-            self.publish_hinting();
+            self.tell_driver(self.space());
         }
         work
     }
@@ -290,7 +252,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn config_space(&self) -> ConfigBytes {
-        config_bytes(self.space.bytes())
+        config_bytes(self.space().bytes())
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -300,6 +262,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn activate(&mut self, active: Active) -> Result<(), ActivateError> {
+        self.control.lock().driven = active.features;
         self.active = Some(active);
         self.arm_timer();
         Ok(())
@@ -319,10 +282,17 @@ impl VirtioDevice for Balloon {
     }
 
     fn own_events(&self) -> Vec<OwnEvent> {
-        vec![OwnEvent { fd: self.timer.as_raw_fd(), token: POLL }]
+        vec![
+            OwnEvent { fd: self.timer.as_raw_fd(), token: POLL },
+            OwnEvent { fd: self.control.event(), token: ASKED },
+        ]
     }
 
-    fn process_event(&mut self, _token: u16) -> Option<usize> {
+    fn process_event(&mut self, token: u16) -> Option<usize> {
+        if token == ASKED {
+            self.do_as_asked();
+            return None;
+        }
         // Setting the timer anew takes the event away without a read that might block.
         self.arm_timer();
         if let Some(active) = &mut self.active
@@ -346,21 +316,15 @@ impl VirtioDevice for Balloon {
         }
         self.arm_timer();
         self.stats.reset();
-        self.hinting.reset();
-        self.space = ConfigSpace { num_pages: self.space.num_pages, ..Default::default() };
+        self.space = ConfigSpace::default();
+        let mut shared = self.control.lock();
+        shared.driven = 0;
+        shared.stats = GuestStats::default();
+        shared.hinting.reset();
     }
 }
 
 /// Whether free pages have to keep what they hold.
 fn keeps_poison(active: &Active, space: &ConfigSpace) -> bool {
     active.has(feature::PAGE_POISON) && space.poison != 0
-}
-
-/// A size in pages, if the guest has as much.
-fn pages(config: BalloonConfig, mib: u32) -> Result<u32, BalloonError> {
-    let too_large = BalloonError::TooLarge { asked: mib, ram: config.ram_mib };
-    if mib > config.ram_mib {
-        return Err(too_large);
-    }
-    mib.checked_mul(PAGES_PER_MIB).ok_or(too_large)
 }

@@ -11,11 +11,12 @@
 //! ```
 //!
 //! The last three exist only where their feature is acknowledged, and queues are numbered without
-//! gaps: see `queues`. What a guest gives up goes to [`BalloonBackend`], which keeps the ledger;
+//! gaps: see `queues`. The operator asks through [`BalloonControl`], without the device's lock. What a guest gives up goes to [`BalloonBackend`], which keeps the ledger;
 //! nothing that the guest says about sizes is believed here.
 
 mod backend;
 mod config;
+mod control;
 mod device;
 mod error;
 mod hinting;
@@ -26,6 +27,7 @@ mod ranges;
 mod stats;
 
 pub use backend::BalloonBackend;
+pub use control::BalloonControl;
 pub use device::{Balloon, BalloonConfig, NewBalloonError};
 pub use error::BalloonError;
 pub use hinting::HintingStatus;

@@ -96,50 +96,41 @@ impl GuestStats {
     }
 }
 
-/// The newest statistics and the buffers that wait for the next poll.
+/// The buffers that wait for the next poll.
 #[derive(Debug)]
 pub(super) struct StatsQueue {
-    latest: GuestStats,
     held: Vec<u16>,
     bytes: Box<[u8; ENTRY * MAX_ENTRIES]>,
 }
 
 impl StatsQueue {
     pub(super) fn new() -> Self {
-        Self {
-            latest: GuestStats::default(),
-            held: Vec::with_capacity(MAX_HELD),
-            bytes: Box::new([0; ENTRY * MAX_ENTRIES]),
-        }
+        Self { held: Vec::with_capacity(MAX_HELD), bytes: Box::new([0; ENTRY * MAX_ENTRIES]) }
     }
 
-    pub(super) fn latest(&self) -> GuestStats {
-        self.latest
-    }
-
-    /// Reads a chain of statistics and keeps it.
+    /// Reads a chain of statistics and keeps it. What it said, if it said anything.
     pub(super) fn receive(
         &mut self,
         memory: &GuestRam,
         chain: Chain<'_>,
         metrics: &BalloonMetrics,
-    ) -> Completion {
+    ) -> (Option<GuestStats>, Completion) {
         let mut fresh = GuestStats::default();
         for buffer in chain.buffers {
             self.read(memory, buffer, &mut fresh, metrics);
         }
-        if fresh != GuestStats::default() {
-            self.latest = fresh;
+        let fresh = (fresh != GuestStats::default()).then_some(fresh);
+        if fresh.is_some() {
             metrics.stats_updates.inc();
         }
         if !self.held.is_empty() {
             metrics.bad_stats_buffers.inc();
         }
         if self.held.len() == MAX_HELD {
-            return Completion::Used(0);
+            return (fresh, Completion::Used(0));
         }
         self.held.push(chain.head);
-        Completion::Held
+        (fresh, Completion::Held)
     }
 
     /// The buffers to give back, so that the driver fills them anew.
@@ -150,7 +141,6 @@ impl StatsQueue {
     /// The driver is gone, and its buffers with it.
     pub(super) fn reset(&mut self) {
         self.held.clear();
-        self.latest = GuestStats::default();
     }
 
     fn read(

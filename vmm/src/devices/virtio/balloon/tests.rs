@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use memsvc::{Gfn, Outcome};
 
-use super::{Balloon, BalloonBackend, BalloonConfig, BalloonError, BalloonMetrics, feature};
+use super::{Balloon, BalloonBackend, BalloonConfig, BalloonControl, BalloonError, BalloonMetrics, feature};
 use crate::devices::virtio::lock;
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, V1};
 
@@ -62,6 +62,7 @@ const ALL_FEATURES: u64 = V1 | 0x3f;
 struct Fixture {
     driver: Driver,
     balloon: Arc<Mutex<Balloon>>,
+    control: Arc<BalloonControl>,
     calls: Recorder,
     metrics: Arc<BalloonMetrics>,
 }
@@ -69,10 +70,10 @@ struct Fixture {
 fn started(config: BalloonConfig, features: u64, queues: usize) -> Fixture {
     let calls = Recorder::default();
     let balloon = Balloon::new(config, calls.clone()).expect("balloon");
-    let metrics = Arc::clone(balloon.metrics());
+    let (metrics, control) = (Arc::clone(balloon.metrics()), Arc::clone(balloon.control()));
     let balloon = Arc::new(Mutex::new(balloon));
     let driver = Driver::started(balloon.clone(), features, queues);
-    Fixture { driver, balloon, calls, metrics }
+    Fixture { driver, balloon, control, calls, metrics }
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
@@ -186,15 +187,44 @@ fn the_driver_writes_its_own_fields_only() {
 
 #[test]
 fn a_target_reaches_the_driver_and_fits_the_guest() {
-    let Fixture { driver, balloon, .. } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, control, .. } = started(ALL, ALL_FEATURES, 5);
     let generation = driver.get(0xfc);
-    lock(&balloon).set_target_mib(64).expect("fits");
+    control.set_target_mib(64).expect("fits");
+    driver.run();
     assert_eq!((driver.get(0x100), driver.interrupts()), (64 * 256, (1, 2)));
     assert_ne!(driver.get(0xfc), generation);
-    let refused = lock(&balloon).set_target_mib(65);
+    let refused = control.set_target_mib(65);
+    driver.run();
     assert_eq!(refused, Err(BalloonError::TooLarge { asked: 65, ram: 64 }));
     assert!(Balloon::new(BalloonConfig { amount_mib: 65, ..ALL }, Recorder::default()).is_err());
     assert_eq!((driver.get(0x100), driver.interrupts()), (64 * 256, (0, 0)));
+    control.set_stats_interval(7).expect("on");
+    driver.run();
+    assert_eq!(driver.interrupts(), (0, 0), "that is not the driver's business");
+}
+
+#[test]
+fn the_first_target_of_all_may_be_none() {
+    let Fixture { mut driver, control, .. } = started(ALL, ALL_FEATURES, 5);
+    control.set_target_mib(0).expect("fits");
+    driver.run();
+    assert_eq!((driver.get(0x100), driver.interrupts()), (0, (1, 2)));
+}
+
+#[test]
+fn the_operator_waits_for_no_device() {
+    let Fixture { mut driver, balloon, control, .. } = started(ALL, ALL_FEATURES, 5);
+    // As long as the device touches guest memory that is not there.
+    let busy = lock(&balloon);
+    control.set_target_mib(8).expect("fits");
+    control.set_stats_interval(9).expect("on");
+    control.hinting_start(true).expect("driven");
+    assert_eq!((control.target_pages(), control.stats()), (8 * 256, Ok(Default::default())));
+    assert_eq!(control.hinting_status().map(|status| status.host_cmd), Ok(2));
+    assert_eq!([driver.get(0x100), driver.get(0x108)], [16 * 256, 0], "not told yet");
+    drop(busy);
+    driver.run();
+    assert_eq!([driver.get(0x100), driver.get(0x108)], [8 * 256, 2]);
 }
 
 /// Entries of a statistics buffer.
@@ -211,13 +241,13 @@ fn stats(entries: &[(u16, u64)]) -> Vec<u8> {
 
 #[test]
 fn statistics_are_read_kept_and_asked_for_again() {
-    let Fixture { mut driver, balloon, metrics, .. } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, control, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     let entries: Vec<_> = (0..17).map(|tag| (tag, 1000 + u64::from(tag))).collect();
     driver.put(BUFFERS, &stats(&entries));
     let head = driver.add(2, &[Buf::Out(BUFFERS, 170)]);
     driver.kick(2);
     assert_eq!(driver.used(2), [], "kept until the next poll");
-    let got = serde_json::to_value(lock(&balloon).stats().expect("on")).expect("json");
+    let got = serde_json::to_value(control.stats().expect("on")).expect("json");
     for (name, value) in
         [("swap_in", 1000), ("free_memory", 1004), ("disk_caches", 1007), ("direct_reclaim", 1015)]
     {
@@ -234,13 +264,13 @@ fn statistics_are_read_kept_and_asked_for_again() {
     driver.put(BUFFERS, &stats(&[(4, 7)]));
     driver.add(2, &[Buf::Out(BUFFERS, 10)]);
     driver.kick(2);
-    let got = lock(&balloon).stats().expect("on");
+    let got = control.stats().expect("on");
     assert_eq!((got.free_memory, got.swap_in), (Some(7), None), "only what was said last");
 }
 
 #[test]
 fn bad_statistics_are_bounded_and_counted() {
-    let Fixture { mut driver, balloon, metrics, .. } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, control, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     for bad in [Buf::Out(BUFFERS, u32::MAX), Buf::Out(BUFFERS, 2570), Buf::Out(BUFFERS, 9), Buf::Out(RAM, 10)]
     {
         driver.add(2, &[bad]);
@@ -249,7 +279,7 @@ fn bad_statistics_are_bounded_and_counted() {
     driver.kick(2);
     assert_eq!(driver.used(2).len(), 1, "at most four are held");
     assert_eq!(metrics.bad_stats_buffers.get(), 5 + 4);
-    assert_eq!(lock(&balloon).stats().expect("on"), Default::default());
+    assert_eq!(control.stats().expect("on"), Default::default());
     assert_eq!(driver.get(0x70), 15);
 }
 
@@ -257,7 +287,7 @@ fn bad_statistics_are_bounded_and_counted() {
 fn intervals_do_not_cross_zero() {
     let on = Balloon::new(ALL, Recorder::default()).expect("balloon");
     let off = Balloon::new(BalloonConfig { stats_polling_interval_s: 0, ..ALL }, Recorder::default());
-    let (mut on, mut off) = (on, off.expect("balloon"));
+    let (on, off) = (Arc::clone(on.control()), Arc::clone(off.expect("balloon").control()));
     assert_eq!(on.set_stats_interval(5), Ok(()));
     assert_eq!(on.set_stats_interval(0), Err(BalloonError::StatsStayOn));
     assert_eq!(off.set_stats_interval(5), Err(BalloonError::StatsOff));
@@ -266,14 +296,14 @@ fn intervals_do_not_cross_zero() {
 
 #[test]
 fn hints_count_only_under_the_command_in_force() {
-    let Fixture { mut driver, balloon, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
+    let Fixture { mut driver, control, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
     const RANGE: Buf = Buf::In(0x20_0000, 0x10_0000);
     let say = |driver: &mut Driver, id: u32| {
         driver.put(BUFFERS, &words(&[id]));
         driver.request(3, &[Buf::Out(BUFFERS, 4)]);
     };
     let status = || {
-        let status = lock(&balloon).hinting_status().expect("on");
+        let status = control.hinting_status().expect("on");
         (status.host_cmd, status.guest_cmd)
     };
     assert_eq!(status(), (0, None));
@@ -283,7 +313,8 @@ fn hints_count_only_under_the_command_in_force() {
     assert_eq!((calls.calls(), metrics.stale_hints.get()), (vec![], 2));
 
     driver.interrupts();
-    lock(&balloon).hinting_start(true).expect("driven");
+    control.hinting_start(true).expect("driven");
+    driver.run();
     assert_eq!((driver.get(0x108), driver.interrupts()), (2, (1, 2)));
     say(&mut driver, 2);
     driver.request(3, &[RANGE]);
@@ -293,14 +324,16 @@ fn hints_count_only_under_the_command_in_force() {
     assert_eq!(status(), (1, Some(0)));
     assert_eq!((driver.get(0x108), driver.interrupts()), (1, (2, 3)), "acknowledged at once");
 
-    lock(&balloon).hinting_start(false).expect("driven");
+    control.hinting_start(false).expect("driven");
+    driver.run();
     say(&mut driver, 2);
     driver.request(3, &[RANGE]);
     assert_eq!((status(), calls.calls()), ((3, Some(2)), vec![]), "an old command");
     say(&mut driver, 3);
     say(&mut driver, 0);
     assert_eq!(status(), (3, Some(0)), "not acknowledged by itself");
-    lock(&balloon).hinting_stop().expect("driven");
+    control.hinting_stop().expect("driven");
+    driver.run();
     assert_eq!((status(), driver.get(0x108)), ((1, Some(0)), 1));
     say(&mut driver, 1);
     driver.request(3, &[RANGE]);
@@ -311,10 +344,11 @@ fn hints_count_only_under_the_command_in_force() {
 
 #[test]
 fn hinting_needs_a_driver_that_knows_it() {
-    let Fixture { driver: _driver, balloon, .. } = started(ALL, V1, 2);
-    assert_eq!(lock(&balloon).hinting_start(true), Err(BalloonError::HintingNotDriven));
+    let Fixture { driver: _driver, control, .. } = started(ALL, V1, 2);
+    assert_eq!(control.hinting_start(true), Err(BalloonError::HintingNotDriven));
     let off = BalloonConfig { free_page_hinting: false, ..ALL };
-    let mut off = Balloon::new(off, Recorder::default()).expect("balloon");
+    let off = Balloon::new(off, Recorder::default()).expect("balloon");
+    let off = off.control();
     assert_eq!(off.hinting_start(true), Err(BalloonError::HintingOff));
     assert_eq!(off.hinting_status(), Err(BalloonError::HintingOff));
 }

@@ -13,7 +13,7 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 
 use super::held::Held;
 use super::outgoing::Layout;
-use super::{Inbox, NetBackend, NetMetrics, RX, TURN, TX, Transmitted, config, feature};
+use super::{Inbox, NetBackend, NetControl, NetMetrics, RX, TURN, TX, Transmitted, config, feature};
 use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::rate::{Limits, RateLimiter};
 use crate::devices::virtio::{
@@ -27,8 +27,10 @@ const QUEUE_SIZE: u16 = 256;
 const RX_TOKENS: u16 = 0;
 /// Tokens to send again.
 const TX_TOKENS: u16 = 1;
+/// The operator asks for new limits.
+const ASKED: u16 = 2;
 /// Events of the back end, from here on.
-const BACKEND: u16 = 2;
+const BACKEND: u16 = 3;
 
 /// How the operator wants the network card.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,7 @@ pub struct Net {
     layout: Layout,
     rx_limiter: RateLimiter,
     tx_limiter: RateLimiter,
+    control: Arc<NetControl>,
     /// The back end may have more for the guest than one turn took.
     is_behind: bool,
     /// The guest may have more for the back end than it took.
@@ -72,6 +75,7 @@ impl Net {
             layout: Layout::default(),
             rx_limiter: RateLimiter::new(config.rx_limits)?,
             tx_limiter: RateLimiter::new(config.tx_limits)?,
+            control: Arc::new(NetControl::new()?),
             is_behind: false,
             has_unsent: false,
             metrics: Arc::default(),
@@ -83,10 +87,9 @@ impl Net {
         &self.metrics
     }
 
-    /// Sets new limits on what the guest receives and sends. What is left out stays; buckets begin full.
-    pub fn set_limits(&mut self, rx: Limits, tx: Limits) {
-        self.rx_limiter.change(rx);
-        self.tx_limiter.change(tx);
+    /// The operator's side of it.
+    pub fn control(&self) -> &Arc<NetControl> {
+        &self.control
     }
 
     /// Receives or sends, as `index` says, and whatever is left over of the other.
@@ -193,12 +196,20 @@ impl VirtioDevice for Net {
 
     fn own_events(&self) -> Vec<OwnEvent> {
         let timers = [(self.rx_limiter.timer(), RX_TOKENS), (self.tx_limiter.timer(), TX_TOKENS)];
+        let asked = [(self.control.event(), ASKED)];
         let backend = self.backend.events().into_iter().zip(BACKEND..);
         let event = |(fd, token): (RawFd, u16)| OwnEvent { fd, token };
-        timers.into_iter().chain(backend).map(event).collect()
+        timers.into_iter().chain(asked).chain(backend).map(event).collect()
     }
 
     fn process_event(&mut self, token: u16) -> Option<usize> {
+        if token == ASKED {
+            // Its timers say when it goes on.
+            let asked = self.control.take();
+            self.rx_limiter.change(asked.rx);
+            self.tx_limiter.change(asked.tx);
+            return None;
+        }
         let index = if token == TX_TOKENS { TX } else { RX };
         (self.turn(index) == Work::More).then_some(index)
     }

@@ -16,6 +16,7 @@
 
 mod backend;
 mod config;
+mod control;
 mod device;
 mod header;
 mod held;
@@ -25,6 +26,7 @@ mod outgoing;
 mod tap;
 
 pub use backend::{NetBackend, Transmitted};
+pub use control::NetControl;
 pub use device::{Net, NetConfig};
 pub use header::{Gso, HEADER, Header};
 pub use inbox::{Inbox, Room};

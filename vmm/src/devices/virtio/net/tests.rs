@@ -487,6 +487,7 @@ const NO_LIMIT: Limit = Limit { size: 0, one_time_burst: 0, refill_time: Duratio
 fn limits_hold_frames_back_until_they_are_lifted() {
     let config = NetConfig { rx_limits: TWO, tx_limits: TWO, ..NetConfig::default() };
     let Fixture { mut driver, net, fake, metrics } = with(config, MERGED);
+    let control = Arc::clone(lock(&net).control());
     for _ in 0..4 {
         send(&mut driver, &Header::default(), &frame(60), &[]);
         driver.add(RX, &[Buf::In(BUFFERS, 200)]);
@@ -498,7 +499,10 @@ fn limits_hold_frames_back_until_they_are_lifted() {
     assert!(metrics.tx_rate_limited.get() > 0 && metrics.rx_rate_limited.get() > 0);
     // A bucket of the other kind lifts nothing; only one direction is opened.
     let bytes = Limits { bandwidth: Some(NO_LIMIT), ops: None };
-    lock(&net).set_limits(bytes, Limits { ops: Some(NO_LIMIT), ..bytes });
+    let busy = lock(&net);
+    control.set_limits(Limits::default(), Limits { ops: Some(NO_LIMIT), ..Limits::default() });
+    control.set_limits(bytes, bytes);
+    drop(busy);
     driver.wait();
     driver.run();
     while driver.used(TX).len() < 2 {

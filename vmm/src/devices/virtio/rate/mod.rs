@@ -31,6 +31,13 @@ pub struct Limits {
     pub ops: Option<Limit>,
 }
 
+impl Limits {
+    /// These, with what `later` names in the place of their own.
+    pub(super) fn changed_by(self, later: Self) -> Self {
+        Self { bandwidth: later.bandwidth.or(self.bandwidth), ops: later.ops.or(self.ops) }
+    }
+}
+
 /// Two buckets and the timer that says when they hold a token again.
 #[derive(Debug)]
 pub struct RateLimiter {

@@ -46,8 +46,10 @@ pub trait RunningVm: Send {
     fn balloon_pages(&self) -> u64;
     /// The statistics that the guest told last; only if an interval is set.
     fn balloon_stats(&self) -> Result<GuestStats, ActionError>;
-    /// Sets the seconds between two readings of statistics; never 0.
+    /// Sets the seconds between two readings of statistics, and has the guest asked now; never 0.
     fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError>;
+    /// What the guest is asked for statistics through, if it has a balloon.
+    fn statistics(&self) -> Option<Arc<dyn Statistics>>;
     /// Begins a run of free page hinting.
     fn hinting_start(&mut self, acknowledge_on_stop: bool) -> Result<(), ActionError>;
     /// Ends the run of free page hinting.
@@ -81,6 +83,14 @@ pub trait RunningVm: Send {
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError>;
     /// All counters of devices and vCPUs, as one JSON object.
     fn metrics(&self) -> serde_json::Map<String, serde_json::Value>;
+}
+
+/// Asks the guest for statistics. It takes its time to tell them: the controller hands this out, and is free meanwhile.
+pub trait Statistics: Send + Sync {
+    /// Has it asked now; says how often it has told some before.
+    fn ask(&self) -> u64;
+    /// How often it has told some.
+    fn told(&self) -> u64;
 }
 
 /// Makes whole blocks of a guest's memory. That takes long: the controller hands this out, and is free

@@ -21,7 +21,7 @@ use memsvc::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    control::{ActionError, Compaction, LaunchError, Launcher, RunningVm},
+    control::{ActionError, Compaction, LaunchError, Launcher, RunningVm, Statistics},
     controller::Controller,
     logger::Logger,
     types::{GuestStats, HintingStatus},
@@ -88,6 +88,20 @@ impl Wedged {
 
 /// Reclaims without an end when it is asked for 66 MiB, until it is told to stop.
 struct FakeCompaction(Told);
+
+/// Tells statistics as soon as it is asked.
+struct FakeStatistics(Told);
+
+impl Statistics for FakeStatistics {
+    fn ask(&self) -> u64 {
+        let before = self.told();
+        self.0.lock().expect("lock").push("statistics".to_owned());
+        before
+    }
+    fn told(&self) -> u64 {
+        self.0.lock().expect("lock").iter().filter(|what| *what == "statistics").count() as u64
+    }
+}
 
 /// Who never gets to serve these devices.
 struct Nobody;
@@ -200,6 +214,13 @@ impl RunningVm for FakeVm {
             return wedged.balloon.stats().map_err(|error| ActionError::new(error.to_string()));
         }
         Ok(GuestStats { free_memory: Some(4096), ..GuestStats::default() })
+    }
+
+    fn statistics(&self) -> Option<Arc<dyn Statistics>> {
+        if let Some(wedged) = &self.wedged {
+            return Some(Arc::clone(&wedged.balloon) as Arc<dyn Statistics>);
+        }
+        Some(Arc::new(FakeStatistics(Arc::clone(&self.told))))
     }
 
     fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError> {

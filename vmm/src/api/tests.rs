@@ -162,6 +162,16 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         stats,
         json!({"target_pages": 32768, "actual_pages": 32768, "target_mib": 128, "actual_mib": 128, "free_memory": 4096})
     );
+    let asked = || served.told.lock().expect("lock").iter().any(|what| what == "statistics");
+    assert_eq!(client.call("GET", "/balloon/statistics?fresh=false", "").json(), stats);
+    assert!(!asked());
+    assert_eq!(client.call("GET", "/balloon/statistics?fresh=true", "").json(), stats);
+    assert!(asked(), "the guest is asked first");
+    let wrong = client.call("GET", "/balloon/statistics?fresh=yes", "");
+    assert_eq!(
+        (wrong.status, wrong.fault().as_str()),
+        (400, "Invalid query \"fresh=yes\": write fresh=true to have the guest asked now, or leave it out.")
+    );
     assert_eq!(
         client.call("GET", "/balloon/hinting/status", "").json(),
         json!({"host_cmd": 2, "guest_cmd": null})
@@ -181,7 +191,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
     assert_eq!(client.call("GET", "/openapi.json", "").body, super::openapi::CHECKED_IN);
     assert_eq!(
         *served.told.lock().expect("lock"),
-        ["launch vm7", "balloon 128", "interval 2", "hinting false", "hinting true"]
+        ["launch vm7", "balloon 128", "interval 2", "hinting false", "hinting true", "statistics"]
     );
 }
 

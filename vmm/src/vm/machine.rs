@@ -24,7 +24,7 @@ use super::kvm::{self, Vm};
 use super::memory::guest_memory;
 use super::platform::{Networks, Platform, PlatformMetrics};
 use super::vcpu::{Surroundings, Vcpus};
-use crate::api::control::{ActionError, Compaction, LaunchError, Launcher, RunningVm};
+use crate::api::control::{ActionError, Compaction, LaunchError, Launcher, RunningVm, Statistics};
 use crate::api::types::{GuestStats, HintingStatus};
 use crate::arch::acpi::{self, Hardware};
 use crate::arch::cpuid::Template;
@@ -225,6 +225,10 @@ impl RunningVm for Machine {
         self.balloon()?.set_stats_interval(seconds).map_err(refused)
     }
 
+    fn statistics(&self) -> Option<Arc<dyn Statistics>> {
+        Some(Arc::clone(self.balloon.as_ref()?) as Arc<dyn Statistics>)
+    }
+
     fn hinting_start(&mut self, acknowledge_on_stop: bool) -> Result<(), ActionError> {
         self.balloon()?.hinting_start(acknowledge_on_stop).map_err(refused)
     }
@@ -293,6 +297,16 @@ impl RunningVm for Machine {
         let mut metrics = self.metrics.snapshot();
         metrics.insert("bus".to_owned(), Platform::bus_metrics(&self.ports, &self.mmio));
         metrics
+    }
+}
+
+impl Statistics for BalloonControl {
+    fn ask(&self) -> u64 {
+        self.ask_for_stats()
+    }
+
+    fn told(&self) -> u64 {
+        self.stats_updates()
     }
 }
 

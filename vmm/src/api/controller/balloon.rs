@@ -1,8 +1,10 @@
 //! The balloon calls of the [`Controller`]: what they need before the guest is asked.
 
+use std::sync::Arc;
+
 use super::{
     super::{
-        control::RunningVm,
+        control::{RunningVm, Statistics},
         types::{
             BalloonProgress, BalloonStats, BalloonStatsUpdate, BalloonUpdate, GuestStats, HintingStart,
             HintingStatus,
@@ -48,6 +50,15 @@ impl Controller {
             actual_mib: Mib(actual_pages / PAGES_PER_MIB),
             guest: vm.balloon_stats()?,
         })
+    }
+
+    /// What asks the guest for statistics, for `GET /balloon/statistics?fresh=true`.
+    pub fn statistics(&mut self) -> Result<Arc<dyn Statistics>, ControlError> {
+        let (vm, balloon) = self.vm_and_balloon()?;
+        if balloon.stats_polling_interval_s == 0 {
+            return Err(ControlError::StatsOff);
+        }
+        vm.statistics().ok_or(ControlError::NoBalloon)
     }
 
     /// `PATCH /balloon/statistics`.

@@ -1,9 +1,16 @@
 //! The balloon: its size, the guest's statistics, free page hinting.
 
-use axum::{Json, extract::State, http::StatusCode};
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+    http::StatusCode,
+};
+use tokio::time::{sleep, timeout};
 
 use super::{
-    Api, Refusal,
+    Api, PATIENCE, Refusal,
     extract::{Checked, CheckedOrDefault},
 };
 use crate::{
@@ -13,6 +20,9 @@ use crate::{
     },
     vm::config::BalloonConfig,
 };
+
+/// Between two looks for what the guest tells.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The balloon's configuration, in every phase.
 #[utoipa::path(get, path = "/balloon", tag = "balloon", operation_id = "balloon", responses((status = 200, body = BalloonConfig), Refusal))]
@@ -29,7 +39,8 @@ pub(super) async fn set(
     api.change(|controller| controller.set_balloon_config(balloon)).await
 }
 
-/// Ask the guest for another amount; does not wait for it. Only after the start.
+/// Ask the guest for another amount; does not wait for it. A guest whose driver is not there yet is told as soon as it
+/// is. Only after the start.
 #[utoipa::path(patch, path = "/balloon", tag = "balloon", operation_id = "update_balloon", request_body = BalloonUpdate, responses((status = 204, description = "Done"), Refusal))]
 pub(super) async fn update(
     State(api): State<Api>,
@@ -38,13 +49,42 @@ pub(super) async fn update(
     api.change(move |controller| controller.update_balloon(update)).await
 }
 
-/// The statistics that the guest told last. Only after the start.
-#[utoipa::path(get, path = "/balloon/statistics", tag = "balloon", operation_id = "balloon_stats", responses((status = 200, body = BalloonStats), Refusal))]
-pub(super) async fn stats(State(api): State<Api>) -> Result<Json<BalloonStats>, Fault> {
+/// The statistics that the guest told last; one that it left out has the value of before. With `fresh=true` (ours) it is
+/// asked, and has a second to tell new ones. Only after the start.
+#[utoipa::path(get, path = "/balloon/statistics", tag = "balloon", operation_id = "balloon_stats", params(("fresh" = Option<bool>, Query, description = "Ask the guest now, and answer with what it tells")), responses((status = 200, body = BalloonStats), Refusal))]
+pub(super) async fn stats(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<BalloonStats>, Fault> {
+    match query.as_deref().unwrap_or_default() {
+        "" | "fresh=false" => {}
+        "fresh=true" => refresh(&api).await?,
+        other => {
+            let known = "write fresh=true to have the guest asked now, or leave it out";
+            return Err(Fault::bad_request(format!("Invalid query \"{other}\": {known}.")));
+        }
+    }
     api.get(|controller| controller.balloon_stats()).await
 }
 
-/// Change how often the guest is asked for statistics. Only after the start.
+/// Asks the guest for statistics and waits for them.
+async fn refresh(api: &Api) -> Result<(), Fault> {
+    let Json(statistics) = api.get(|controller| controller.statistics()).await?;
+    let before = statistics.ask();
+    let come = async {
+        while statistics.told() == before {
+            sleep(LOOK).await;
+        }
+    };
+    timeout(PATIENCE, come).await.map_err(|_| {
+        Fault::unavailable(
+            "The guest was asked for statistics and told none in time: its driver is not there, or the guest is paused \
+             or busy. Try again, or leave fresh out for what it told last.",
+        )
+    })
+}
+
+/// Change how often the guest is asked for statistics; it is asked at once, too. Only after the start.
 #[utoipa::path(patch, path = "/balloon/statistics", tag = "balloon", operation_id = "update_balloon_stats", request_body = BalloonStatsUpdate, responses((status = 204, description = "Done"), Refusal))]
 pub(super) async fn update_stats(
     State(api): State<Api>,
@@ -53,7 +93,9 @@ pub(super) async fn update_stats(
     api.change(move |controller| controller.update_balloon_stats(update)).await
 }
 
-/// Ask the guest for a list of its free pages. Only after the start.
+/// Ask the guest for a list of its free pages, which go back to the host. A known hazard: Linux may take a page back that
+/// it has named, when it runs short of memory, and find it empty; do not hint a guest that may run short. Free page
+/// reporting has no such gap. Only after the start.
 #[utoipa::path(patch, path = "/balloon/hinting/start", tag = "balloon", request_body = Option<HintingStart>, responses((status = 204, description = "Done"), Refusal))]
 pub(super) async fn hinting_start(
     State(api): State<Api>,

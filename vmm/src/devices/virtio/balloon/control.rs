@@ -22,8 +22,11 @@ pub(super) struct Shared {
     pub(super) target_pages: u32,
     /// Seconds between statistics; 0: no statistics queue.
     pub(super) stats_interval_s: u16,
-    /// What the guest said last of its memory.
+    /// What the guest said last of its memory, and how often it has said something.
     pub(super) stats: GuestStats,
+    pub(super) updates: u64,
+    /// The guest is to be asked for them now.
+    pub(super) wants_stats: bool,
     pub(super) hinting: Hinting,
     /// Features that the driver has acknowledged; 0 while there is none.
     pub(super) driven: u64,
@@ -35,6 +38,8 @@ impl BalloonControl {
             target_pages: pages(config.ram_mib, config.amount_mib)?,
             stats_interval_s: config.stats_polling_interval_s,
             stats: GuestStats::default(),
+            updates: 0,
+            wants_stats: false,
             hinting: Hinting::default(),
             driven: 0,
         };
@@ -73,7 +78,20 @@ impl BalloonControl {
         Ok(shared.stats)
     }
 
-    /// Sets the time between statistics, in seconds. It cannot become 0, nor stop being 0.
+    /// Has the guest asked for its statistics now, before their time. How often it has told some so far.
+    pub fn ask_for_stats(&self) -> u64 {
+        self.face.change(|shared| {
+            shared.wants_stats = true;
+            shared.updates
+        })
+    }
+
+    /// How often the guest has told statistics.
+    pub fn stats_updates(&self) -> u64 {
+        self.lock().updates
+    }
+
+    /// Sets the time between statistics, in seconds, and asks for some now. It cannot become 0, nor stop being 0.
     pub fn set_stats_interval(&self, seconds: u16) -> Result<(), BalloonError> {
         self.face.change(|shared| match (shared.stats_interval_s, seconds) {
             (0, 0) => Ok(()),
@@ -81,6 +99,7 @@ impl BalloonControl {
             (_, 0) => Err(BalloonError::StatsStayOn),
             _ => {
                 shared.stats_interval_s = seconds;
+                shared.wants_stats = true;
                 Ok(())
             }
         })

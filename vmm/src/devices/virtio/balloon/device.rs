@@ -1,6 +1,7 @@
 //! The balloon: its queues served for the driver, as the operator asks through its [`BalloonControl`].
 
 use std::io;
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,10 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::config::ConfigSpace;
 use super::control::BalloonControl;
 use super::pfns::PfnBuffer;
-use super::queues::{Role, roles};
+use super::queues::{QUEUES, Role, roles};
 use super::ranges::RangeSink;
 use super::stats::StatsQueue;
+use super::turn::{Progress, Served, Turn};
 use super::{BalloonBackend, BalloonError, BalloonMetrics, GuestStats, feature};
 use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::{
@@ -56,6 +58,8 @@ pub struct Balloon {
     timer: TimerFd,
     active: Option<Active>,
     pfns: Box<PfnBuffer>,
+    /// How far the chain is served that is next in each queue.
+    progress: [Progress; QUEUES],
     backend: Box<dyn BalloonBackend>,
     metrics: Arc<BalloonMetrics>,
 }
@@ -78,6 +82,7 @@ impl Balloon {
             timer: TimerFd::new().map_err(io::Error::from)?,
             active: None,
             pfns: PfnBuffer::new(),
+            progress: Default::default(),
             backend: Box::new(backend),
             metrics: Arc::default(),
         })
@@ -110,10 +115,16 @@ impl Balloon {
 
     /// Does what the operator asked for since the last time.
     fn do_as_asked(&mut self) {
-        let interval = self.control.lock().stats_interval_s;
+        let (interval, wants_stats) = {
+            let mut asked = self.control.lock();
+            (asked.stats_interval_s, mem::take(&mut asked.wants_stats))
+        };
         if interval != self.told.1 {
             self.told.1 = interval;
             self.arm_timer();
+        }
+        if wants_stats {
+            self.ask_for_stats();
         }
         let (space, before) = (self.space(), self.told.0);
         if (space.num_pages, space.hint_command) != (before.num_pages, before.hint_command) {
@@ -143,21 +154,40 @@ impl Balloon {
         }
     }
 
+    /// Gives the driver its buffers back, which it fills anew. One that it is filling already comes by itself.
+    fn ask_for_stats(&mut self) {
+        if let Some(active) = &mut self.active
+            && let Some(index) = roles(active.features).position(|role| role == Role::Stats)
+        {
+            active.give_back(index, self.stats.release());
+        }
+    }
+
     fn process_pfns(&mut self, index: usize, role: Role) -> Work {
-        let Self { active: Some(active), pfns, backend, metrics, .. } = self else {
+        let Self { active: Some(active), pfns, backend, metrics, progress, .. } = self else {
             return Work::Done;
         };
+        let Some(progress) = progress.get_mut(index) else { return Work::Done };
+        let mut turn = Turn::new(progress);
+        let (buffers, pages) = match role {
+            Role::Inflate => (&metrics.inflate_buffers, &metrics.inflated_pages),
+            _ => (&metrics.deflate_buffers, &metrics.deflated_pages),
+        };
         active.serve(index, |memory, chain| {
-            if role == Role::Inflate {
-                metrics.inflate_buffers.inc();
-                let sum = pfns.pass_on(memory, chain, metrics, |gfns| backend.inflate(gfns));
-                metrics.inflated_pages.add(sum.accepted.into());
-            } else {
-                metrics.deflate_buffers.inc();
-                let sum = pfns.pass_on(memory, chain, metrics, |gfns| backend.deflate(gfns));
-                metrics.deflated_pages.add(sum.accepted.into());
+            let completion = turn.serve(chain, |buffer, _| {
+                pfns.pass_on(memory, buffer, metrics, |gfns| {
+                    let outcome = match role {
+                        Role::Inflate => backend.inflate(gfns),
+                        _ => backend.deflate(gfns),
+                    };
+                    pages.add(outcome.accepted.into());
+                    outcome
+                })
+            });
+            if completion != Completion::NextTurn {
+                buffers.inc();
             }
-            Completion::Used(0)
+            completion
         })
     }
 
@@ -166,36 +196,42 @@ impl Balloon {
             return Work::Done;
         };
         active.serve(index, |memory, chain| {
-            let (fresh, completion) = stats.receive(memory, chain, metrics);
-            if let Some(fresh) = fresh {
-                control.lock().stats = fresh;
+            // What the buffer lacks keeps its last value.
+            let mut latest = control.lock().stats;
+            let (is_fresh, completion) = stats.receive(memory, chain, metrics, &mut latest);
+            if is_fresh {
+                let mut shared = control.lock();
+                shared.stats = latest;
+                shared.updates += 1;
             }
             completion
         })
     }
 
     fn process_reports(&mut self, index: usize) -> Work {
-        let Self { active: Some(active), space, backend, metrics, .. } = self else {
+        let Self { active: Some(active), space, backend, metrics, progress, .. } = self else {
             return Work::Done;
         };
+        let Some(progress) = progress.get_mut(index) else { return Work::Done };
+        let mut turn = Turn::new(progress);
         let sink = RangeSink { keep: keeps_poison(active, space), backend: backend.as_ref(), metrics };
         active.serve(index, |_, chain| {
-            for buffer in chain.buffers {
-                metrics.reported_ranges.inc();
-                sink.free(buffer, &metrics.reported_pages);
-            }
-            Completion::Used(0)
+            turn.serve(chain, |buffer, share| {
+                sink.free(buffer, share, &metrics.reported_ranges, &metrics.reported_pages)
+            })
         })
     }
 
     fn process_hints(&mut self, index: usize) -> Work {
-        let Self { active: Some(active), space, backend, metrics, control, .. } = self else {
+        let Self { active: Some(active), space, backend, metrics, control, progress, .. } = self else {
             return Work::Done;
         };
+        let Some(progress) = progress.get_mut(index) else { return Work::Done };
+        let mut turn = Turn::new(progress);
         let sink = RangeSink { keep: keeps_poison(active, space), backend: backend.as_ref(), metrics };
         let mut changed = false;
         let work = active.serve(index, |memory, chain| {
-            for buffer in chain.buffers {
+            turn.serve(chain, |buffer, share| {
                 if !buffer.is_write_only() {
                     match memory.read_obj::<[u8; 4]>(buffer.addr()) {
                         Ok(id) if buffer.len() == 4 => {
@@ -204,13 +240,12 @@ impl Balloon {
                         _ => metrics.bad_commands.inc(),
                     }
                 } else if control.lock().hinting.accepts() {
-                    metrics.hinted_ranges.inc();
-                    sink.free(buffer, &metrics.hinted_pages);
+                    return sink.free(buffer, share, &metrics.hinted_ranges, &metrics.hinted_pages);
                 } else {
                     metrics.stale_hints.inc();
                 }
-            }
-            Completion::Used(0)
+                Served::whole(0)
+            })
         });
         if changed {
             self.tell_driver(self.space());
@@ -295,11 +330,7 @@ impl VirtioDevice for Balloon {
         }
         // Setting the timer anew takes the event away without a read that might block.
         self.arm_timer();
-        if let Some(active) = &mut self.active
-            && let Some(index) = roles(active.features).position(|role| role == Role::Stats)
-        {
-            active.give_back(index, self.stats.release());
-        }
+        self.ask_for_stats();
         None
     }
 
@@ -307,9 +338,13 @@ impl VirtioDevice for Balloon {
         if let Some(active) = &mut self.active {
             active.stop_queue(index);
         }
+        if let Some(progress) = self.progress.get_mut(index) {
+            *progress = Progress::default();
+        }
     }
 
     fn reset(&mut self) {
+        self.progress = Default::default();
         // Before the driver has been there, nothing can be in the balloon.
         if self.active.take().is_some() {
             self.backend.reset_balloon();

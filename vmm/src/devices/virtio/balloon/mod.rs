@@ -13,6 +13,9 @@
 //! The last three exist only where their feature is acknowledged, and queues are numbered without
 //! gaps: see `queues`. The operator asks through [`BalloonControl`], without the device's lock. What a guest gives up goes to [`BalloonBackend`], which keeps the ledger;
 //! nothing that the guest says about sizes is believed here.
+//!
+//! One turn of the event loop takes, gives back or frees at most 4096 frames (`turn`), in whole buffers of page numbers
+//! and whole blocks of ranges, and reads a ring-full of statistics.
 
 mod backend;
 mod config;
@@ -25,6 +28,7 @@ mod pfns;
 mod queues;
 mod ranges;
 mod stats;
+mod turn;
 
 pub use backend::BalloonBackend;
 pub use control::BalloonControl;

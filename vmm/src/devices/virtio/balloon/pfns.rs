@@ -1,14 +1,15 @@
 //! Inflate and deflate buffers: arrays of 32-bit page numbers, at most 256 of them, because that is
 //! what Linux sends (`VIRTIO_BALLOON_ARRAY_PFNS_MAX`) and a bound is needed.
 //!
-//! A buffer goes to the memory service as one batch; nothing is allocated.
+//! A buffer goes to the memory service as one batch, and is the least that a turn serves; nothing is allocated.
 
 use memsvc::{Gfn, Outcome};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::Bytes;
 
 use super::BalloonMetrics;
-use crate::devices::virtio::{Chain, GuestRam};
+use super::turn::Served;
+use crate::devices::virtio::GuestRam;
 
 /// Page numbers in a buffer.
 const MAX: usize = 256;
@@ -27,26 +28,20 @@ impl PfnBuffer {
         Box::new(Self { bytes: [0; MAX * WIDTH], gfns: [Gfn(0); MAX] })
     }
 
-    /// Hands each good buffer of a chain to `give` and adds up what came of it.
+    /// Hands a good buffer to `give`, and counts what came of it.
     pub(super) fn pass_on(
         &mut self,
         memory: &GuestRam,
-        chain: Chain<'_>,
+        buffer: &Descriptor,
         metrics: &BalloonMetrics,
-        give: impl Fn(&[Gfn]) -> Outcome,
-    ) -> Outcome {
-        let mut sum = Outcome::default();
-        for buffer in chain.buffers {
-            let Some(gfns) = self.read(memory, buffer) else {
-                metrics.bad_page_buffers.inc();
-                continue;
-            };
-            let outcome = give(gfns);
-            sum.accepted = sum.accepted.saturating_add(outcome.accepted);
-            sum.refused = sum.refused.saturating_add(outcome.refused);
-        }
-        metrics.refused_pages.add(sum.refused.into());
-        sum
+        give: impl FnOnce(&[Gfn]) -> Outcome,
+    ) -> Served {
+        let Some(gfns) = self.read(memory, buffer) else {
+            metrics.bad_page_buffers.inc();
+            return Served::whole(0);
+        };
+        metrics.refused_pages.add(give(gfns).refused.into());
+        Served::whole(gfns.len() as u64)
     }
 
     fn read(&mut self, memory: &GuestRam, buffer: &Descriptor) -> Option<&[Gfn]> {

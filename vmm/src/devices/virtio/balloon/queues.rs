@@ -14,6 +14,9 @@ pub(super) enum Role {
     Reporting,
 }
 
+/// The most queues that there are.
+pub(super) const QUEUES: usize = ORDER.len();
+
 /// All queues in order, with the feature that each needs.
 const ORDER: [(Role, Option<u32>); 5] = [
     (Role::Inflate, None),

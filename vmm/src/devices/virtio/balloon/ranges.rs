@@ -8,6 +8,7 @@
 use memsvc::Outcome;
 use virtio_queue::desc::split::Descriptor;
 
+use super::turn::{Served, Share};
 use super::{BalloonBackend, BalloonMetrics, PAGE};
 use crate::devices::virtio::Counter;
 
@@ -20,18 +21,35 @@ pub(super) struct RangeSink<'a> {
 }
 
 impl RangeSink<'_> {
-    /// Frees one range; `pages` counts what came of it.
-    pub(super) fn free(&self, buffer: &Descriptor, pages: &Counter) {
+    /// Frees the part of a range that this turn has a share for. `ranges` counts it, `pages` what came of it.
+    pub(super) fn free(
+        &self,
+        buffer: &Descriptor,
+        share: Share,
+        ranges: &Counter,
+        pages: &Counter,
+    ) -> Served {
+        if share.is_first() {
+            ranges.inc();
+        }
         let (gpa, len) = (buffer.addr().0, u64::from(buffer.len()));
         let whole = gpa.is_multiple_of(PAGE) && len.is_multiple_of(PAGE);
         if !buffer.is_write_only() || len == 0 || !whole {
-            return self.metrics.bad_ranges.inc();
+            self.metrics.bad_ranges.inc();
+            return Served::whole(0);
         }
         if self.keep {
-            return self.metrics.poisoned_ranges.inc();
+            self.metrics.poisoned_ranges.inc();
+            return Served::whole(0);
         }
-        let Outcome { accepted, refused } = self.backend.report_free(gpa, len);
-        pages.add(accepted.into());
-        self.metrics.refused_pages.add(refused.into());
+        let first = gpa / PAGE;
+        let (part, served) = share.part(first..first + len / PAGE);
+        if !part.is_empty() {
+            let Outcome { accepted, refused } =
+                self.backend.report_free(part.start * PAGE, (part.end - part.start) * PAGE);
+            pages.add(accepted.into());
+            self.metrics.refused_pages.add(refused.into());
+        }
+        served
     }
 }

@@ -1,8 +1,9 @@
 //! Guest statistics: the driver keeps one buffer in the queue; giving it back asks for fresh ones.
 //!
 //! ```text
-//!   driver: buffer with stats ──▶ parsed and held ── timer ──▶ given back ──▶ driver refills it …
+//!   driver: buffer with stats ──▶ parsed and held ── timer, or somebody asks ──▶ given back ──▶ driver refills it …
 //! ```
+//! A statistic that a buffer lacks keeps the value that it had.
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::desc::split::Descriptor;
@@ -18,7 +19,7 @@ const MAX_ENTRIES: usize = 256;
 /// Buffers held at a time; the specification speaks of one.
 const MAX_HELD: usize = 4;
 
-/// What the guest says of its memory (`VIRTIO_BALLOON_S_*`); only what it said.
+/// What the guest said last of its memory (`VIRTIO_BALLOON_S_*`); only what it ever said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GuestStats {
     /// Bytes swapped in.
@@ -108,29 +109,29 @@ impl StatsQueue {
         Self { held: Vec::with_capacity(MAX_HELD), bytes: Box::new([0; ENTRY * MAX_ENTRIES]) }
     }
 
-    /// Reads a chain of statistics and keeps it. What it said, if it said anything.
+    /// Reads a chain of statistics into `latest` and keeps it; whether it said anything.
     pub(super) fn receive(
         &mut self,
         memory: &GuestRam,
         chain: Chain<'_>,
         metrics: &BalloonMetrics,
-    ) -> (Option<GuestStats>, Completion) {
-        let mut fresh = GuestStats::default();
+        latest: &mut GuestStats,
+    ) -> (bool, Completion) {
+        let mut is_fresh = false;
         for buffer in chain.buffers {
-            self.read(memory, buffer, &mut fresh, metrics);
+            is_fresh |= self.read(memory, buffer, latest, metrics);
         }
-        let fresh = (fresh != GuestStats::default()).then_some(fresh);
-        if fresh.is_some() {
+        if is_fresh {
             metrics.stats_updates.inc();
         }
         if !self.held.is_empty() {
             metrics.bad_stats_buffers.inc();
         }
         if self.held.len() == MAX_HELD {
-            return (fresh, Completion::Used(0));
+            return (is_fresh, Completion::Used(0));
         }
         self.held.push(chain.head);
-        (fresh, Completion::Held)
+        (is_fresh, Completion::Held)
     }
 
     /// The buffers to give back, so that the driver fills them anew.
@@ -143,13 +144,14 @@ impl StatsQueue {
         self.held.clear();
     }
 
+    /// Reads a buffer; whether it said anything.
     fn read(
         &mut self,
         memory: &GuestRam,
         buffer: &Descriptor,
         into: &mut GuestStats,
         metrics: &BalloonMetrics,
-    ) {
+    ) -> bool {
         let len = buffer.len() as usize;
         let bytes = &mut self.bytes[..len.min(ENTRY * MAX_ENTRIES)];
         let bad = buffer.is_write_only()
@@ -157,13 +159,19 @@ impl StatsQueue {
             || !len.is_multiple_of(ENTRY)
             || memory.read_slice(bytes, buffer.addr()).is_err();
         if bad {
-            return metrics.bad_stats_buffers.inc();
+            metrics.bad_stats_buffers.inc();
+            return false;
         }
+        let mut is_fresh = false;
         for &[t0, t1, ref value @ ..] in bytes.as_chunks::<ENTRY>().0 {
             match into.field(u16::from_le_bytes([t0, t1])) {
-                Some(field) => *field = Some(u64::from_le_bytes(*value)),
+                Some(field) => {
+                    *field = Some(u64::from_le_bytes(*value));
+                    is_fresh = true;
+                }
                 None => metrics.unknown_stats.inc(),
             }
         }
+        is_fresh
     }
 }

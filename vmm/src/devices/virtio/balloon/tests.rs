@@ -265,7 +265,133 @@ fn statistics_are_read_kept_and_asked_for_again() {
     driver.add(2, &[Buf::Out(BUFFERS, 10)]);
     driver.kick(2);
     let got = control.stats().expect("on");
-    assert_eq!((got.free_memory, got.swap_in), (Some(7), None), "only what was said last");
+    assert_eq!((got.free_memory, got.swap_in), (Some(7), Some(1000)), "what was not said stays");
+    driver.add(2, &[Buf::Out(BUFFERS, 0)]);
+    driver.kick(2);
+    assert_eq!((control.stats().expect("on"), metrics.stats_updates.get()), (got, 2), "nothing was said");
+
+    driver.set(0x70, 0);
+    assert_eq!(control.stats().expect("on"), Default::default(), "another driver begins anew");
+}
+
+/// With an interval that never ends here: what is asked is asked at once.
+#[test]
+fn statistics_are_asked_for_when_the_operator_wants_them() {
+    let config = BalloonConfig { stats_polling_interval_s: u16::MAX, ..ALL };
+    let Fixture { mut driver, control, .. } = started(config, ALL_FEATURES, 5);
+    let tell = |driver: &mut Driver, free: u64| {
+        driver.put(BUFFERS, &stats(&[(4, free)]));
+        driver.add(2, &[Buf::Out(BUFFERS, 10)]);
+        driver.kick(2);
+    };
+    tell(&mut driver, 1);
+    assert_eq!((driver.used(2).len(), control.stats_updates()), (0, 1));
+    for round in 1..3 {
+        assert_eq!(control.ask_for_stats(), 2 * round - 1);
+        driver.run();
+        assert_eq!(driver.used(2).len(), 1, "asked for fresh ones");
+        tell(&mut driver, 2);
+        assert_eq!(control.stats_updates(), 2 * round);
+        control.set_stats_interval(u16::MAX).expect("on");
+        driver.run();
+        assert_eq!(driver.used(2).len(), 1, "asked with a new interval, if it is the same");
+        tell(&mut driver, 3);
+    }
+    driver.run();
+    assert_eq!(driver.used(2), [], "and not without a reason");
+    // Nobody is there to be asked.
+    driver.set(0x70, 0);
+    control.ask_for_stats();
+    driver.run();
+}
+
+#[test]
+fn a_target_is_kept_for_a_driver_that_comes_later() {
+    let balloon = Balloon::new(ALL, Recorder::default()).expect("balloon");
+    let control = Arc::clone(balloon.control());
+    let mut driver = Driver::new(Arc::new(Mutex::new(balloon)));
+    control.set_target_mib(33).expect("fits");
+    driver.run();
+    assert_eq!(driver.interrupts(), (0, 0), "there is nobody to interrupt");
+    for _ in 0..2 {
+        driver.start(ALL_FEATURES, 5);
+        assert_eq!(driver.get(0x100), 33 * 256);
+        driver.set(0x70, 0);
+    }
+}
+
+/// As far as a turn goes: ranges are cut where blocks begin, and the chain comes back when all of it is served.
+#[test]
+fn a_turn_frees_no_more_than_stated() {
+    const MIB: u64 = 1 << 20;
+    let Fixture { mut driver, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
+    // From the second half of a block on, 40 MiB, and one more.
+    let head = driver.add(4, &[Buf::In(MIB, 40 << 20), Buf::In(512 * MIB, 2 << 20)]);
+    driver.set(0x50, 4);
+    let turns = [
+        vec![Free(MIB, 15 * MIB)],
+        vec![Free(16 * MIB, 16 * MIB)],
+        vec![Free(32 * MIB, 9 * MIB), Free(512 * MIB, 2 * MIB)],
+    ];
+    for turn in turns {
+        assert_eq!(driver.used(4), []);
+        driver.turn();
+        assert_eq!(calls.calls(), turn);
+    }
+    assert_eq!(driver.used(4), [(head.into(), 0)]);
+    assert_eq!((metrics.reported_ranges.get(), metrics.reported_pages.get()), (2, 42 * 256));
+
+    // A guest that names all of its memory again and again.
+    for _ in 0..4 {
+        driver.add(4, &[Buf::In(0, 0xffff_f000)]);
+    }
+    driver.set(0x50, 4);
+    driver.turn();
+    assert_eq!(calls.calls(), [Free(0, 16 * MIB)]);
+    driver.set(0x70, 0);
+    calls.calls();
+    driver.start(ALL_FEATURES, 5);
+    driver.request(4, &[Buf::In(0, 4096)]);
+    assert_eq!(calls.calls(), [Free(0, 4096)], "what was half served is forgotten");
+}
+
+#[test]
+fn hints_share_turns_and_commands_are_not_given_twice() {
+    let Fixture { mut driver, control, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
+    control.hinting_start(true).expect("driven");
+    driver.run();
+    driver.put(BUFFERS, &words(&[2, 0, 9]));
+    let command = |number: u64| Buf::Out(BUFFERS + 4 * number, 4);
+    driver.add(3, &[command(0), Buf::In(0, 32 << 20), command(1)]);
+    driver.set(0x50, 3);
+    const MIB: u64 = 1 << 20;
+    // A command is work, too, and less than a block is left of the first turn.
+    for (from, len) in [(0, 14 * MIB), (14 * MIB, 16 * MIB)] {
+        driver.turn();
+        assert_eq!((calls.calls(), driver.used(3).len()), (vec![Free(from, len)], 0));
+        assert_eq!(control.hinting_status().expect("on").guest_cmd, Some(2));
+    }
+    driver.turn();
+    assert_eq!((calls.calls(), driver.used(3).len()), (vec![Free(30 * MIB, 2 * MIB)], 1));
+    assert_eq!(metrics.hinted_ranges.get(), 1);
+    assert_eq!(control.hinting_status().expect("on").host_cmd, 1, "the guest has ended the run");
+}
+
+#[test]
+fn a_turn_takes_no_more_pages_than_stated() {
+    let Fixture { mut driver, calls, metrics, .. } = started(ALL, ALL_FEATURES, 5);
+    for (queue, pages) in [(0, &metrics.inflated_pages), (1, &metrics.deflated_pages)] {
+        // 15 buffers of 256 pages in a chain, of which each entry of the ring names one.
+        let head = driver.add(queue, &[Buf::Out(BUFFERS, 1024); 15]);
+        driver.offer(queue, head);
+        driver.set(0x50, queue as u32);
+        driver.turn();
+        assert_eq!((driver.used(queue).len(), pages.get()), (1, 4096), "a buffer of the second");
+        driver.turn();
+        assert_eq!((driver.used(queue).len(), pages.get()), (1, 30 * 256));
+    }
+    assert_eq!([metrics.inflate_buffers.get(), metrics.deflate_buffers.get()], [2, 2]);
+    assert_eq!(calls.calls().len(), 60);
 }
 
 #[test]

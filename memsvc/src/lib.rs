@@ -8,6 +8,10 @@
 
 pub mod core;
 #[cfg(not(memsvc_loom))]
+pub mod guard;
+#[cfg(not(memsvc_loom))]
+pub mod seldom;
+#[cfg(not(memsvc_loom))]
 mod service;
 #[cfg(not(memsvc_loom))]
 pub mod space;

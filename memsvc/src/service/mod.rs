@@ -8,8 +8,9 @@
 //! | `stash` | zeroes blocks ahead of faults | the kernel only |
 //! | `compact` | makes whole blocks when something has changed (`compaction`) | the kernel only |
 //!
-//! None touches guest memory or waits for the monitor's event loop. Without the fault thread the guest
-//! would wait for ever: if it ends by an error or a panic, the monitor is told, and whoever waits is let go.
+//! None touches guest memory or waits for the monitor's event loop. Without any of them the guest would sooner or later
+//! wait for ever: if one ends by an error or a panic, the monitor is told, and whoever waits is let go
+//! ([`Guard`](crate::guard::Guard)).
 
 mod compaction;
 mod measure;
@@ -17,9 +18,8 @@ mod size;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
@@ -27,9 +27,9 @@ use rustix::io::Errno;
 use crate::core::alloc::FrameAllocator;
 use crate::core::compact::{Tuning, TuningError};
 use crate::core::request::{AllocError, FreeError};
-use crate::core::sync::{Mutex, lock};
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
 use crate::core::watermark::Choice;
+use crate::guard::Guard;
 use crate::space::arena::Arena;
 use crate::space::guest::{GuestSpace, wanted};
 use crate::space::host::{self, StartError};
@@ -48,6 +48,13 @@ pub use size::least_limit;
 
 /// The service threads need little: no recursion, no buffers on the stack beyond a few KiB.
 const STACK: usize = 256 << 10;
+/// What the guest loses with any of them.
+const LOSS: &str = "guest memory cannot be provided any more";
+/// Who moves pages on a thread that is not the service's: pages may be left that nobody brings in.
+const CALLER: &str = "compact, for a caller";
+
+/// What a thread does until it is told to end.
+type Body = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// Configuration of the service.
 #[derive(Clone, Debug)]
@@ -105,7 +112,7 @@ pub struct MemoryService {
     space: Arc<GuestSpace>,
     compaction: Arc<Compaction>,
     swap: Option<Swap>,
-    failed: Arc<LastWords>,
+    guard: Guard,
     regions: Vec<Region>,
     stop: OwnedFd,
     threads: Vec<JoinHandle<()>>,
@@ -113,13 +120,13 @@ pub struct MemoryService {
 
 impl MemoryService {
     /// Maps arena and guest space, both with nothing behind them, and starts the service threads.
-    /// `failed` is told, in a sentence, if faults can be served no more: the guest is to be ended then.
+    /// `failed` is told, in a sentence, if one of them fails: the guest is to be ended then.
     ///
     /// # Errors
     /// [`StartError`] says what the host lacks and how to give it.
     pub fn new(
         config: &Config,
-        failed: impl FnOnce(String) + Send + 'static,
+        failed: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Arc<Self>, StartError> {
         Self::with_fault_thread(config, handle_faults, failed)
     }
@@ -128,7 +135,7 @@ impl MemoryService {
     fn with_fault_thread(
         config: &Config,
         serve: impl FnOnce(&GuestSpace, &OwnedFd) -> io::Result<()> + Send + 'static,
-        failed: impl FnOnce(String) + Send + 'static,
+        failed: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Arc<Self>, StartError> {
         let regions = Regions::new(&config.regions).ok_or(StartError::BadRegions)?;
         let bytes = regions.bytes();
@@ -151,50 +158,59 @@ impl MemoryService {
         let swap_frames = u64::from(swap_blocks) * FRAMES_PER_BLOCK as u64;
         let space = GuestSpace::new(regions, mapping, arena, uffd, pagemap, watermarks, swap_frames);
         let space = Arc::new(space);
+        let guard = Guard::new(failed).and({
+            // CPUs and devices that wait for memory could not be ended.
+            let space = Arc::clone(&space);
+            move || space.let_go()
+        });
         let swap = config.swap.as_ref().zip(space.objects()).map(|(config, objects)| {
             let released = {
                 let space = Arc::clone(&space);
                 Box::new(move || space.compaction().ring(wanted::RELEASED))
             };
-            Swap::in_arena(config, Arc::clone(objects), released, is_limited.then_some(watermarks.min))
+            Swap::in_arena(
+                config,
+                Arc::clone(objects),
+                released,
+                is_limited.then_some(watermarks.min),
+                &guard,
+            )
         });
         let swap = swap.transpose()?;
         let thread = |source| StartError::Resource { what: "starting a thread", source };
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| thread(error.into()))?;
-        let failed = Arc::new(LastWords(Mutex::new(Some(Box::new(failed)))));
+        let spawn = |name: &str, body: Body| guard.spawn(name, STACK, LOSS, body).map_err(thread);
         let fault = spawn("fault", {
-            let (space, failed) = (Arc::clone(&space), Arc::clone(&failed));
+            let space = Arc::clone(&space);
             let stop = stop.try_clone().map_err(thread)?;
-            move || failed.unless_well(&space, || serve(&space, &stop))
-        })
-        .map_err(thread)?;
+            Box::new(move || serve(&space, &stop))
+        })?;
         let stash = spawn("stash", {
             let space = Arc::clone(&space);
-            move || space.keep_stash()
-        })
-        .map_err(thread)?;
+            Box::new(move || {
+                space.keep_stash();
+                Ok(())
+            })
+        })?;
         let short = spawn("short", {
             let space = Arc::clone(&space);
-            move || space.attend_shortage()
-        })
-        .map_err(thread)?;
+            Box::new(move || {
+                space.attend_shortage();
+                Ok(())
+            })
+        })?;
         let retry = spawn("retry", {
-            let (space, failed) = (Arc::clone(&space), Arc::clone(&failed));
-            move || failed.unless_well(&space, || space.retry_refused())
-        })
-        .map_err(thread)?;
+            let space = Arc::clone(&space);
+            Box::new(move || space.retry_refused())
+        })?;
         let compaction = Arc::new(Compaction::new(Arc::clone(&space), swap.clone(), config.compaction));
         let compact = spawn("compact", {
-            let (space, compaction) = (Arc::clone(&space), Arc::clone(&compaction));
-            let failed = Arc::clone(&failed);
-            move || {
-                failed.unless_well(&space, || {
-                    compaction.attend();
-                    Ok(())
-                })
-            }
-        })
-        .map_err(thread)?;
+            let compaction = Arc::clone(&compaction);
+            Box::new(move || {
+                compaction.attend();
+                Ok(())
+            })
+        })?;
 
         let mut host = space.base();
         let regions = config
@@ -207,7 +223,7 @@ impl MemoryService {
             })
             .collect();
         let threads = vec![fault, short, retry, stash, compact];
-        Ok(Arc::new(Self { space, compaction, swap, failed, regions, stop, threads }))
+        Ok(Arc::new(Self { space, compaction, swap, guard, regions, stop, threads }))
     }
 
     /// Guest RAM as this process sees it; absent until touched.
@@ -250,13 +266,13 @@ impl MemoryService {
     /// blocks are emptied and given back to the host. Takes the time that it takes, on this thread;
     /// `goes_on` is asked before each block.
     pub fn compact(&self, goes_on: impl FnMut() -> bool) -> Compacted {
-        self.failed.unless_it_panics(&self.space, || self.compaction.compact(goes_on))
+        self.guard.watch(CALLER, LOSS, || self.compaction.compact(goes_on))
     }
 
     /// Gives so many bytes back to the host, if there are as many that nobody uses: on this thread, in whole
     /// blocks; `goes_on` is asked before each.
     pub fn reclaim(&self, bytes: u64, goes_on: impl FnMut() -> bool) -> Reclaimed {
-        self.failed.unless_it_panics(&self.space, || self.compaction.reclaim(bytes, goes_on))
+        self.guard.watch(CALLER, LOSS, || self.compaction.reclaim(bytes, goes_on))
     }
 
     /// The guest's swap device, if it has one.
@@ -295,7 +311,7 @@ impl MemoryService {
     /// # Errors
     /// Why there is none.
     pub fn get_block(&self) -> Result<BlockId, AllocError> {
-        self.failed.unless_it_panics(&self.space, || self.compaction.get_block())
+        self.guard.watch(CALLER, LOSS, || self.compaction.get_block())
     }
 
     /// Gives such a block back.
@@ -371,53 +387,6 @@ impl Drop for MemoryService {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body)
-}
-
-/// Who is told, once, that a thread without which guest memory cannot be served has ended.
-struct LastWords(Mutex<Option<Failed>>);
-
-impl std::fmt::Debug for LastWords {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LastWords")
-    }
-}
-
-const BUG: &str = "guest memory cannot be provided any more (a bug; see the message before)";
-
-/// Is told why.
-type Failed = Box<dyn FnOnce(String) + Send>;
-
-impl LastWords {
-    /// Runs such a thread, and says so if it ends before it is told to.
-    fn unless_well(&self, space: &GuestSpace, serve: impl FnOnce() -> io::Result<()>) {
-        let why = match catch_unwind(AssertUnwindSafe(serve)) {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => format!("guest memory cannot be provided any more: {error}"),
-            Err(_) => BUG.to_owned(),
-        };
-        self.say(space, why);
-    }
-
-    /// Runs what moves pages on another thread, and says so if it panics: pages may be left that nobody
-    /// brings in.
-    fn unless_it_panics<T>(&self, space: &GuestSpace, moves: impl FnOnce() -> T) -> T {
-        catch_unwind(AssertUnwindSafe(moves)).unwrap_or_else(|panic| {
-            self.say(space, BUG.to_owned());
-            resume_unwind(panic)
-        })
-    }
-
-    fn say(&self, space: &GuestSpace, why: String) {
-        if let Some(failed) = lock(&self.0).take() {
-            failed(why);
-        }
-        // CPUs and devices that wait for memory could not be ended.
-        space.let_go();
-    }
-}
-
 fn handle_faults(space: &GuestSpace, stop: &OwnedFd) -> io::Result<()> {
     let mut faults = Vec::new();
     loop {
@@ -443,9 +412,11 @@ fn handle_faults(space: &GuestSpace, stop: &OwnedFd) -> io::Result<()> {
 #[allow(unsafe_code)] // touches guest memory, as a CPU would
 mod tests {
     use std::sync::mpsc::channel;
+    use std::thread;
     use std::time::Duration;
 
     use super::*;
+    use crate::space::bell::Bell;
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -488,5 +459,50 @@ mod tests {
             panic!("on purpose");
         });
         assert!(why.contains("a bug"), "{why}");
+    }
+
+    /// Who rings so makes the thread panic where it hears.
+    #[test]
+    fn a_panic_of_any_other_thread_is_told_lets_waiters_go_and_holds_nobody_up() {
+        type Which = fn(&MemoryService) -> &Bell;
+        let bells: [(&str, Which); 3] = [
+            ("stash", |service| service.space.refill()),
+            ("short", |service| service.space.short()),
+            ("compact", |service| service.space.compaction()),
+        ];
+        for (name, bell) in bells {
+            let (sender, told) = channel();
+            let regions = vec![RegionSpec { gpa: 0, len: 2 * BLOCK_SIZE as u64 }];
+            let failed = move |why| sender.send(why).expect("the test waits");
+            let service = MemoryService::with_fault_thread(&Config::new(regions), ignore_faults, failed)
+                .expect("a service on this host");
+            let address = service.regions()[0].host;
+            let (touched, touch) = channel();
+            thread::spawn(move || {
+                // SAFETY: the first bytes of guest RAM, which stays mapped until this read is over.
+                touched.send(unsafe { std::ptr::read_volatile(address as *const u64) })
+            });
+            // Nobody hears before the thread is there.
+            while told
+                .try_recv()
+                .map(|why: String| assert!(why.contains(&format!("\"{name}\"")), "{why}"))
+                .is_err()
+            {
+                bell(&service).ring(Bell::BREAK);
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(touch.recv_timeout(PATIENCE), Ok(0), "{name}: who waits is let go");
+            let (ended, end) = channel();
+            thread::spawn(move || {
+                drop(service);
+                ended.send(())
+            });
+            assert_eq!(end.recv_timeout(PATIENCE), Ok(()), "{name}: nobody is waited for");
+        }
+    }
+
+    fn ignore_faults(_: &GuestSpace, stop: &OwnedFd) -> io::Result<()> {
+        poll(&mut [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)], None)?;
+        Ok(())
     }
 }

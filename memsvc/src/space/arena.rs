@@ -137,7 +137,7 @@ impl Arena {
             held.iter().map(first_word).filter(|word| word.load(Ordering::Relaxed) == 0).collect();
         zeroes.iter().for_each(|word| word.store(POISON, Ordering::Relaxed));
         if let Err(error) = self.mapping.split(block.offset()) {
-            tracing::debug!(?block, %error, "the kernel takes no advice to split a block");
+            crate::seldom!(debug, ?block, %error, "the kernel takes no advice to split a block");
         }
         zeroes.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
@@ -158,7 +158,7 @@ impl Arena {
     pub(crate) fn discard(&self, block: BlockId) {
         // The range is ours and nothing in it is locked: the kernel has no reason to refuse.
         if let Err(error) = self.mapping.discard(block.offset(), BLOCK_SIZE) {
-            tracing::error!(?block, %error, "a free block could not be given back to the kernel");
+            crate::seldom!(error, ?block, %error, "a free block could not be given back to the kernel");
         }
     }
 

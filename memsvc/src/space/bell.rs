@@ -41,8 +41,15 @@ impl Bell {
 
     /// Why it has rung since it was last asked.
     pub(crate) fn take(&self) -> Reasons {
-        self.reasons.swap(0, Ordering::Acquire)
+        let reasons = self.reasons.swap(0, Ordering::Acquire);
+        #[cfg(test)]
+        assert!(reasons & Self::BREAK == 0, "on purpose");
+        reasons
     }
+
+    /// Whoever hears this panics: tests see what becomes of the others.
+    #[cfg(test)]
+    pub(crate) const BREAK: Reasons = 1 << 31;
 
     /// Sleeps until it rings.
     pub(crate) fn wait(&self) -> Reasons {

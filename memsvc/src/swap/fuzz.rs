@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 use super::nbd::{ClientFlags, OptionCode, OptionHeader};
 use super::{Codec, Swap, SwapConfig, Waker};
 use crate::core::units::FRAME_SIZE;
+use crate::guard::Guard;
 
 /// Pages of the device.
 const PAGES: u64 = 64;
@@ -29,7 +30,7 @@ pub fn run(bytes: &[u8]) {
     let size = PAGES * FRAME_SIZE as u64;
     let codec = Codec::ALL[usize::from(*begins >> 4) % Codec::ALL.len()];
     let config = SwapConfig { name: "swap".to_owned(), bytes: size, memory: size / 2, codec, tiers: vec![] };
-    let Ok(swap) = Swap::standalone(&config) else { return };
+    let Ok(swap) = Swap::standalone(&config, &Guard::new(|why| panic!("{why}"))) else { return };
     let Ok(waker) = Waker::new() else { return };
     let mut connection = swap.connect(&Arc::new(waker));
     let mut input = greeting(begins & 3);

@@ -44,6 +44,7 @@ pub use waker::Waker;
 
 use crate::core::units::{BLOCK_SIZE, CpuId, FRAME_SIZE, FRAMES_PER_BLOCK};
 use crate::core::watermark::Watermarks;
+use crate::guard::Guard;
 use crate::space::guest::OUTSIDE;
 use crate::space::objects::Objects;
 use export::{Export, Offer};
@@ -131,15 +132,15 @@ impl Swap {
         self.export.store.record_frames()
     }
 
-    /// A device with memory of its own, in no guest's arena: for tools.
+    /// A device with memory of its own, in no guest's arena: for tools. `guard` is told when one of its threads fails.
     ///
     /// # Errors
     /// The kernel has no address space for it, or a tier cannot be had.
-    pub fn standalone(config: &SwapConfig) -> Result<Self, SwapError> {
+    pub fn standalone(config: &SwapConfig, guard: &Guard) -> Result<Self, SwapError> {
         // Slabs are never quite full, and each CPU and size class has some: address space costs nothing.
         let room = u64::from(config.arena_blocks()) * BLOCK_SIZE as u64;
         let objects = Objects::standalone(room, CPUS).map_err(SwapError::NoAddressSpace)?;
-        Self::new(config, Arc::new(objects), Box::new(|| {}), 0..CPUS, None)
+        Self::new(config, Arc::new(objects), Box::new(|| {}), 0..CPUS, None, guard)
     }
 
     /// A device in a guest's arena. The table of slots is made at once. `released` is called when pages have
@@ -153,9 +154,10 @@ impl Swap {
         objects: Arc<Objects>,
         released: Released,
         reserve: Option<u64>,
+        guard: &Guard,
     ) -> Result<Self, SwapError> {
         // One thread serves all connections of a guest.
-        let swap = Self::new(config, objects, released, OUTSIDE.0..OUTSIDE.0 + 1, reserve)?;
+        let swap = Self::new(config, objects, released, OUTSIDE.0..OUTSIDE.0 + 1, reserve, guard)?;
         swap.export.store.prepare();
         Ok(swap)
     }
@@ -167,9 +169,10 @@ impl Swap {
         released: Released,
         cpus: Range<u8>,
         reserve: Option<u64>,
+        guard: &Guard,
     ) -> Result<Self, SwapError> {
         let limits = config.limits(reserve);
-        let open = |tier| Level::open(tier, limits.pages);
+        let open = |tier| Level::open(tier, limits.pages, guard);
         let levels = config.tiers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let room = levels.iter().map(Level::pages).sum::<u64>().min(limits.pages);
         if let Some(mib) = too_little(limits.bytes, room) {
@@ -193,7 +196,7 @@ impl Swap {
         };
         let store = Arc::new(Store::new(limits, objects, released, tiers));
         let first_cpu = cpus.start;
-        let evictor = Evictor::spawn(&store, CpuId(first_cpu)).map_err(SwapError::Resource)?;
+        let evictor = Evictor::spawn(&store, CpuId(first_cpu), guard).map_err(SwapError::Resource)?;
         let export = Export {
             name: config.name.clone(),
             store,

@@ -2,14 +2,9 @@
 //! block, and for one that takes long. All sleep while nobody calls; the helpers end after a while, so
 //! that memory stays small.
 
-use std::{
-    io,
-    os::unix::net::UnixListener as StdListener,
-    sync::Arc,
-    thread::{Builder, JoinHandle},
-    time::Duration,
-};
+use std::{io, os::unix::net::UnixListener as StdListener, sync::Arc, thread::JoinHandle, time::Duration};
 
+use memsvc::guard::Guard;
 use tokio::{
     net::UnixListener,
     runtime::Runtime,
@@ -35,8 +30,13 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Serves `controller` on `socket`, in a thread named "api".
-    pub fn spawn(socket: ListeningSocket, controller: Arc<Mutex<Controller>>) -> io::Result<Self> {
+    /// Serves `controller` on `socket`, in a thread named "api". A call that panics is answered by 500; a panic of the
+    /// thread itself ends the guest, which nobody could reach any more.
+    pub fn spawn(
+        socket: ListeningSocket,
+        controller: Arc<Mutex<Controller>>,
+        guard: &Guard,
+    ) -> io::Result<Self> {
         let (listener, file) = socket.into_parts();
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -46,10 +46,9 @@ impl ApiServer {
             .thread_stack_size(STACK)
             .build()?;
         let (stop, stopped) = oneshot::channel();
-        let thread = Builder::new()
-            .name("api".to_owned())
-            .stack_size(STACK)
-            .spawn(move || serve(runtime, listener, controller, stopped))?;
+        let thread = guard.spawn("api", STACK, "the API does not answer any more", move || {
+            serve(runtime, listener, controller, stopped)
+        })?;
         Ok(Self { file: Some(file), stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -59,7 +58,7 @@ impl Drop for ApiServer {
         self.file = None;
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // A panic in it was printed; there is nothing left to save.
+            // A panic was told.
             let _ = thread.join();
         }
     }
@@ -71,7 +70,7 @@ fn serve(
     listener: StdListener,
     controller: Arc<Mutex<Controller>>,
     stopped: oneshot::Receiver<()>,
-) {
+) -> io::Result<()> {
     let errands = Errands::default();
     let router = routes::router(controller, errands.clone());
     let served = runtime.block_on(async {
@@ -81,9 +80,7 @@ fn serve(
             _ = stopped => Ok(()),
         }
     });
-    if let Err(error) = served {
-        tracing::error!(%error, "The API has stopped");
-    }
     errands.end();
     runtime.shutdown_timeout(GRACE);
+    served
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use memsvc::guard::Guard;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -41,7 +42,8 @@ fn serve_controller((controller, told): (Controller, fake::Told)) -> Served {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("api.sock");
     let socket = ListeningSocket::bind(&path, SocketMode::OWNER).expect("binds");
-    let server = ApiServer::spawn(socket, Arc::new(Mutex::new(controller))).expect("serves");
+    let guard = Guard::new(|why| panic!("{why}"));
+    let server = ApiServer::spawn(socket, Arc::new(Mutex::new(controller)), &guard).expect("serves");
     Served { dir, path, told, _server: server }
 }
 

@@ -59,7 +59,7 @@ impl Session<'_> {
         }
         let controller = Arc::new(Mutex::new(controller));
         let server = socket
-            .map(|socket| ApiServer::spawn(socket, Arc::clone(&controller)))
+            .map(|socket| ApiServer::spawn(socket, Arc::clone(&controller), &exit.guard()))
             .transpose()
             .context("The API cannot be served")?;
         let reason = wait(&exit, &controller);

@@ -12,7 +12,6 @@ use std::{
     mem::MaybeUninit,
     ptr,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -34,19 +33,28 @@ pub(super) fn watch(exit: Arc<ExitSlot>) -> io::Result<()> {
     let heard: Vec<_> = ENDING.into_iter().filter(|&signal| !is_ignored(signal)).collect();
     let set = create_sigset(&heard).map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
     block(&set)?;
-    thread::Builder::new().name("signals".to_owned()).stack_size(STACK).spawn(move || {
-        let Some(first) = next(&set) else { return };
-        exit.set(Exit::Signal(first));
+    listen(exit, move || next(&set))
+}
+
+/// Starts the thread that waits for signals by `next`.
+fn listen(
+    exit: Arc<ExitSlot>,
+    mut next: impl FnMut() -> io::Result<libc::c_int> + Send + 'static,
+) -> io::Result<()> {
+    let guard = exit.guard();
+    let thread = guard.spawn("signals", STACK, "no signal could end this process any more", move || {
+        exit.set(Exit::Signal(next()?));
         let since = Instant::now();
-        while let Some(signal) = next(&set) {
+        loop {
+            let signal = next()?;
             if since.elapsed() > TOGETHER {
                 terminal::restore();
                 // SAFETY: ends the process, and touches nothing of it.
                 unsafe { libc::_exit(128 + signal) }
             }
         }
-    })?;
-    Ok(())
+    });
+    thread.map(drop)
 }
 
 /// Whether a signal is ignored.
@@ -68,9 +76,27 @@ fn block(set: &libc::sigset_t) -> io::Result<()> {
 }
 
 /// Waits for a signal of the set.
-fn next(set: &libc::sigset_t) -> Option<libc::c_int> {
+fn next(set: &libc::sigset_t) -> io::Result<libc::c_int> {
     let mut signal = 0;
     // SAFETY: both pointers are to live objects of the right types; sigwait writes only `signal`.
     let waited = unsafe { libc::sigwait(set, &mut signal) };
-    (waited == 0).then_some(signal)
+    if waited == 0 { Ok(signal) } else { Err(io::Error::from_raw_os_error(waited)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_hear_signals_any_more_ends_the_process() {
+        let failing: [fn() -> io::Result<libc::c_int>; 2] =
+            [|| Err(io::Error::from_raw_os_error(libc::EINVAL)), || panic!("on purpose")];
+        for next in failing {
+            let exit = Arc::new(ExitSlot::default());
+            listen(Arc::clone(&exit), next).expect("a thread");
+            let reason = exit.wait_timeout(Duration::from_secs(60)).expect("the end");
+            assert_eq!(reason.code(), 1);
+            assert!(reason.to_string().contains("\"signals\""), "{reason}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use super::{Outcome, output, signals};
 use crate::api::logger::Logger;
 use crate::swap::{Address, Server};
 use crate::vm::config::MAX_SWAP_MEMORY;
-use crate::vm::exit::ExitSlot;
+use crate::vm::exit::{Exit, ExitSlot};
 
 /// How often what is not needed any more goes back to the host.
 const SHRINK: Duration = Duration::from_secs(5);
@@ -48,20 +48,26 @@ fn serve(args: &SwapServeArgs) -> Outcome {
     };
     config.validate()?;
     Logger::new(&args.name).install();
-    let swap = Swap::standalone(&SwapConfig { name: args.name.clone(), ..config.device() })?;
+    let swap = Swap::standalone(&SwapConfig { name: args.name.clone(), ..config.device() }, &exit.guard())?;
     let address = match (&args.socket, args.listen) {
         (Some(path), _) => Address::Unix(path.clone()),
         (None, Some(address)) => Address::Tcp(address),
         (None, None) => anyhow::bail!("Say where to listen: --socket PATH or --listen ADDRESS:PORT."),
     };
-    let server = Server::spawn(&address, swap.clone())?;
+    let server = Server::spawn(&address, swap.clone(), &exit.guard())?;
     let served = Served { uri: server.address().to_string() };
     output::answer(args.json, &served, |served| format!("{}\n", served.uri))?;
-    while exit.wait_timeout(SHRINK).is_none() {
+    let reason = loop {
+        if let Some(reason) = exit.wait_timeout(SHRINK) {
+            break reason;
+        }
         // It is tried again, and nothing that is stored is lost.
         if let Err(error) = swap.shrink() {
             output::complain(&format!("Memory cannot be given back to the host for now: {error}."));
         }
+    };
+    if let Exit::Error(why) = &reason {
+        output::complain(why);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(reason.code()))
 }

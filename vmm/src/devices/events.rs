@@ -12,10 +12,11 @@
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use tracing::{error, warn};
+use memsvc::seldom;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::devices::virtio::{Interrupt, OwnEvent, SharedDevice, Work, lock};
+use crate::vm::event_loop::Served;
 
 /// Event data from here on are the device's own events, below they are queue indexes.
 const OWN: u32 = 0x1_0000;
@@ -31,13 +32,14 @@ pub struct DeviceEvents {
     kicks: Vec<Arc<EventFd>>,
     own: Vec<OwnEvent>,
     interrupt: Arc<Interrupt>,
+    not_added: Option<String>,
 }
 
 impl DeviceEvents {
     /// Serves `device`, whose queues are kicked through `kicks` (one per queue, in order) and whose line is `interrupt`.
     pub fn new(device: SharedDevice, kicks: Vec<Arc<EventFd>>, interrupt: Arc<Interrupt>) -> Self {
         let own = lock(&device).own_events();
-        Self { device, kicks, own, interrupt }
+        Self { device, kicks, own, interrupt, not_added: None }
     }
 
     fn process_kick(&self, index: usize, kick: &EventFd) {
@@ -68,7 +70,7 @@ impl DeviceEvents {
             return;
         }
         if let Err(cause) = ops.modify(self.seen(EventSet::IN)) {
-            error!(%cause, "a driver's acknowledgement cannot be waited for");
+            seldom!(error, %cause, "a driver's acknowledgement cannot be waited for");
         }
     }
 
@@ -91,7 +93,7 @@ impl MutEventSubscriber for DeviceEvents {
         let settle = Events::with_data(self.interrupt.seen().timer(), SETTLE, each_time);
         for event in kicks.chain(own).chain([settle, self.seen(EventSet::empty())]) {
             if let Err(cause) = ops.add(event) {
-                error!(%cause, "a device's event could not be added to the event loop");
+                self.not_added.get_or_insert_with(|| cause.to_string());
             }
         }
     }
@@ -103,11 +105,17 @@ impl MutEventSubscriber for DeviceEvents {
         }
         match data.checked_sub(OWN).map(u16::try_from) {
             Some(Ok(token)) => self.process_own(token),
-            Some(Err(_)) => warn!(data, "an event that no device asked for"),
+            Some(Err(_)) => seldom!(warn, data, "an event that no device asked for"),
             None => match self.kicks.get(data as usize) {
                 Some(kick) => self.process_kick(data as usize, kick),
-                None => warn!(data, "a kick of a queue that does not exist"),
+                None => seldom!(warn, data, "a kick of a queue that does not exist"),
             },
         }
+    }
+}
+
+impl Served for DeviceEvents {
+    fn not_added(&self) -> Option<String> {
+        self.not_added.clone()
     }
 }

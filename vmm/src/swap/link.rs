@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use memsvc::MemoryService;
 use memsvc::swap::{Connection, Swap, Waker, nbd};
+use memsvc::{MemoryService, seldom};
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::devices::virtio::net::{
@@ -109,7 +109,7 @@ impl SwapLink {
         let after = next.saturating_sub(now).max(AT_ONCE);
         match self.timer.reset(after, None) {
             Ok(()) => self.rings = Some(next),
-            Err(error) => tracing::error!(%error, "the swap link's timer cannot be set"),
+            Err(error) => seldom!(error, %error, "the swap link's timer cannot be set"),
         }
     }
 }

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use memsvc::guard::Guard;
+use memsvc::seldom;
 use memsvc::swap::{NbdServer, Swap, Waker};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
@@ -91,13 +93,13 @@ impl Server {
     ///
     /// # Errors
     /// The address cannot be listened on.
-    pub fn spawn(address: &Address, swap: Swap) -> Result<Self, ServeError> {
+    pub fn spawn(address: &Address, swap: Swap, guard: &Guard) -> Result<Self, ServeError> {
         let open = Open { swap, connections: Arc::default() };
         match address {
             Address::Unix(path) => {
                 let (listener, file) = ListeningSocket::bind(path, SocketMode::OWNER)?.into_parts();
                 let next = move || listener.accept().map(|(stream, _)| stream);
-                start(move || open.serve(next)).map_err(ServeError::Thread)?;
+                listen(guard, move || open.serve(next)).map_err(ServeError::Thread)?;
                 Ok(Self { address: address.clone(), _file: Some(file) })
             }
             &Address::Tcp(wanted) => {
@@ -110,7 +112,7 @@ impl Server {
                     stream.set_nodelay(true)?;
                     Ok(stream)
                 };
-                start(move || open.serve(next)).map_err(ServeError::Thread)?;
+                listen(guard, move || open.serve(next)).map_err(ServeError::Thread)?;
                 Ok(Self { address, _file: None })
             }
         }
@@ -122,8 +124,18 @@ impl Server {
     }
 }
 
+/// Starts the thread that accepts connections: without it nobody is served.
+fn listen(guard: &Guard, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let body = move || {
+        body();
+        Ok(())
+    };
+    guard.spawn("listen", STACK, "no client is served any more", body).map(drop)
+}
+
+/// Starts the thread of a connection. A panic ends that one: its client sees it closed.
 fn start(body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name("nbd".to_owned()).stack_size(STACK).spawn(body).map(|_| ())
+    thread::Builder::new().name("nbd".to_owned()).stack_size(STACK).spawn(body).map(drop)
 }
 
 /// What connections are made of.
@@ -135,23 +147,18 @@ struct Open {
 impl Open {
     /// Serves each connection that comes on a thread of its own.
     fn serve<S: Read + Write + AsFd + Send + 'static>(self, next: impl Fn() -> io::Result<S>) {
-        let mut refused = 0_u64;
         loop {
             let stream = match next() {
                 Ok(stream) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    seldom!(warn, %error, "a connection could not be accepted");
                     thread::sleep(PAUSE);
                     continue;
                 }
             };
             let place = Place::take(&self.connections);
             if place.is_none() {
-                refused += 1;
-                // Who tries again and again is not to fill the log.
-                if refused.is_power_of_two() {
-                    tracing::warn!(refused, "connections were refused: there are {MAX_CONNECTIONS}");
-                }
+                seldom!(warn, "connections were refused: there are {MAX_CONNECTIONS}");
             }
             // Dropped, the stream is closed.
             let Some(place) = place else { continue };
@@ -160,12 +167,12 @@ impl Open {
                 start(move || {
                     let _place = place;
                     if let Err(error) = serve(stream, &waker, &swap) {
-                        tracing::info!(%error, "a connection ended");
+                        seldom!(info, %error, "connections ended");
                     }
                 })
             });
             if let Err(error) = started {
-                tracing::warn!(%error, "a connection could not be served");
+                seldom!(warn, %error, "a connection could not be served");
             }
         }
     }
@@ -293,6 +300,10 @@ mod tests {
 
     use super::*;
 
+    fn guard() -> Guard {
+        Guard::new(|why| panic!("{why}"))
+    }
+
     fn swap() -> Swap {
         let config = SwapConfig {
             name: "swap".into(),
@@ -301,7 +312,7 @@ mod tests {
             codec: Codec::Lz4,
             tiers: vec![],
         };
-        Swap::standalone(&config).expect("address space")
+        Swap::standalone(&config, &guard()).expect("address space")
     }
 
     /// The greeting and no more; reading it shows that the connection is served.
@@ -314,10 +325,10 @@ mod tests {
     fn serves_a_socket_whose_file_goes_with_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
-        let server = Server::spawn(&Address::Unix(path.clone()), swap()).expect("a server");
+        let server = Server::spawn(&Address::Unix(path.clone()), swap(), &guard()).expect("a server");
         assert_eq!(server.address().to_string(), format!("nbd+unix:///?socket={}", path.display()));
         assert!(greeting(UnixStream::connect(&path).expect("a connection")));
-        let second = Server::spawn(&Address::Unix(path.clone()), swap());
+        let second = Server::spawn(&Address::Unix(path.clone()), swap(), &guard());
         let error = second.expect_err("one listens there").to_string();
         assert!(error.contains("in use"), "{error}");
         drop(server);
@@ -339,11 +350,12 @@ mod tests {
     #[test]
     fn serves_a_port_and_says_which() {
         let any = Address::Tcp("127.0.0.1:0".parse().expect("an address"));
-        let server = Server::spawn(&any, swap()).expect("a server");
+        let server = Server::spawn(&any, swap(), &guard()).expect("a server");
         let Address::Tcp(address) = *server.address() else { panic!("a port") };
         assert_ne!(address.port(), 0);
         assert!(greeting(TcpStream::connect(address).expect("a connection")));
-        let error = Server::spawn(&Address::Tcp(address), swap()).expect_err("it is in use").to_string();
+        let error =
+            Server::spawn(&Address::Tcp(address), swap(), &guard()).expect_err("it is in use").to_string();
         assert!(error.contains("choose another"), "{error}");
     }
 
@@ -363,7 +375,7 @@ mod tests {
     fn connections_are_bounded_and_their_places_come_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
-        let _server = Server::spawn(&Address::Unix(path.clone()), swap()).expect("a server");
+        let _server = Server::spawn(&Address::Unix(path.clone()), swap(), &guard()).expect("a server");
         let connect = || UnixStream::connect(&path).expect("a connection");
         let mut all: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connect()).collect();
         assert!(all.iter().all(greeting));

@@ -10,9 +10,11 @@
 
 use std::{
     fmt,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use memsvc::guard::Guard;
 
 /// Why the process ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +108,12 @@ impl ExitSlot {
         }
     }
 
+    /// A guard of threads of which the first that fails is the reason.
+    pub fn guard(self: &Arc<Self>) -> Guard {
+        let exit = Arc::clone(self);
+        Guard::new(move |why| exit.set(Exit::Error(why)))
+    }
+
     /// The reason, if there is one by now.
     pub fn get(&self) -> Option<Exit> {
         self.lock().reason.clone()
@@ -125,7 +133,7 @@ impl ExitSlot {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, thread};
+    use std::thread;
 
     use super::*;
 

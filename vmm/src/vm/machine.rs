@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use memsvc::core::compact::Tuning;
+use memsvc::guard::Guard;
 use memsvc::stats::{BuddyInfo, Compacted, CompactionInfo, Reclaimed, SlabInfo, TypeInfo, ZoneInfo};
 use memsvc::swap::SwapStats;
 use memsvc::{Config, MemoryService, MemoryStats};
@@ -104,6 +105,7 @@ impl Machine {
             let power = Arc::clone(&power);
             move |why| power.failed(why)
         };
+        let guard = Guard::new(failed.clone());
         let watermarks = config.memory.watermark_choice(config.machine_config.mem_size_mib);
         let watermarks = watermarks.map_err(LaunchError::new)?;
         let limit = config.memory.limit_mib.map(|limit| limit.bytes().unwrap_or(u64::MAX));
@@ -122,7 +124,7 @@ impl Machine {
         let cpuid = Template::new(&kvm, cpus).map_err(LaunchError::new)?;
         vm.set_memory(memory.regions(), cpuid.address_bits()).map_err(LaunchError::new)?;
 
-        let platform = Platform::new(id, config, &mut vm, &memory, &ram, &power)?;
+        let platform = Platform::new(id, config, &mut vm, &memory, &ram, &power, &guard)?;
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
         rom::write(&ram).map_err(LaunchError::new)?;
@@ -150,13 +152,15 @@ impl Machine {
         } = platform;
         let (ports, mmio) = (Arc::new(ports), Arc::new(mmio));
         let surroundings = Surroundings { ports: Arc::clone(&ports), mmio: Arc::clone(&mmio), power };
-        let vcpus = Vcpus::start(&vm, cpus, &cpuid, &ram, entry, &surroundings).map_err(LaunchError::new)?;
-        let devices = EventLoop::start("devices", || (), subscribers).map_err(LaunchError::new)?;
+        let vcpus =
+            Vcpus::start(&vm, cpus, &cpuid, &ram, entry, &surroundings, &guard).map_err(LaunchError::new)?;
+        let devices = EventLoop::start("devices", &guard, || (), subscribers).map_err(LaunchError::new)?;
         let memalloc_here = {
             let memory = Arc::clone(&memory);
             move || memory.memalloc_here()
         };
-        let reclaim = EventLoop::start("reclaim", memalloc_here, reclaimers).map_err(LaunchError::new)?;
+        let reclaim =
+            EventLoop::start("reclaim", &guard, memalloc_here, reclaimers).map_err(LaunchError::new)?;
         Ok(Self {
             vcpus,
             _devices: devices,

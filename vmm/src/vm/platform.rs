@@ -13,6 +13,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use memsvc::MemoryService;
+use memsvc::guard::Guard;
 use serde_json::{Map, Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -89,11 +90,12 @@ impl Platform {
         memory: &Arc<MemoryService>,
         ram: &GuestRam,
         power: &Arc<Power>,
+        guard: &Guard,
     ) -> Result<Self, LaunchError> {
         let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(power), irq_line(vm, layout::I8042_GSI)?)));
-        let (console, input, terminal) = console(config)?;
-        let serial =
-            Serial::new("serial", irq_line(vm, layout::COM1_GSI)?, console.clone(), input, Arc::clone(power));
+        let (console, input, terminal) = console(config, guard)?;
+        let line = irq_line(vm, layout::COM1_GSI)?;
+        let serial = Serial::new("serial", line, console.clone(), input, Arc::clone(power), guard.clone());
         let mut platform = Self {
             ports: Bus::new(),
             mmio: Bus::new(),
@@ -256,7 +258,10 @@ fn irq_line(vm: &Vm, gsi: u32) -> Result<IrqLine, LaunchError> {
 }
 
 /// The console: a file, which takes output only, or the standard streams.
-fn console(config: &VmConfig) -> Result<(ConsoleOutput, Option<ConsoleInput>, Option<RawMode>), LaunchError> {
+fn console(
+    config: &VmConfig,
+    guard: &Guard,
+) -> Result<(ConsoleOutput, Option<ConsoleInput>, Option<RawMode>), LaunchError> {
     let path = config.serial.as_ref().and_then(|serial| serial.serial_out_path.as_ref());
     let (sink, input, terminal): (File, Option<ConsoleInput>, _) = match path {
         Some(path) => (open_output("serial output", path).map_err(LaunchError::new)?, None, None),
@@ -267,7 +272,7 @@ fn console(config: &VmConfig) -> Result<(ConsoleOutput, Option<ConsoleInput>, Op
             (stdout, Some(Box::new(stdin)), terminal)
         }
     };
-    let output = ConsoleOutput::new("serial", Box::new(sink)).map_err(LaunchError::new)?;
+    let output = ConsoleOutput::new("serial", Box::new(sink), guard).map_err(LaunchError::new)?;
     Ok((output, input, terminal))
 }
 

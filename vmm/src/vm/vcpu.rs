@@ -16,10 +16,11 @@
 use std::cell::Cell;
 use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use memsvc::guard::Guard;
 use thiserror::Error;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
 
@@ -133,6 +134,12 @@ impl Shared {
         wish.state
     }
 
+    /// All are to leave for good.
+    fn end(&self) {
+        self.lock().state = State::Ending;
+        self.changed.notify_all();
+    }
+
     fn resume(&self) {
         let mut wish = self.lock();
         if wish.state == State::Paused {
@@ -164,6 +171,7 @@ impl Vcpus {
         memory: &vm_memory::GuestMemoryMmap<()>,
         entry: Entry,
         surroundings: &Surroundings,
+        guard: &Guard,
     ) -> Result<Self, VcpuError> {
         register_signal_handler(SIGRTMIN(), on_kick).map_err(VcpuError::Signal)?;
         let mut fds = Vec::with_capacity(cpus.into());
@@ -179,15 +187,22 @@ impl Vcpus {
         }
         let wish = Mutex::new(Wish { state: State::Paused, out: 0 });
         let shared = Arc::new(Shared { wish, changed: Condvar::new() });
+        // Who pauses waits for no CPU that has failed.
+        let guard = guard.and({
+            let shared = Arc::clone(&shared);
+            move || shared.end()
+        });
         let mut vcpus = Self { shared, threads: Vec::with_capacity(fds.len()) };
         for (cpu, fd) in (0u8..).zip(fds) {
             let vcpu =
                 Vcpu { fd, shared: Arc::clone(&vcpus.shared), surroundings: surroundings.clone(), cpu };
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{cpu}"))
-                .stack_size(STACK)
-                .spawn(move || vcpu.live())
-                .map_err(|source| VcpuError::Thread { cpu, source })?;
+            let live = move || {
+                vcpu.live();
+                Ok(())
+            };
+            let thread =
+                guard.spawn(format!("vcpu{cpu}"), STACK, "a CPU of the guest does not run any more", live);
+            let thread = thread.map_err(|source| VcpuError::Thread { cpu, source })?;
             vcpus.threads.push(thread);
         }
         Ok(vcpus)
@@ -213,13 +228,10 @@ impl Vcpus {
     /// Ends all CPUs and waits for their threads. Called by drop; not to be called from a CPU's
     /// thread.
     pub fn end(&mut self) {
-        let mut wish = self.shared.lock();
-        wish.state = State::Ending;
-        self.shared.changed.notify_all();
+        self.shared.end();
         self.kick();
-        drop(wish);
         for thread in self.threads.drain(..) {
-            // A CPU's thread that panicked has been reported by the panic hook.
+            // A panic was told.
             let _ = thread.join();
         }
     }
@@ -254,24 +266,6 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     }
 }
 
-/// Says so if a CPU's thread panics (a bug of a device), and keeps nobody waiting for it.
-struct LastWords {
-    shared: Arc<Shared>,
-    power: Arc<Power>,
-    cpu: u8,
-}
-
-impl Drop for LastWords {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.power
-                .failed(format!("CPU {}: the monitor failed (a bug; see the message before)", self.cpu));
-            self.shared.lock().state = State::Ending;
-            self.shared.changed.notify_all();
-        }
-    }
-}
-
 struct Vcpu {
     fd: VcpuFd,
     shared: Arc<Shared>,
@@ -282,11 +276,6 @@ struct Vcpu {
 impl Vcpu {
     /// The thread: one method per state.
     fn live(mut self) {
-        let _last_words = LastWords {
-            shared: Arc::clone(&self.shared),
-            power: Arc::clone(&self.surroundings.power),
-            cpu: self.cpu,
-        };
         IMMEDIATE_EXIT.set(&raw mut self.fd.get_kvm_run().immediate_exit);
         // Who started the process may have blocked it. Fails only for what is no signal.
         let _ = unblock_signal(SIGRTMIN());
@@ -375,8 +364,7 @@ impl Vcpu {
     /// The guest has ended by this CPU's doing, and this CPU ends with it. The others do when they
     /// look at the wish, at the latest in [`Vcpus::end`].
     fn leave(&self) -> Next {
-        self.shared.lock().state = State::Ending;
-        self.shared.changed.notify_all();
+        self.shared.end();
         Next::Look
     }
 
@@ -422,6 +410,7 @@ enum Next {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
+    use std::thread;
 
     use super::*;
 

@@ -43,7 +43,7 @@ impl GuestSpace {
             BlockState::Split(_) => self.take_frame_home(state, frame),
         };
         if let Err(error) = done {
-            tracing::error!(?frame, %error, "a frame that the guest gave up could not be taken");
+            crate::seldom!(error, ?frame, %error, "a frame that the guest gave up could not be taken");
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl GuestSpace {
                 return match self.take_block(&mut state, guest_block) {
                     Ok(()) => count,
                     Err(error) => {
-                        tracing::error!(?guest_block, %error, "reported memory could not be taken");
+                        crate::seldom!(error, ?guest_block, %error, "reported memory could not be taken");
                         0
                     }
                 };
@@ -161,7 +161,7 @@ impl GuestSpace {
                         split.report(frame.index());
                     }
                 }
-                Err(error) => tracing::error!(?frame, %error, "reported memory could not be taken"),
+                Err(error) => crate::seldom!(error, ?frame, %error, "reported memory could not be taken"),
             }
         }
         self.return_emptied(&mut state);

@@ -82,7 +82,7 @@ impl GuestSpace {
             }
             Err(Unresolved::Refused(error)) => {
                 self.faults.failed.add(1);
-                if self.faults.failed.get().is_power_of_two() {
+                if crate::seldom::is_due(self.faults.failed.get()) {
                     tracing::warn!(?frame, %error, "a guest fault could not be resolved; it will be tried again");
                 }
                 self.retry.add(frame);

@@ -83,7 +83,7 @@ impl GuestSpace {
     fn free_as_it_is(&self, state: &mut State, home: FrameId) {
         state.came_home = true;
         if let Err(error) = self.alloc.enter(CPU).free(home, Order::FRAME) {
-            tracing::error!(%error, "a bug: a frame could not be freed");
+            crate::seldom!(error, %error, "a bug: a frame could not be freed");
         }
     }
 
@@ -117,7 +117,7 @@ impl GuestSpace {
         let mut local = self.alloc.enter(CPU);
         for frame in frames {
             if let Err(error) = local.free(frame, Order::FRAME) {
-                tracing::error!(%error, "a bug: a frame could not be freed");
+                crate::seldom!(error, %error, "a bug: a frame could not be freed");
             }
         }
     }
@@ -139,7 +139,7 @@ impl GuestSpace {
             Slots::PageTable => {
                 if let Err(error) = self.arena.renew(block, &self.uffd) {
                     self.moves.set_aside.add(1);
-                    if self.moves.set_aside.get().is_power_of_two() {
+                    if crate::seldom::is_due(self.moves.set_aside.get()) {
                         tracing::warn!(?block, %error, "a free block could not be mapped anew; it is not used until that succeeds");
                     }
                     state.set_aside.push(block);
@@ -168,7 +168,7 @@ impl GuestSpace {
     /// Frees a block that is handed out whole, of which the slots are empty.
     pub(super) fn put_whole(&self, _state: &mut State, block: BlockId) {
         if let Err(error) = self.alloc.enter(CPU).free(block.frame(0), Order::BLOCK) {
-            tracing::error!(%error, "a bug: a block could not be freed");
+            crate::seldom!(error, %error, "a bug: a block could not be freed");
         }
     }
 

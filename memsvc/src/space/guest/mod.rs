@@ -276,6 +276,18 @@ impl GuestSpace {
         &self.compaction
     }
 
+    /// What wakes the refiller of the stash.
+    #[cfg(test)]
+    pub(crate) fn refill(&self) -> &Bell {
+        &self.refill
+    }
+
+    /// What wakes the thread that waits for memory.
+    #[cfg(test)]
+    pub(crate) fn short(&self) -> &Bell {
+        self.shortage.bell()
+    }
+
     pub(crate) fn uffd(&self) -> &Uffd {
         &self.uffd
     }

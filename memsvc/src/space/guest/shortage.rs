@@ -63,6 +63,11 @@ impl Shortage {
     pub(super) fn stop(&self) {
         self.bell.ring(reason::STOP);
     }
+
+    #[cfg(test)]
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
 }
 
 impl GuestSpace {

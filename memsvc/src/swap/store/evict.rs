@@ -16,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use zerocopy::IntoBytes;
 
@@ -27,6 +27,7 @@ use super::tiers::Tiers;
 use super::{NoRoom, Store};
 use crate::core::slab::Handle;
 use crate::core::units::{CpuId, FRAME_SIZE};
+use crate::guard::Guard;
 use crate::swap::session::WINDOW;
 use crate::swap::tier::{Block, Op, TierError};
 
@@ -44,6 +45,7 @@ const MOST_PROMISED: usize = READERS * WINDOW as usize;
 pub(crate) struct Evictor {
     store: Arc<Store>,
     thread: Option<JoinHandle<()>>,
+    guard: Guard,
 }
 
 impl Evictor {
@@ -51,19 +53,20 @@ impl Evictor {
     ///
     /// # Errors
     /// There is no thread.
-    pub(crate) fn spawn(store: &Arc<Store>, cpu: CpuId) -> io::Result<Option<Self>> {
+    pub(crate) fn spawn(store: &Arc<Store>, cpu: CpuId, guard: &Guard) -> io::Result<Option<Self>> {
         if store.tiers.is_none() {
             return Ok(None);
         }
-        let thread = thread::Builder::new().name("evict".into()).stack_size(STACK).spawn({
+        let thread = guard.spawn("evict", STACK, "no page of swap can leave for a tier any more", {
             let store = Arc::clone(store);
             move || {
                 if let Some(tiers) = &store.tiers {
                     Eviction::new(&store, tiers, cpu).run();
                 }
+                Ok(())
             }
         })?;
-        Ok(Some(Self { store: Arc::clone(store), thread: Some(thread) }))
+        Ok(Some(Self { store: Arc::clone(store), thread: Some(thread), guard: guard.clone() }))
     }
 }
 
@@ -75,9 +78,8 @@ impl Drop for Evictor {
             tiers.levels().iter().for_each(Level::close);
         }
         if let Some(thread) = self.thread.take() {
-            // A panic has been reported where it happened.
-            let ended = thread.join();
-            debug_assert!(ended.is_ok() || thread::panicking(), "the evictor has panicked");
+            // It may wait for a tier whose thread has failed.
+            self.guard.join(thread);
         }
     }
 }

@@ -11,6 +11,8 @@ use super::not_negative;
 use super::places::Places;
 use super::reader::Reader;
 use crate::core::sync::lock;
+use crate::guard::Guard;
+use crate::seldom::is_due;
 use crate::stats::Counter;
 use crate::swap::SwapError;
 use crate::swap::codec::Codec;
@@ -246,17 +248,18 @@ impl Level {
     ///
     /// # Errors
     /// It cannot be had.
-    pub(crate) fn open(config: &TierConfig, pages: u64) -> Result<Self, SwapError> {
+    pub(crate) fn open(config: &TierConfig, pages: u64, guard: &Guard) -> Result<Self, SwapError> {
         let most = pages.min(MOST_PLACES);
         let name = config.to_string();
         match config {
             TierConfig::File(directory) => {
-                Self::new(name, Box::new(FileTier::open(directory, most)?), most).map_err(SwapError::Resource)
+                let tier = Box::new(FileTier::open(directory, most)?);
+                Self::new(name, tier, most, guard).map_err(SwapError::Resource)
             }
             TierConfig::Nbd { server, export, timeout } => {
                 let (tier, places) = RemoteTier::connect(server, export, *timeout, most)?;
                 let (is_away, remote) = (tier.is_away(), Some(tier.counters()));
-                let level = Self::new(name, Box::new(tier), places).map_err(SwapError::Resource)?;
+                let level = Self::new(name, Box::new(tier), places, guard).map_err(SwapError::Resource)?;
                 Ok(Self { is_away, remote, ..level })
             }
         }
@@ -266,10 +269,15 @@ impl Level {
     ///
     /// # Errors
     /// There is no thread for it.
-    pub(crate) fn new(name: String, transport: Box<dyn Transport>, places: u64) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        name: String,
+        transport: Box<dyn Transport>,
+        places: u64,
+        guard: &Guard,
+    ) -> std::io::Result<Self> {
         let waiting = Arc::new(Mutex::new(Waiting::new()));
         let counts = Arc::<Counts>::default();
-        let tier = Tier::spawn(transport, QUEUE, {
+        let tier = Tier::spawn(transport, QUEUE, guard, {
             let (waiting, counts, name) = (Arc::clone(&waiting), Arc::clone(&counts), name.clone());
             move |Done { token, op, result }| {
                 counts.count(&name, &op, result);
@@ -404,8 +412,7 @@ impl Counts {
             (Err(error), _) => {
                 self.errors.add(1);
                 let errors = self.errors.get();
-                // The first one, and then ever more seldom.
-                if errors.is_power_of_two() {
+                if is_due(errors) {
                     tracing::warn!(tier = name, errors, %error, "operations of a tier have failed");
                 }
             }

@@ -426,7 +426,7 @@ impl Store {
             }
             Err(error) => {
                 debug_assert!(false, "{error}");
-                tracing::error!(%error, "a bug: a page of swap could not be freed");
+                crate::seldom!(error, %error, "a bug: a page of swap could not be freed");
             }
         }
     }

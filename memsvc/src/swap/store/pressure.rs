@@ -47,6 +47,8 @@ struct State {
     waiting: Vec<Weak<Waker>>,
     /// Writes that had to wait.
     throttled: u64,
+    #[cfg(test)]
+    is_broken: bool,
 }
 
 impl Pressure {
@@ -84,10 +86,19 @@ impl Pressure {
         }
     }
 
+    /// The evictor panics when it next looks here.
+    #[cfg(test)]
+    pub(super) fn break_evictor(&self) {
+        lock(&self.state).is_broken = true;
+        self.bell.notify_one();
+    }
+
     /// The evictor sleeps until it is wanted, or has not been for a while since places were freed.
     pub(super) fn next(&self) -> Next {
         let mut state = lock(&self.state);
         loop {
+            #[cfg(test)]
+            assert!(!state.is_broken, "on purpose");
             if state.stop {
                 return Next::Stop;
             }

@@ -20,6 +20,7 @@ use zerocopy::FromZeros;
 use super::level::{Level, Record, Waits, empty_block};
 use crate::core::sync::lock;
 use crate::core::units::FRAME_SIZE;
+use crate::seldom::is_due;
 use crate::stats::Counter;
 use crate::swap::session::WINDOW;
 use crate::swap::tier::{Block, Op, Sealer, TierError};
@@ -155,8 +156,7 @@ impl Reader {
     fn count_corrupt(&self) {
         self.corrupt.add(1);
         let pages = self.corrupt.get();
-        // The first one, and then ever more seldom.
-        if pages.is_power_of_two() {
+        if is_due(pages) {
             tracing::warn!(pages, "pages came back from a tier other than they went there");
         }
     }

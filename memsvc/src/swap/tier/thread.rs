@@ -6,7 +6,8 @@
 //!          discards ─┘     (depth)
 //! ```
 //! Every operation that was begun ends with one call of `done`, on this thread, whatever happens: when the tier
-//! is closed what has not been taken up is handed back, and when the transport panics everything is.
+//! is closed what has not been taken up is handed back, and when the transport panics everything is: a guest goes on
+//! with the tiers that are left. A panic elsewhere on the thread ends the guest ([`Guard`]).
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -22,6 +23,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::{Block, Done, Op, TierError, Transport};
 use crate::core::units::FRAME_SIZE;
+use crate::guard::Guard;
 
 /// Nothing deep, and no buffers on it.
 const STACK: usize = 256 << 10;
@@ -48,6 +50,7 @@ impl Tier {
     pub(crate) fn spawn(
         transport: Box<dyn Transport>,
         capacity: usize,
+        guard: &Guard,
         done: impl FnMut(Done) + Send + 'static,
     ) -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -61,8 +64,12 @@ impl Tier {
             ended: Vec::with_capacity(depth),
             done,
         };
-        let thread = thread::Builder::new().name("tier".into()).stack_size(STACK);
-        Ok(Self { shared, thread: Some(thread.spawn(move || worker.run())?) })
+        let thread =
+            guard.spawn("tier", STACK, "pages of swap on a tier cannot be had any more", move || {
+                worker.run();
+                Ok(())
+            })?;
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Begins an operation; `done` will be told of its end. Operations that wait overtake each other, reads

@@ -13,8 +13,9 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
+
+use memsvc::guard::Guard;
 
 /// Output that waits at most, bytes; what comes then is lost and counted.
 const QUEUE: usize = 1 << 20;
@@ -69,17 +70,22 @@ impl Output {
 
 impl ConsoleOutput {
     /// Starts a writer to `sink`.
-    pub fn new(name: &str, sink: Box<dyn Write + Send>) -> io::Result<Self> {
+    pub fn new(name: &str, sink: Box<dyn Write + Send>, guard: &Guard) -> io::Result<Self> {
         let shared = Arc::new(Output {
             state: Mutex::new(Queue::default()),
             changed: Condvar::new(),
             lost: AtomicU64::new(0),
         });
         let writer = Arc::clone(&shared);
-        thread::Builder::new()
-            .name(format!("{name}-out"))
-            .stack_size(STACK)
-            .spawn(move || write_all(&writer, sink))?;
+        guard.spawn(
+            format!("{name}-out"),
+            STACK,
+            "the guest's console says nothing any more",
+            move || {
+                write_all(&writer, sink);
+                Ok(())
+            },
+        )?;
         Ok(Self { _last: Arc::new(Last(Arc::clone(&shared))), shared })
     }
 
@@ -163,23 +169,71 @@ fn write_all(shared: &Output, mut sink: Box<dyn Write + Send>) {
 pub(super) fn read_all(
     name: &str,
     mut source: ConsoleInput,
+    guard: &Guard,
     mut deliver: impl FnMut(&[u8]) -> bool + Send + 'static,
 ) -> io::Result<()> {
     let read = move || {
         let mut chunk = [0; CHUNK];
         loop {
             match source.read(&mut chunk) {
-                Ok(0) => return,
+                Ok(0) => return Ok(()),
                 Ok(n) => {
                     if !chunk.get(..n).is_some_and(&mut deliver) {
-                        return;
+                        return Ok(());
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+                // The terminal is gone, as at the end of a file; the guest goes on.
+                Err(_) => return Ok(()),
             }
         }
     };
-    let builder = thread::Builder::new().name(format!("{name}-in")).stack_size(STACK);
-    builder.spawn(read).map(drop)
+    guard.spawn(format!("{name}-in"), STACK, "the guest's console hears nothing any more", read).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::exit::ExitSlot;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            panic!("on purpose");
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            panic!("on purpose");
+        }
+    }
+
+    fn ends(exit: &ExitSlot, name: &str) {
+        let reason = exit.wait_timeout(PATIENCE).expect("the guest ends");
+        let said = reason.to_string();
+        assert_eq!(reason.code(), 1, "{said}");
+        assert!(said.contains(&format!("\"{name}\"")) && said.contains("a bug"), "{said}");
+    }
+
+    #[test]
+    fn a_panic_of_either_thread_ends_the_guest_and_holds_nobody_up() {
+        let exit = Arc::new(ExitSlot::default());
+        let output = ConsoleOutput::new("serial", Box::new(Broken), &exit.guard()).unwrap();
+        output.push(1);
+        ends(&exit, "serial-out");
+        let since = Instant::now();
+        output.drain(Duration::from_millis(10));
+        assert!(since.elapsed() < PATIENCE);
+
+        let exit = Arc::new(ExitSlot::default());
+        read_all("serial", Box::new(Broken), &exit.guard(), |_| true).unwrap();
+        ends(&exit, "serial-in");
+    }
 }

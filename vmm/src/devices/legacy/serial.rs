@@ -21,6 +21,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
+use memsvc::guard::Guard;
+
 use super::console::{ConsoleInput, ConsoleOutput, read_all};
 use super::panic_watch::PanicWatch;
 use super::{IrqLine, Power};
@@ -72,12 +74,19 @@ struct Port {
     polls: u8,
     has_fifo: bool,
     /// Where input comes from, until a reader thread of this name has it.
-    source: Option<(String, ConsoleInput)>,
+    source: Option<Source>,
+}
+
+/// Input that nobody reads yet, and what its reader needs.
+struct Source {
+    name: String,
+    input: ConsoleInput,
+    guard: Guard,
 }
 
 impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = self.source.as_ref().map(|(name, _)| name);
+        let source = self.source.as_ref().map(|source| &source.name);
         f.debug_struct("Port").field("ier", &self.ier).field("source", &source).finish_non_exhaustive()
     }
 }
@@ -137,10 +146,11 @@ impl Serial {
         output: ConsoleOutput,
         input: Option<ConsoleInput>,
         power: Arc<Power>,
+        guard: Guard,
     ) -> Self {
         let transmitter = Transmitter { output, watch: PanicWatch::default(), power };
         let uart = vm_superio::Serial::new(irq, transmitter);
-        let source = input.map(|input| (name.to_owned(), input));
+        let source = input.map(|input| Source { name: name.to_owned(), input, guard });
         let port = Mutex::new(Port {
             uart,
             ier: 0,
@@ -156,9 +166,9 @@ impl Serial {
 
     /// Starts the reader thread if the driver wants input for the first time.
     fn read_input(&self) {
-        let Some((name, input)) = self.shared.take_source() else { return };
+        let Some(Source { name, input, guard }) = self.shared.take_source() else { return };
         let weak = Arc::downgrade(&self.shared);
-        if let Err(error) = read_all(&name, input, move |bytes| deliver(&weak, bytes)) {
+        if let Err(error) = read_all(&name, input, &guard, move |bytes| deliver(&weak, bytes)) {
             tracing::error!(%error, "the serial console takes no input: its thread cannot be started");
         }
     }
@@ -175,7 +185,7 @@ fn deliver(shared: &Weak<Shared>, bytes: &[u8]) -> bool {
 }
 
 impl Shared {
-    fn take_source(&self) -> Option<(String, ConsoleInput)> {
+    fn take_source(&self) -> Option<Source> {
         let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
         if port.takes_input() { port.source.take() } else { None }
     }
@@ -302,10 +312,11 @@ mod tests {
 
     fn serial(input: Option<ConsoleInput>, power: &Arc<Power>) -> (Serial, EventFd, ConsoleOutput, Sink) {
         let sink = Sink::default();
-        let output = ConsoleOutput::new("test", Box::new(sink.clone())).unwrap();
+        let guard = Guard::new(|why| panic!("{why}"));
+        let output = ConsoleOutput::new("test", Box::new(sink.clone()), &guard).unwrap();
         let irq = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let line = IrqLine::new(irq.try_clone().unwrap());
-        let serial = Serial::new("test", line, output.clone(), input, Arc::clone(power));
+        let serial = Serial::new("test", line, output.clone(), input, Arc::clone(power), guard);
         (serial, irq, output, sink)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use memsvc::seldom::is_due;
 use tracing::warn;
 
 use super::transport::TransportMetrics;
@@ -131,8 +132,11 @@ impl<'a> ActiveQueue<'a> {
         match act(self.queue, self.memory) {
             Ok(result) => Some(result),
             Err(error) => {
-                warn!(queue = self.index, %error, "a device stops until its driver resets it");
                 self.metrics.queue_errors.inc();
+                let times = self.metrics.queue_errors.get();
+                if is_due(times) {
+                    warn!(times, queue = self.index, %error, "a device stops until its driver resets it");
+                }
                 self.interrupt.needs_reset();
                 None
             }

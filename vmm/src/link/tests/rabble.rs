@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use memsvc::guard::Guard;
 use memsvc::swap::nbd::{
     ClientFlags, Command, CommandFlags, OptionCode, OptionHeader, Request, RequestHeader,
 };
@@ -181,7 +182,7 @@ impl Talk for Anybody {
 fn ten_thousand_connections_of_garbage_harm_nobody_who_swaps() {
     let bytes = (CLIENTS + 1) * PAGES * PAGE as u64;
     let swap = SwapConfig { name: "swap".into(), bytes, memory: bytes, codec: Codec::Lz4, tiers: vec![] };
-    let swap = Swap::standalone(&swap).expect("a swap device");
+    let swap = Swap::standalone(&swap, &Guard::new(|why| panic!("{why}"))).expect("a swap device");
     let served = Served::new(&swap, &Arc::new(Waker::new().expect("a descriptor")));
     let faults = Faults { late: 50, scarce: true, ..Faults::default() };
     let config = Config { connections: PLACES, ..config() };

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use memsvc::guard::Guard;
 use memsvc::swap::{Codec, Swap, SwapConfig, TierConfig, Waker};
 
 use super::net::{Faults, Net};
@@ -31,7 +32,8 @@ impl Rig {
         let bytes = CLIENTS * PAGES * PAGE as u64;
         let memory = if tiers.is_empty() { bytes } else { bytes / 4 };
         let config_of_swap = SwapConfig { name: "swap".into(), bytes, memory, codec: Codec::Lz4, tiers };
-        let swap = Swap::standalone(&config_of_swap).expect("a swap device");
+        let swap =
+            Swap::standalone(&config_of_swap, &Guard::new(|why| panic!("{why}"))).expect("a swap device");
         let served = Served::new(&swap, &Arc::new(Waker::new().expect("a descriptor")));
         let net = Net::between(crate::link::Config { seed, ..config() }, served, ALL_OFFLOADS, faults);
         Self { swap, net, known: Known::new(seed), random: fastrand::Rng::with_seed(seed) }

@@ -114,7 +114,7 @@ impl GuestSpace {
             }
         };
         if let Err(error) = self.alloc.split(block.frame(0), Order::BLOCK) {
-            tracing::error!(%error, "a bug: a block behind guest RAM is not what its tag says");
+            crate::seldom!(error, %error, "a bug: a block behind guest RAM is not what its tag says");
         }
         let mut split = SplitBlock::absent();
         for index in 0..FRAMES_PER_BLOCK {
@@ -145,7 +145,7 @@ impl GuestSpace {
                 // The huge page did not come home whole.
                 _ => {
                     if let Err(error) = self.take_frame_home(state, hole) {
-                        tracing::error!(?hole, %error, "a frame that the guest gave up could not be taken");
+                        crate::seldom!(error, ?hole, %error, "a frame that the guest gave up could not be taken");
                     }
                 }
             }

@@ -57,7 +57,7 @@ impl GuestSpace {
         }
         let mut state = self.lock_after_faults();
         if let Err(error) = self.take_over(&mut state, guest_block, whole) {
-            tracing::warn!(?guest_block, %error, "a block could not be mapped whole");
+            crate::seldom!(warn, ?guest_block, %error, "a block could not be mapped whole");
             drop(state);
             self.undo_promotion(&promotion);
             return Err(NotPromoted::Failed);
@@ -137,7 +137,7 @@ impl GuestSpace {
         state.mapped.insert(guest_block);
         if let Err(error) = self.watch(guest_block) {
             // All of it is there; nothing may be taken from it before it is watched again.
-            tracing::error!(?guest_block, %error, "a block of guest RAM is not watched any more");
+            crate::seldom!(error, ?guest_block, %error, "a block of guest RAM is not watched any more");
             state.unwatched.insert(guest_block);
         }
         self.tag_guest(state, guest_block, whole);

@@ -13,8 +13,12 @@ fn start(capacity: usize, faults: Faults) -> (Tier, Receiver<Done>, Arc<Mutex<Fa
     let faults = Arc::new(Mutex::new(faults));
     let (sender, receiver) = channel();
     let transport = Box::new(MemTier::new(PLACES, 1, Arc::clone(&faults)));
-    let tier = Tier::spawn(transport, capacity, move |done| sender.send(done).unwrap()).unwrap();
+    let tier = Tier::spawn(transport, capacity, &guard(), move |done| sender.send(done).unwrap()).unwrap();
     (tier, receiver, faults)
+}
+
+fn guard() -> Guard {
+    Guard::new(|why| panic!("{why}"))
 }
 
 fn block(byte: u8) -> Box<Block> {
@@ -170,7 +174,7 @@ fn it_may_be_dropped_by_who_is_told() {
         drop(there.lock().unwrap().take());
         sender.send(done).unwrap();
     };
-    let tier = Tier::spawn(transport, 1, done).unwrap();
+    let tier = Tier::spawn(transport, 1, &guard(), done).unwrap();
     let mut slot = place.lock().unwrap();
     tier.begin(1, read(1)).unwrap();
     *slot = Some(tier);
@@ -206,4 +210,16 @@ fn a_transport_that_panics_is_away() {
         drop(tier);
         assert_eq!(ended.iter().count(), 0);
     }
+}
+
+#[test]
+fn a_panic_of_the_thread_itself_is_told() {
+    let (sender, told) = channel();
+    let guard = Guard::new(move |why| sender.send(why).unwrap());
+    let transport = Box::new(MemTier::new(PLACES, 1, Arc::default()));
+    let tier = Tier::spawn(transport, 1, &guard, |_| panic!("on purpose")).unwrap();
+    tier.begin(1, read(1)).unwrap();
+    let why = told.recv().unwrap();
+    assert!(why.contains("\"tier\"") && why.contains("a bug"), "{why}");
+    drop(tier);
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::warn;
+use memsvc::seldom;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::Bytes;
 use vmm_sys_util::timerfd::TimerFd;
@@ -150,7 +150,7 @@ impl Balloon {
         };
         if let Err(cause) = set {
             self.metrics.timer_errors.inc();
-            warn!(%cause, "the timer for balloon statistics could not be set");
+            seldom!(warn, %cause, "the timer for balloon statistics could not be set");
         }
     }
 

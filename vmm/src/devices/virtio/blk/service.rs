@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use memsvc::seldom::is_due;
 use tracing::warn;
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
@@ -221,8 +222,11 @@ impl Service {
     }
 
     fn host_error(&self, cause: &io::Error) -> Unserved {
-        warn!(%cause, "a disk request failed on the host");
         self.metrics.host_errors.inc();
+        let times = self.metrics.host_errors.get();
+        if is_due(times) {
+            warn!(times, %cause, "a disk request failed on the host");
+        }
         Unserved::Failed(VIRTIO_BLK_S_IOERR)
     }
 }

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use memsvc::seldom;
 use vmm_sys_util::timerfd::TimerFd;
 
 pub use bucket::{Limit, TokenBucket};
@@ -102,7 +102,7 @@ impl RateLimiter {
         match self.timer.reset(wait, None) {
             Ok(()) => false,
             Err(cause) => {
-                warn!(%cause, "the timer of a rate limiter could not be set: the limit is not kept");
+                seldom!(warn, %cause, "the timer of a rate limiter could not be set: the limit is not kept");
                 true
             }
         }

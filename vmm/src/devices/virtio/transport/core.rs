@@ -13,6 +13,7 @@
 use std::io;
 use std::sync::Arc;
 
+use memsvc::seldom::is_due;
 use tracing::warn;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -250,8 +251,11 @@ impl Core {
                 }
             }
             Err(error) => {
-                warn!(device = ?self.kind, %error, "a device was not activated");
                 self.metrics.activations_refused.inc();
+                let times = self.metrics.activations_refused.get();
+                if is_due(times) {
+                    warn!(times, device = ?self.kind, %error, "a device was not activated");
+                }
                 self.interrupt.needs_reset();
             }
         }

@@ -1,5 +1,6 @@
 //! The transport as a driver sees it, with the entropy device behind it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -295,4 +296,50 @@ fn a_turn_ends_after_a_ring_full_of_descriptors() {
     assert_eq!(driver.used(0).len(), 1);
     driver.run();
     assert_eq!(driver.used(0).len(), usize::from(SIZE) - 1, "the rest gets its turns");
+}
+
+/// Counts the lines of the log.
+#[derive(Clone, Default)]
+struct Lines(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A guest that resets a device again and again, and breaks it each time in both ways that are logged.
+#[test]
+fn a_guest_cannot_make_the_log_grow() {
+    const ROUNDS: u64 = 1000;
+    let lines = Lines::default();
+    tracing::subscriber::with_default(lines.clone(), || {
+        let mut driver = Driver::new(rng());
+        for _ in 0..ROUNDS {
+            driver.negotiate(V1);
+            driver.set_up_queue(0, SIZE.into(), Rings { table: RAM, ..rings(0) });
+            driver.set(0x70, 15);
+            driver.set(0x70, 0);
+
+            driver.start(V1, 1);
+            driver.offer(0, u16::MAX);
+            driver.kick(0);
+            driver.set(0x70, 0);
+        }
+        let metrics = driver.mmio.metrics();
+        assert_eq!((metrics.activations_refused.get(), metrics.queue_errors.get()), (ROUNDS, ROUNDS));
+    });
+    let lines = lines.0.load(Ordering::Relaxed);
+    // 1, 2, 4, … 512 of each.
+    assert_eq!(lines, 20, "{lines} lines for {ROUNDS} resets");
 }

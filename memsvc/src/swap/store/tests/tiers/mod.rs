@@ -12,6 +12,7 @@ use super::super::level::Batch;
 use super::super::level::READS;
 use super::*;
 use crate::core::sync::lock;
+use crate::guard::Guard;
 use crate::swap::tier::{Faults, MemTier};
 
 /// A store with tiers of so many places each, and what goes wrong with them.
@@ -24,16 +25,20 @@ struct Rig {
 
 impl Rig {
     fn new(memory: u64, tiers: &[u64], seed: u64) -> Self {
+        Self::guarded(memory, tiers, seed, Guard::new(|why| panic!("{why}")))
+    }
+
+    fn guarded(memory: u64, tiers: &[u64], seed: u64, guard: Guard) -> Self {
         let faults: Vec<Arc<Mutex<Faults>>> = tiers.iter().map(|_| Arc::default()).collect();
         let levels = tiers.iter().zip(&faults).zip(seed..).map(|((places, faults), seed)| {
             let tier = MemTier::new(*places, seed, Arc::clone(faults));
-            Level::new("a tier".into(), Box::new(tier), *places).unwrap()
+            Level::new("a tier".into(), Box::new(tier), *places, &guard).unwrap()
         });
         let tiers = Tiers::new(levels.collect(), memory).unwrap();
         let objects = Arc::new(Objects::standalone(memory * 2 + (4 << 20), 3).unwrap());
         let limits = Limits { pages: PAGES, bytes: memory, touched: 0 };
         let store = Arc::new(Store::new(limits, objects, Box::new(|| {}), Some(tiers)));
-        let evictor = Evictor::spawn(&store, CpuId(2)).unwrap();
+        let evictor = Evictor::spawn(&store, CpuId(2), &guard).unwrap();
         Self { store, faults, evictor }
     }
 
@@ -384,4 +389,14 @@ fn places_of_erased_pages_are_discarded() {
     assert!(lock(&rig.faults[0]).places.len() > 150);
     rig.store.erase(CPU, 0..200);
     wait_until(|| lock(&rig.faults[0]).places.is_empty());
+}
+
+#[test]
+fn a_panic_of_the_evictor_is_told_and_holds_nobody_up() {
+    let (sender, told) = std::sync::mpsc::channel();
+    let rig = Rig::guarded(128 << 12, &[PAGES], 1, Guard::new(move |why| sender.send(why).unwrap()));
+    rig.store.tiers.as_ref().unwrap().pressure.break_evictor();
+    let why = told.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(why.contains("\"evict\"") && why.contains("a bug"), "{why}");
+    drop(rig);
 }

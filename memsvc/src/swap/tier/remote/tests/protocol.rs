@@ -12,6 +12,7 @@ use super::super::broken::Broken;
 use super::super::client::Client;
 use super::super::requests::DEPTH;
 use super::*;
+use crate::guard::Guard;
 use crate::swap::nbd::*;
 use crate::swap::{Codec, Connection, Swap, SwapConfig, Waker};
 
@@ -37,7 +38,7 @@ impl Wire {
             codec: Codec::None,
             tiers: vec![],
         };
-        let swap = Swap::standalone(&config).unwrap();
+        let swap = Swap::standalone(&config, &Guard::new(|why| panic!("{why}"))).unwrap();
         let mut client = Client::new("swap");
         client.need(PLACES);
         let server = swap.connect(&Arc::new(Waker::new().unwrap()));

@@ -20,6 +20,7 @@ pub mod echo;
 pub mod host;
 pub mod http;
 pub mod initramfs;
+pub mod interrupted;
 pub mod kernels;
 pub mod kvm_host;
 pub mod nbd_server;

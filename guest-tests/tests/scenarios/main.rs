@@ -11,6 +11,7 @@ mod debian;
 mod disk;
 mod life;
 mod memory;
+mod operator;
 mod parts;
 mod swap;
 
@@ -57,6 +58,7 @@ fn run(mut arguments: Arguments) -> Conclusion {
     trials.extend(memory::trials());
     trials.extend(life::trials());
     trials.extend(swap::trials());
+    trials.extend(operator::trials());
     trials.extend(debian::trials());
     libtest_mimic::run(&arguments, parts::ours(trials))
 }

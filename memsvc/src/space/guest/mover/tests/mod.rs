@@ -48,7 +48,11 @@ impl Guest {
         Self::that_may_fail(blocks, &config, |why| panic!("{why}"))
     }
 
-    fn that_may_fail(blocks: usize, config: &Config, failed: impl FnOnce(String) + Send + 'static) -> Self {
+    fn that_may_fail(
+        blocks: usize,
+        config: &Config,
+        failed: impl Fn(String) + Send + Sync + 'static,
+    ) -> Self {
         let service = MemoryService::new(config, failed).unwrap();
         Self { service, pages: blocks * FRAMES }
     }

@@ -28,5 +28,5 @@ pub use service::{Config, MemoryService, Outcome, Region, least_limit};
 #[cfg(not(memsvc_loom))]
 pub use space::host::StartError;
 #[cfg(not(memsvc_loom))]
-pub use space::regions::RegionSpec;
+pub use space::regions::{MAX_RAM, RegionSpec};
 pub use stats::MemoryStats;

@@ -32,7 +32,7 @@ use crate::core::watermark::Choice;
 use crate::guard::Guard;
 use crate::space::arena::Arena;
 use crate::space::guest::{GuestSpace, wanted};
-use crate::space::host::{self, StartError};
+use crate::space::host::{self, Host, StartError};
 use crate::space::mapping::Mapping;
 use crate::space::pagemap::Pagemap;
 use crate::space::regions::{RegionSpec, Regions};
@@ -70,12 +70,16 @@ pub struct Config {
     pub compaction: Tuning,
     /// The guest's swap device, if it is to have one.
     pub swap: Option<SwapConfig>,
+    /// The operator's word that the kernel moves the right pages where the host swaps. Without it a start is refused
+    /// where the host may swap and the kernel's version does not say so.
+    pub allow_host_swap: bool,
 }
 
 impl Config {
     /// Guest RAM in these regions, all else by formula.
     pub fn new(regions: Vec<RegionSpec>) -> Self {
-        Self { regions, limit: None, watermarks: Choice::Formula, compaction: Tuning::default(), swap: None }
+        let (watermarks, compaction) = (Choice::Formula, Tuning::default());
+        Self { regions, limit: None, watermarks, compaction, swap: None, allow_host_swap: false }
     }
 }
 
@@ -142,13 +146,17 @@ impl MemoryService {
         let uffd = host::open_uffd()?;
         host::check_huge_pages()?;
         host::check_memory(bytes)?;
+        let host = Host::here();
+        let is_swappable = host.admit_swap(config.allow_host_swap)?;
 
-        let no_space = |source| StartError::NoAddressSpace { mib: bytes >> 20, source };
         let guest_blocks = u32::try_from(bytes / BLOCK_SIZE as u64).map_err(|_| StartError::BadRegions)?;
         let swap_blocks = config.swap.as_ref().map_or(0, SwapConfig::arena_blocks);
         let (arena_blocks, watermarks) = size::arena(guest_blocks, swap_blocks, config)?;
         let is_limited = arena_blocks < guest_blocks.saturating_add(swap_blocks);
-        let arena = Arena::new(arena_blocks, true, &uffd).map_err(no_space)?;
+        let arena_bytes = u64::from(arena_blocks) * BLOCK_SIZE as u64;
+        host.admit_size(bytes, arena_bytes)?;
+        let no_space = |source| host.no_address_space(bytes + arena_bytes, source);
+        let arena = Arena::new(arena_blocks, is_swappable, &uffd).map_err(no_space)?;
         let mapping = Mapping::new(bytes as usize).map_err(no_space)?;
         uffd.register(mapping.base(), mapping.len(), Watch::Missing)
             .map_err(|source| StartError::Resource { what: "registering guest RAM", source })?;

@@ -18,12 +18,23 @@ use crate::space::host::StartError;
 /// A block for compaction to move things to, and for what the monitor has of its own.
 const SPARE: u32 = 1;
 
+/// Frames are numbered by `u32`.
+const MOST_BLOCKS: u32 = u32::MAX / FRAMES_PER_BLOCK as u32;
+
 /// Blocks of the arena, and its watermarks.
 pub(super) fn arena(
     guest_blocks: u32,
     swap_blocks: u32,
     config: &Config,
 ) -> Result<(u32, Watermarks), StartError> {
+    let (blocks, watermarks) = chosen(guest_blocks, swap_blocks, config)?;
+    if blocks > MOST_BLOCKS {
+        return Err(StartError::TooManyFrames { gib: mib(blocks) >> 10 });
+    }
+    Ok((blocks, watermarks))
+}
+
+fn chosen(guest_blocks: u32, swap_blocks: u32, config: &Config) -> Result<(u32, Watermarks), StartError> {
     let (enough, watermarks) = unlimited(guest_blocks, swap_blocks, config.watermarks);
     let Some(limit) = config.limit else { return Ok((enough, watermarks)) };
     let blocks = u32::try_from(limit / BLOCK_SIZE as u64).unwrap_or(u32::MAX);
@@ -105,6 +116,24 @@ mod tests {
         let without = arena(256, 100, &config(None, Choice::Formula)).unwrap();
         assert_eq!(arena(256, 100, &config(Some(1 << 40), Choice::Formula)).unwrap(), without);
         assert_eq!(arena(256, 100, &config(Some(u64::MAX), Choice::Formula)).unwrap(), without);
+    }
+
+    #[test]
+    fn more_frames_than_there_are_numbers_are_refused() {
+        let largest = (crate::MAX_RAM / BLOCK_SIZE as u64) as u32;
+        let (swap, config) = (64 << 9, Config::new(Vec::new()));
+        assert!(arena(largest, swap, &config).unwrap().0 <= MOST_BLOCKS);
+        // 16 TiB less 1 GiB, of which arenas are larger.
+        let error = arena(MOST_BLOCKS - 511, 0, &config).unwrap_err().to_string();
+        assert!(error.contains("are 16") && error.contains("16 TiB is too much: ask for less"), "{error}");
+        let half = config_with_high(largest);
+        assert!(matches!(arena(largest, swap, &half), Err(StartError::TooManyFrames { .. })));
+    }
+
+    /// So much stays free as the operator may ask for at most: half of the guest's memory.
+    fn config_with_high(guest_blocks: u32) -> Config {
+        let high = frames(guest_blocks / 2);
+        config(None, Choice::Exactly(Watermarks::new(frames(guest_blocks), 0, 0, high).unwrap()))
     }
 
     proptest! {

@@ -11,16 +11,17 @@ pub struct RegionSpec {
     pub len: u64,
 }
 
-/// Frames are numbered by `u32`; some numbers are left to the arena, which is larger.
-const MAX_BYTES: u64 = (1 << 32) * FRAME_SIZE as u64 - (1 << 30);
+/// Most guest RAM, bytes. Frames are numbered by `u32`, which ends at 16 TiB; some numbers are left to the arena, which is
+/// larger by swap, stash and what stays free.
+pub const MAX_RAM: u64 = 15 << 40;
 
 /// Regions in ascending order, numbered through without the holes between them.
 #[derive(Debug)]
 pub(crate) struct Regions(Vec<RegionSpec>);
 
 impl Regions {
-    /// None when there is no region, or one is empty, unaligned, or not above the one before; or
-    /// when there are more frames than 32-bit numbers, with room for the stash (16 TiB).
+    /// None when there is no region, or one is empty, unaligned, or not above the one before; or when there is more
+    /// than [`MAX_RAM`].
     pub(crate) fn new(specs: &[RegionSpec]) -> Option<Self> {
         let block = BLOCK_SIZE as u64;
         let mut end = 0;
@@ -32,7 +33,7 @@ impl Regions {
             end = spec.gpa.checked_add(spec.len)?;
         }
         let regions = Self(specs.to_vec());
-        (!specs.is_empty() && regions.bytes() <= MAX_BYTES).then_some(regions)
+        (!specs.is_empty() && regions.bytes() <= MAX_RAM).then_some(regions)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -83,9 +84,9 @@ mod tests {
     #[test]
     fn frame_numbers_do_not_wrap_in_the_largest_guest() {
         const TIB: u64 = MIB;
-        let largest = Regions::new(&[spec(0, 16 * TIB - 1024)]).unwrap();
-        assert!(largest.frame(Gfn((16 * TIB - 1024) * 256 - 1)).is_some());
-        assert!(Regions::new(&[spec(0, 16 * TIB)]).is_none());
+        let largest = Regions::new(&[spec(0, 15 * TIB)]).unwrap();
+        assert!(largest.frame(Gfn(15 * TIB * 256 - 1)).is_some());
+        assert!(Regions::new(&[spec(0, 15 * TIB + 2)]).is_none());
     }
 
     #[test]

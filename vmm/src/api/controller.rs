@@ -139,6 +139,7 @@ impl Controller {
             let memory = &mut config.memory;
             memory.limit_mib = limits.limit_mib.or(memory.limit_mib);
             memory.min_free_kib = limits.min_free_kib.or(memory.min_free_kib);
+            memory.allow_host_swap = limits.allow_host_swap.unwrap_or(memory.allow_host_swap);
             Ok(())
         })
     }

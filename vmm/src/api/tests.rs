@@ -112,6 +112,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         ("PUT", "/metrics", json!({"metrics_path": served.dir.path().join("metrics")})),
         ("PUT", "/machine-config", json!({"vcpu_count": 2, "mem_size_mib": 512, "smt": false})),
         ("PATCH", "/machine-config", json!({"mem_size_mib": 256})),
+        ("PUT", "/memory/limits", json!({"allow_host_swap": true})),
         ("PUT", "/memory/limits", json!({"limit_mib": 300})),
         ("PUT", "/memory/watermarks", json!({"min_kib": 1024, "low_kib": 2048, "high_kib": 4096})),
         ("PUT", "/memory/compaction", json!({"policy": "scanner", "extfrag_threshold": 1000})),
@@ -152,7 +153,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
     assert_eq!(
         config["memory"],
         json!({"limit_mib": 300, "watermarks": {"min_kib": 1024, "low_kib": 2048, "high_kib": 4096},
-            "compaction": {"policy": "scanner", "extfrag_threshold": 0, "proactiveness": 100}})
+            "allow_host_swap": true, "compaction": {"policy": "scanner", "extfrag_threshold": 0, "proactiveness": 100}})
     );
     let late = client.call("PUT", "/memory/watermarks", r#"{"min_kib":0,"low_kib":0,"high_kib":0}"#);
     assert_eq!(
@@ -262,6 +263,12 @@ fn every_mistake_gets_400_and_one_sentence() {
             "/memory/compaction",
             r#"{"extfrag_threshold":1001}"#,
             "extfrag_threshold is 0 to 1000, and not 1001.",
+        ),
+        (
+            "PUT",
+            "/machine-config",
+            r#"{"vcpu_count":1,"mem_size_mib":16776192}"#,
+            "The guest's memory (mem_size_mib) is 16776192 MiB, but a guest has 15728640 MiB (15 TiB) at most.",
         ),
         ("PUT", "/swap", r#"{"size_mib":0}"#, "The swap device is of 0 MiB, but must be of 1 MiB to 1 TiB."),
         (

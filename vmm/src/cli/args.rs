@@ -109,6 +109,10 @@ pub(super) struct ServeArgs {
     /// Serve no API; needs --config-file
     #[arg(long, requires = "config_file")]
     pub(super) no_api: bool,
+    /// Start though the host may swap the guest and the version of its kernel does not tell whether it can move what is
+    /// swapped: you know that it has the fixes (see aerostat check)
+    #[arg(long)]
+    pub(super) allow_host_swap: bool,
     /// Say why the guest ended as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -158,6 +162,10 @@ pub(super) struct RunArgs {
     /// multiples of 4 [default: by Linux's formula]
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = size::watermarks, allow_hyphen_values = true)]
     pub(super) watermarks: Option<WatermarksConfig>,
+    /// Start though the host may swap the guest and the version of its kernel does not tell whether it can move what is
+    /// swapped: you know that it has the fixes (see aerostat check)
+    #[arg(long)]
+    pub(super) allow_host_swap: bool,
     /// Policy by which memory is compacted: occupancy, scanner, or off [default: occupancy]
     #[arg(long, value_name = "POLICY")]
     pub(super) compaction: Option<PolicyKind>,

@@ -98,14 +98,12 @@ fn human(report: &CheckReport) -> String {
     for check in all() {
         let mark = match (check.ok, check.required) {
             (true, _) => "ok",
-            (false, true) => "MISSING",
+            (false, true) => "BAD",
             (false, false) => "poor",
         };
+        let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
         // Writing to a string does not fail.
-        let _ = writeln!(text, "  {mark:<7}  {:width$}  {}", check.name, check.detail);
-        if let Some(remedy) = &check.remedy {
-            let _ = writeln!(text, "  {:7}  {:width$}  to give it: {remedy}", "", "");
-        }
+        let _ = writeln!(text, "  {mark:<4}  {:width$}  {}{remedy}", check.name, check.detail);
     }
     let verdict = if report.ok { "This host can run guests." } else { "This host cannot run guests." };
     let _ = writeln!(text, "\n{verdict}");
@@ -133,8 +131,8 @@ mod tests {
         let failed = report(true, vec![poor, bad]);
         assert!(!failed.ok);
         let text = human(&failed);
-        assert!(text.contains("  MISSING  uffd        is not permitted\n"), "{text}");
-        assert!(text.contains("to give it: run as root\n"), "{text}");
+        assert!(text.contains("  BAD   uffd        is not permitted: run as root\n"), "{text}");
+        assert!(text.contains("  poor  thp_defrag  is never: write madvise to it\n"), "{text}");
         assert!(text.ends_with("This host cannot run guests.\n"), "{text}");
     }
 }

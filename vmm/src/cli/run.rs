@@ -116,8 +116,8 @@ impl FromStr for SwapDevice {
 /// Does it.
 pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
     let config = Some(config(&args)?);
-    let RunArgs { id, api_sock, api_sock_mode, json, .. } = *args;
-    Session { id, api_sock: api_sock.as_deref(), api_sock_mode, config, json }.live(launcher)
+    let RunArgs { id, api_sock, api_sock_mode, allow_host_swap, json, .. } = *args;
+    Session { id, api_sock: api_sock.as_deref(), api_sock_mode, config, allow_host_swap, json }.live(launcher)
 }
 
 /// The configuration file if there is one, else defaults; then the flags on top.

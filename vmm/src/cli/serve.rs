@@ -14,9 +14,9 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// Does it.
 pub(super) fn serve(args: ServeArgs, launcher: Arc<dyn Launcher>) -> Outcome {
     let config = args.config_file.as_deref().map(read_config).transpose()?;
-    let ServeArgs { api_sock, api_sock_mode, id, no_api, json, .. } = args;
+    let ServeArgs { api_sock, api_sock_mode, id, no_api, allow_host_swap, json, .. } = args;
     let api_sock = (!no_api).then_some(api_sock.as_path());
-    Session { id, api_sock, api_sock_mode, config, json }.live(launcher)
+    Session { id, api_sock, api_sock_mode, config, allow_host_swap, json }.live(launcher)
 }
 
 /// Reads a configuration file; it is validated when it is loaded.

@@ -22,7 +22,7 @@ use crate::{
     },
     socket::{ListeningSocket, SocketMode},
     vm::{
-        config::VmConfig,
+        config::{MemoryLimits, VmConfig},
         exit::{Exit, ExitSlot},
     },
 };
@@ -40,6 +40,8 @@ pub(super) struct Session<'a> {
     pub(super) api_sock_mode: SocketMode,
     /// Start this at once.
     pub(super) config: Option<VmConfig>,
+    /// Whether the host may swap the guest, whatever the configuration says.
+    pub(super) allow_host_swap: bool,
     /// Say why the guest ended as JSON.
     pub(super) json: bool,
 }
@@ -53,8 +55,15 @@ impl Session<'_> {
         logger.install();
         let socket = self.api_sock.map(|path| ListeningSocket::bind(path, self.api_sock_mode)).transpose()?;
         let mut controller = Controller::new(self.id, launcher, logger, Arc::clone(&exit));
+        let is_configured = self.config.is_some();
         if let Some(config) = self.config {
             controller.load(config)?;
+        }
+        if self.allow_host_swap {
+            controller
+                .set_memory_limits(MemoryLimits { allow_host_swap: Some(true), ..MemoryLimits::default() })?;
+        }
+        if is_configured {
             controller.start()?;
         }
         let controller = Arc::new(Mutex::new(controller));

@@ -1,7 +1,7 @@
 //! `aerostat check`: what this host has and lacks, with a probe guest for its KVM.
 
 use memsvc::StartError;
-use memsvc::space::host;
+use memsvc::space::host::{self, Finding, Host};
 
 use super::kvm::{self, KvmError};
 use super::probe::{self, Verdict};
@@ -18,7 +18,12 @@ pub fn run() -> CheckReport {
         Ok(()) => Check::good(name, good),
         Err(error) => missing(name, &error),
     });
-    CheckReport::new(release, kvm_report(), checks.collect())
+    let found = Host::here().findings().into_iter().map(|(name, finding)| match finding {
+        Finding::Good(note) => Check::good(name, note),
+        Finding::Poor(advice) => Check::poor(name, advice.what, advice.remedy),
+        Finding::Bad(advice) => Check::bad(name, advice.what, advice.remedy),
+    });
+    CheckReport::new(release, kvm_report(), checks.chain(found).collect())
 }
 
 /// The service's sentences say what is missing, then after a colon how to give it.

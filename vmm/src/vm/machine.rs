@@ -111,7 +111,9 @@ impl Machine {
         let limit = config.memory.limit_mib.map(|limit| limit.bytes().unwrap_or(u64::MAX));
         let compaction = config.memory.compaction.tuning();
         let swap = config.swap.as_ref().map(SwapConfig::device);
-        let service = Config { regions: regions.clone(), limit, watermarks, compaction, swap };
+        let allow_host_swap = config.memory.allow_host_swap;
+        let service =
+            Config { regions: regions.clone(), limit, watermarks, compaction, swap, allow_host_swap };
         let memory = MemoryService::new(&service, failed).map_err(LaunchError::new)?;
         exit.at_exit({
             // Whatever waits for memory then may hold what the main thread needs to end the guest.

@@ -23,8 +23,8 @@ pub enum ConfigError {
     /// Too little memory, zero included.
     #[error("The guest's memory (mem_size_mib) is {0}, but a guest needs at least {MIN_MEMORY}.")]
     MemoryTooSmall(Mib),
-    /// More than the address space.
-    #[error("The guest's memory (mem_size_mib) is {0}, but guest addresses end at {MAX_MEMORY}.")]
+    /// More than there are numbers for frames.
+    #[error("The guest's memory (mem_size_mib) is {0}, but a guest has {MAX_MEMORY} (15 TiB) at most.")]
     MemoryTooLarge(Mib),
     /// Not a whole number of 2 MiB blocks.
     #[error("The guest's memory (mem_size_mib) is {0}, but must be even: it comes in blocks of 2 MiB.")]

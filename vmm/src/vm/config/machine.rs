@@ -9,8 +9,8 @@ use super::{ConfigError, Mib};
 pub const MAX_VCPUS: u32 = 32;
 /// Less memory than this boots no stock kernel.
 pub const MIN_MEMORY: Mib = Mib(64);
-/// End of guest addresses: 46 bits (64 TiB), what x86-64 hosts with four-level paging can map.
-pub const MAX_MEMORY: Mib = Mib(1 << 26);
+/// The memory service has no numbers for more frames.
+pub const MAX_MEMORY: Mib = Mib(memsvc::MAX_RAM >> 20);
 
 /// CPUs and memory of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

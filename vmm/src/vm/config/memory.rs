@@ -24,10 +24,14 @@ pub struct MemoryConfig {
     /// When memory is compacted, and by which policy.
     #[serde(default, skip_serializing_if = "CompactionConfig::is_default")]
     pub compaction: CompactionConfig,
+    /// The operator's word that the host's kernel has the fixes that moving pages needs where the host swaps: start
+    /// though the host may swap and the kernel's version does not say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_host_swap: bool,
 }
 
-/// How much of the host's memory the guest gets, and how much of that stays free: those fields of
-/// [`MemoryConfig`].
+/// How much of the host's memory the guest gets, how much of that stays free, and whether the host may swap it: those
+/// fields of [`MemoryConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryLimits {
@@ -37,6 +41,9 @@ pub struct MemoryLimits {
     /// As in the `memory` section; as it was if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_free_kib: Option<Kib>,
+    /// As in the `memory` section; as it was if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_host_swap: Option<bool>,
 }
 
 /// Free memory of the frame allocator at which something happens, as `min`, `low` and `high` in

@@ -79,7 +79,12 @@ fn each_mistake_has_its_sentence() {
         ),
         (
             machine(1, 1 << 60),
-            "The guest's memory (mem_size_mib) is 1152921504606846976 MiB, but guest addresses end at 67108864 MiB.",
+            "The guest's memory (mem_size_mib) is 1152921504606846976 MiB, but a guest has 15728640 MiB (15 TiB) at most.",
+        ),
+        // 16 TiB less 1 GiB.
+        (
+            machine(1, 16_776_192),
+            "The guest's memory (mem_size_mib) is 16776192 MiB, but a guest has 15728640 MiB",
         ),
         (
             machine_with("smt", json!(true)),
@@ -151,6 +156,7 @@ fn each_mistake_has_its_sentence() {
         ),
         (json!({"memory": {"limit_mib": 130, "min_free_kib": 0}}), "The memory limit of 130 MiB is too low"),
         (json!({"memory": {"watermark": {}}}), "unknown field `watermark`"),
+        (json!({"memory": {"allow_host_swap": 1}}), "invalid type: integer `1`, expected a boolean"),
         (compaction("extfrag_threshold", 1001), "extfrag_threshold is 0 to 1000, and not 1001."),
         (compaction("proactiveness", 101), "proactiveness is 0 to 100, and not 101."),
         (compaction("order", 9), "unknown field `order`"),

@@ -24,6 +24,7 @@ pub mod interrupted;
 pub mod kernels;
 pub mod kvm_host;
 pub mod nbd_server;
+pub mod noise;
 pub mod paths;
 mod process;
 pub mod progress;

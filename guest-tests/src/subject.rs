@@ -102,6 +102,8 @@ pub struct Spec {
     /// When this file is there, the monitor has no memory but the reserve, and what is released later is taken
     /// by others, too (Aerostat only).
     pub occupied_when: Option<PathBuf>,
+    /// Words before the monitor's command: who starts it, and how.
+    pub under: Vec<String>,
 }
 
 /// Environment variable of `aerostat-occupied`: the file that it waits for.
@@ -126,6 +128,7 @@ impl Spec {
             append: String::new(),
             arguments: Vec::new(),
             occupied_when: None,
+            under: Vec::new(),
         }
     }
 
@@ -194,6 +197,12 @@ impl Spec {
         self.arguments.push(argument.to_owned());
         self
     }
+
+    #[must_use]
+    pub fn under(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.under.extend(words.into_iter().map(Into::into));
+        self
+    }
 }
 
 impl Spec {
@@ -230,11 +239,20 @@ impl Spec {
         Ok(command)
     }
 
+    /// The monitor's program, behind the words that start it.
+    fn program(&self, path: &Path) -> Command {
+        let mut words = self.under.iter();
+        let Some(first) = words.next() else { return Command::new(path) };
+        let mut command = Command::new(first);
+        command.args(words).arg(path);
+        command
+    }
+
     fn aerostat(&self, socket: &Path) -> Command {
         let mut command = match &self.occupied_when {
-            None => Command::new(paths::aerostat()),
+            None => self.program(&paths::aerostat()),
             Some(file) => {
-                let mut command = Command::new(paths::aerostat_occupied());
+                let mut command = self.program(&paths::aerostat_occupied());
                 command.env(OCCUPIED_WHEN, file);
                 command
             }
@@ -275,7 +293,7 @@ impl Spec {
             Subject::Aerostat | Subject::QemuPc => ("pc", "pci"),
         };
         let on = |switch: bool| if switch { "on" } else { "off" };
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = self.program(Path::new("qemu-system-x86_64"));
         command
             .args(["-name", "guest,debug-threads=on", "-nodefaults", "-no-user-config", "-no-reboot"])
             .args([

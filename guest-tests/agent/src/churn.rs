@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use guest_agent::{Churn, Pages, pattern};
 
@@ -19,6 +20,7 @@ struct Shared {
     stop: AtomicBool,
     pages: AtomicU64,
     errors: AtomicU64,
+    longest_ns: AtomicU64,
 }
 
 /// Running churn threads. Dropping it ends them.
@@ -50,6 +52,7 @@ impl Threads {
         Churn {
             pages: self.shared.pages.load(Ordering::Relaxed),
             errors: self.shared.errors.load(Ordering::Relaxed),
+            longest_ns: self.shared.longest_ns.load(Ordering::Relaxed),
         }
     }
 
@@ -80,6 +83,7 @@ fn churn(mut region: Region, shared: &Shared) {
     while !shared.stop.load(Ordering::Relaxed) {
         for page in 0..region.pages() {
             let words = region.page_mut(page);
+            let start = Instant::now();
             let tag = pattern::base(0, page as u64);
             for place in PLACES {
                 let Some(word) = words.get_mut(place) else { continue };
@@ -89,6 +93,8 @@ fn churn(mut region: Region, shared: &Shared) {
                 }
                 *word = tag.wrapping_add(round + 1);
             }
+            let taken = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            shared.longest_ns.fetch_max(taken, Ordering::Relaxed);
             shared.pages.fetch_add(1, Ordering::Relaxed);
             if shared.stop.load(Ordering::Relaxed) {
                 return;

@@ -50,6 +50,7 @@ pub(crate) fn serve(herd: &mut Option<Herd>, request: HogsRequest) -> Result<Ans
             let board = &herd.as_ref().ok_or(NONE)?.board;
             for told in board.told() {
                 told.page_in.clear();
+                told.longest_ns.store(0, Ordering::Relaxed);
             }
             board.reading().store(true, Ordering::Relaxed);
             Ok(Answer::Done)
@@ -107,6 +108,7 @@ impl Herd {
             verified: sum(|told| &told.verified),
             wrong: sum(|told| &told.wrong),
             page_in: latency::summary(told.iter().map(|told| &told.page_in)),
+            longest_ns: each(|told| &told.longest_ns).max().unwrap_or(0),
         }
     }
 }
@@ -162,10 +164,11 @@ impl Hog<'_> {
                 unsafe { std::ptr::read_volatile(first) };
             }
             let taken = start.elapsed();
+            self.told.longest_ns.fetch_max(nanos(taken), Ordering::Relaxed);
             if taken >= SHORTEST_FAULT {
                 let now = major_faults();
                 if now != faults {
-                    self.told.page_in.record(u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX));
+                    self.told.page_in.record(nanos(taken));
                 }
                 faults = now;
             }
@@ -184,6 +187,10 @@ fn major_faults() -> i64 {
         libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
         usage.ru_majflt
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn micros(time: Duration) -> u64 {
@@ -251,5 +258,6 @@ mod tests {
         hog.pass();
         let count = |value: &AtomicU64| value.load(Ordering::Relaxed);
         assert_eq!((count(&told.verified), count(&told.wrong)), (256, 1));
+        assert!(count(&told.longest_ns) > 0, "no touch was timed");
     }
 }

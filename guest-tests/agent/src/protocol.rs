@@ -308,6 +308,8 @@ pub struct Churn {
     pub pages: u64,
     /// Pages that held something else.
     pub errors: u64,
+    /// The longest that a page took.
+    pub longest_ns: u64,
 }
 
 /// How long something took, over many times. Quantiles are right to a 64th.

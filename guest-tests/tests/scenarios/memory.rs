@@ -66,7 +66,7 @@ fn adds_up() -> anyhow::Result<()> {
 }
 
 /// The number at this place of an answer.
-fn number(answer: &Value, path: &str) -> anyhow::Result<u64> {
+pub(crate) fn number(answer: &Value, path: &str) -> anyhow::Result<u64> {
     answer.pointer(path).and_then(Value::as_u64).with_context(|| format!("no {path} in {answer}"))
 }
 

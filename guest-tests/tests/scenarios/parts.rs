@@ -1,31 +1,46 @@
 //! The scenarios in parts, one in each nested host.
+//!
+//! ```text
+//! claims/                         a directory in target/, which both hosts write
+//!   balloon::statistics_move ─▶ 0     part 0 runs it
+//!   boot::more_than_4_gib ────▶ 1
+//! ```
+//! Each part goes through all scenarios and runs those that nobody has claimed, so that both end at the same time. A part
+//! that starts anew, because its host died, runs what it had claimed once more.
 
-use std::io::{Seek, copy, stdout};
+use std::fs::read_link;
+use std::io::{ErrorKind, Seek, copy, stdout};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::Context;
-use guest_tests::kvm_host;
-use libtest_mimic::Trial;
+use guest_tests::{kvm_host, paths};
 
-/// Tells this program which part it is to run, `0/2` or `1/2`.
-const VARIABLE: &str = "AEROSTAT_SCENARIOS_PART";
+/// Tells this program which part it is, and where parts claim what they run.
+const PART: &str = "AEROSTAT_SCENARIOS_PART";
+const CLAIMS: &str = "AEROSTAT_SCENARIOS_CLAIMS";
 
-/// Those of this part: all, if nobody said which.
-pub(crate) fn ours(trials: Vec<Trial>) -> Vec<Trial> {
-    let part = std::env::var(VARIABLE).ok();
-    let part = part.as_deref().and_then(|part| part.split_once('/'));
-    let part = part.and_then(|(part, of)| Some((part.parse::<usize>().ok()?, of.parse::<usize>().ok()?)));
-    let Some((part, of)) = part else { return trials };
-    // Each part has some of every theme. By twos, as the parts come out as long as each other then.
-    let is_ours = |at: usize| at / 2 % of == part;
-    trials.into_iter().enumerate().filter(|(at, _)| is_ours(*at)).map(|(_, trial)| trial).collect()
+/// Whether a scenario is this part's: all are, if there are no parts.
+pub(crate) fn is_ours(name: &str) -> anyhow::Result<bool> {
+    let (Ok(part), Ok(claims)) = (std::env::var(PART), std::env::var(CLAIMS)) else { return Ok(true) };
+    let claim = Path::new(&claims).join(name);
+    // A link is made in one step, whoever else tries, and says whose it is.
+    match symlink(&part, &claim) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Ok(read_link(&claim)?.to_str() == Some(&part))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot claim a scenario by {}", claim.display())),
+    }
 }
 
 /// Runs so many parts at once; gives the exit code. The first speaks at once, the others when it has ended.
 pub(crate) fn run(count: usize) -> anyhow::Result<u8> {
+    let claims = tempfile::Builder::new().prefix("claims-").tempdir_in(paths::target())?;
     let start = |part: usize| {
         let mut command = kvm_host::child()?;
-        command.env(VARIABLE, format!("{part}/{count}"));
+        command.env(PART, part.to_string()).env(CLAIMS, claims.path());
         let said = if part > 0 { Some(tempfile::tempfile()?) } else { None };
         if let Some(said) = &said {
             command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);

@@ -22,6 +22,7 @@ pub(super) struct Told {
     pub(super) verified: AtomicU64,
     pub(super) wrong: AtomicU64,
     pub(super) page_in: Histogram,
+    pub(super) longest_ns: AtomicU64,
 }
 
 /// The shared memory: one word for all hogs, and what each tells.

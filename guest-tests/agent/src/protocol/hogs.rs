@@ -22,8 +22,8 @@ pub enum HogsRequest {
         /// What they hold.
         content: Content,
     },
-    /// Those that have written begin to read, page after page, again and again, and check each. How long page-ins take
-    /// is counted anew.
+    /// Those that have written begin to read, page after page, again and again, and check each. How long page-ins take,
+    /// and touches at the most, is counted anew.
     Read,
     /// How far they are; answered with [`Hogs`](super::Answer::Hogs).
     Status,
@@ -63,4 +63,6 @@ pub struct Hogs {
     pub wrong: u64,
     /// How long reads waited for a page to come from the device (major faults).
     pub page_in: Latency,
+    /// The longest that a read waited, for whatever reason.
+    pub longest_ns: u64,
 }

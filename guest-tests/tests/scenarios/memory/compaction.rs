@@ -1,16 +1,14 @@
 //! What a guest gives up page by page comes back as whole blocks, when the host asks for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use guest_tests::{Pages, Request, TestVm, http};
+use guest_tests::{Pages, Request, TestVm};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use super::{ensure_huge, number, tables::memory_command};
-use crate::{SPARE_MIB, guest, ours};
+use crate::{SPARE_MIB, guest, meanwhile, ours};
 
 /// The pattern of pages that stay in the guest while their neighbours come and go.
 const KEPT: u64 = 42;
@@ -106,30 +104,7 @@ fn all_at_once() -> anyhow::Result<()> {
     vm.agent.write("comb", KEPT)?;
     vm.agent.punch("comb", 2, 0)?;
     vm.agent.churn_start(CHURN_MIB, 2)?;
-    let (socket, stop) = (vm.control.socket()?.to_path_buf(), AtomicBool::new(false));
-    let calls = |method: &str, path: &str, bodies: &[Value]| -> anyhow::Result<u32> {
-        let mut calls = 0;
-        while !stop.load(Ordering::Relaxed) {
-            for body in bodies {
-                http::request(&socket, method, path, Some(body))?.success()?;
-                thread::sleep(Duration::from_millis(200));
-            }
-            calls += 1;
-        }
-        Ok(calls)
-    };
-    let sizes = [size / 3, 0].map(|mib| json!({ "amount_mib": mib }));
-    thread::scope(|scope| {
-        let compact = scope.spawn(|| calls("PUT", "/memory/compact", &[json!({})]));
-        let balloon = scope.spawn(|| calls("PATCH", "/balloon", &sizes));
-        let guest = check_until(&mut vm, Duration::from_secs(seconds));
-        stop.store(true, Ordering::Relaxed);
-        for thread in [compact, balloon] {
-            let calls = thread.join().map_err(|_| anyhow::anyhow!("a client of the API failed"))??;
-            ensure!(calls > 0, "a client of the API did nothing");
-        }
-        guest
-    })?;
+    meanwhile::all_at_once(&mut vm, size / 3, || (), |vm| check_until(vm, Duration::from_secs(seconds)))?;
     let churn = vm.agent.churn_stop()?;
     ensure!(churn.pages > 0 && churn.errors == 0, "{} of {} counters were lost", churn.errors, churn.pages);
     vm.balloon(0)?;

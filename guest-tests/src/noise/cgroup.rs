@@ -1,0 +1,94 @@
+//! A control group with one monitor in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::{number, read, set};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// Puts itself into the group named first and becomes the rest.
+const ENTER: &str = r#"echo $$ >"$0" && exec "$@""#;
+
+/// A control group of version 2. Dropping it removes it, once nobody is in it.
+#[derive(Debug)]
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// Makes a group without limits.
+    ///
+    /// # Errors
+    /// The host has no control groups, or has one of that name.
+    pub fn new(name: &str) -> anyhow::Result<Self> {
+        let path = Path::new(ROOT).join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make the control group {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// The words that start a command in it.
+    #[must_use]
+    pub fn words(&self) -> [String; 4] {
+        let procs = self.0.join("cgroup.procs").display().to_string();
+        ["sh".to_owned(), "-c".to_owned(), ENTER.to_owned(), procs]
+    }
+
+    /// Sets `memory.max` in MiB.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn limit_memory(&self, mib: u64) -> anyhow::Result<()> {
+        set(&self.0.join("memory.max"), &format!("{mib}M"))
+    }
+
+    /// Sets `memory.swap.max` in MiB.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn limit_swap(&self, mib: u64) -> anyhow::Result<()> {
+        set(&self.0.join("memory.swap.max"), &format!("{mib}M"))
+    }
+
+    /// Has the kernel take so much from whoever is in it (`memory.reclaim`); says whether it found that much.
+    pub fn reclaim(&self, mib: u64) -> bool {
+        set(&self.0.join("memory.reclaim"), &format!("{mib}M")).is_ok()
+    }
+
+    /// What is charged to it, in MiB.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn used_mib(&self) -> anyhow::Result<u64> {
+        let text = read(&self.0.join("memory.current"))?;
+        Ok(text.trim().parse::<u64>().with_context(|| format!("memory.current says {text}"))? >> 20)
+    }
+
+    /// How often a limit was hit (`max` in `memory.events`).
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn hits(&self) -> anyhow::Result<u64> {
+        self.event("max")
+    }
+
+    /// How many processes the kernel has killed in it.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn killed(&self) -> anyhow::Result<u64> {
+        self.event("oom_kill")
+    }
+
+    fn event(&self, name: &str) -> anyhow::Result<u64> {
+        let text = read(&self.0.join("memory.events"))?;
+        number(&text, name).with_context(|| format!("memory.events has no {name}: {text}"))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("cannot remove the control group {}: {error}", self.0.display());
+        }
+    }
+}

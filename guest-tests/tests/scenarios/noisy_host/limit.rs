@@ -1,0 +1,28 @@
+//! The monitor's control group has hardly more memory than the guest holds, and none of it can be swapped.
+
+use anyhow::ensure;
+use guest_tests::noise::Cgroup;
+use libtest_mimic::Trial;
+
+use super::{RAM_MIB, works_through};
+use crate::ours;
+
+/// What the monitor itself needs beside guest RAM, with the guest's swap.
+const MONITOR_MIB: u64 = 32;
+
+pub(super) fn trial() -> Option<Trial> {
+    ours("noisy_host::limits_memory_to_what_the_guest_holds_and_kills_nothing", limits)
+}
+
+fn limits() -> anyhow::Result<()> {
+    let cgroup = Cgroup::new("limit")?;
+    cgroup.limit_memory(RAM_MIB + MONITOR_MIB)?;
+    cgroup.limit_swap(0)?;
+    let worked = works_through(|spec| spec.under(cgroup.words()), || (), |_| Ok(()));
+    let (hits, killed) = (cgroup.hits()?, cgroup.killed()?);
+    eprintln!("memory.max was hit {hits} times");
+    ensure!(killed == 0, "the kernel killed {killed} processes");
+    worked?;
+    ensure!(hits > 0, "the limit was never hit");
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The host merges pages that hold the same, as fast as it can, and whoever started the monitor has opened all of its
+//! memory to that (systemd's `MemoryKSM=`). A merged page cannot be moved: none of the monitor's may be.
+
+use anyhow::ensure;
+use guest_tests::noise::Ksm;
+use libtest_mimic::Trial;
+
+use super::works_through;
+use crate::ours;
+
+pub(super) fn trial() -> Option<Trial> {
+    ours("noisy_host::merges_pages_and_none_of_the_monitors", merges)
+}
+
+fn merges() -> anyhow::Result<()> {
+    let ksm = Ksm::at_full_speed()?;
+    let before = ksm.scans()?;
+    works_through(
+        |spec| spec.under(Ksm::WORDS),
+        || (),
+        |vm| {
+            let merged = ksm.merged(vm.pid())?;
+            eprintln!("KSM: {merged:?}, {} scans", ksm.scans()?.saturating_sub(before));
+            ensure!(merged.merged == 0, "pages of the monitor are merged: {merged:?}");
+            Ok(())
+        },
+    )
+}

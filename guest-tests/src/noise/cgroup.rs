@@ -54,13 +54,14 @@ impl Cgroup {
         set(&self.0.join("memory.reclaim"), &format!("{mib}M")).is_ok()
     }
 
-    /// What is charged to it, in MiB.
+    /// What is charged to it, in MiB, but for what the kernel can drop at any time.
     ///
     /// # Errors
     /// The kernel does not say.
-    pub fn used_mib(&self) -> anyhow::Result<u64> {
-        let text = read(&self.0.join("memory.current"))?;
-        Ok(text.trim().parse::<u64>().with_context(|| format!("memory.current says {text}"))? >> 20)
+    pub fn held_mib(&self) -> anyhow::Result<u64> {
+        let text = read(&self.0.join("memory.stat"))?;
+        let bytes = |name| number(&text, name).with_context(|| format!("memory.stat has no {name}"));
+        Ok((bytes("anon")? + bytes("kernel")?) >> 20)
     }
 
     /// How often a limit was hit (`max` in `memory.events`).

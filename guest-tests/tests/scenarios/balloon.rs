@@ -5,7 +5,7 @@ use guest_tests::{Balloon, Pages, TestVm};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use crate::{RAM_MIB, SPARE_MIB, guest, ours, scenario};
+use crate::{RAM_MIB, SPARE_MIB, guest, looks, ours, scenario};
 
 /// The pattern that stays in the guest from the first step to the last.
 const KEPT: u64 = 42;
@@ -20,9 +20,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("balloon::reporting_returns_freed_memory_without_a_balloon", reporting),
     ];
     trials.extend(ours("balloon::set_before_start_is_inflated_by_the_driver", set_before_start));
-    trials.extend(ours("balloon::statistics_move", statistics));
+    trials.extend(looks::ours("balloon::statistics_move", statistics));
     trials.extend(ours("balloon::hinting_starts_acknowledges_and_stops", hinting));
-    trials.extend(ours("balloon::more_than_ram_is_refused", too_much));
+    trials.extend(looks::ours("balloon::more_than_ram_is_refused", too_much));
     trials
 }
 
@@ -153,8 +153,7 @@ fn reporting() -> anyhow::Result<()> {
     vm.shut_down()
 }
 
-fn statistics() -> anyhow::Result<()> {
-    let mut vm = guest()?.start()?;
+fn statistics(vm: &mut TestVm) -> anyhow::Result<()> {
     let free_mib = |vm: &TestVm| -> anyhow::Result<u64> {
         let statistics = vm.control.api("GET", "/balloon/statistics", Value::Null)?;
         Ok(statistics.get("free_memory").and_then(Value::as_u64).unwrap_or(0) >> 20)
@@ -165,9 +164,9 @@ fn statistics() -> anyhow::Result<()> {
         ensure!(told, "{what}: the statistics say {} MiB free, the guest {free}", free_mib(vm)?);
         Ok(())
     };
-    agrees(&mut vm, "after boot")?;
+    agrees(vm, "at first")?;
     vm.agent.allocate("a", 200, Pages::Any)?;
-    agrees(&mut vm, "with 200 MiB allocated")?;
+    agrees(vm, "with 200 MiB allocated")?;
 
     vm.balloon(64)?;
     let statistics = vm.control.api("GET", "/balloon/statistics", Value::Null)?;
@@ -180,7 +179,9 @@ fn statistics() -> anyhow::Result<()> {
     for name in ["total_memory", "available_memory", "disk_caches", "major_faults", "minor_faults"] {
         ensure!(statistics.get(name).is_some_and(Value::is_u64), "the statistics lack {name}: {statistics}");
     }
-    vm.shut_down()
+    vm.agent.free("a")?;
+    vm.balloon(0)?;
+    Ok(())
 }
 
 fn hinting() -> anyhow::Result<()> {
@@ -202,11 +203,10 @@ fn hinting() -> anyhow::Result<()> {
     vm.shut_down()
 }
 
-fn too_much() -> anyhow::Result<()> {
-    let vm = guest()?.start()?;
+fn too_much(vm: &mut TestVm) -> anyhow::Result<()> {
     let answer = vm.control.api_response("PATCH", "/balloon", json!({ "amount_mib": RAM_MIB + 1 }))?;
     ensure!(answer.status == 400, "status {}: {}", answer.status, answer.body);
     let message = answer.body.get("fault_message").and_then(Value::as_str).unwrap_or_default();
     ensure!(!message.is_empty(), "no fault_message in {}", answer.body);
-    vm.shut_down()
+    Ok(())
 }

@@ -1,10 +1,10 @@
 //! Stock kernels come up.
 
 use anyhow::ensure;
-use guest_tests::{Image, Kernel, Pages, Spec, Subject};
+use guest_tests::{Image, Kernel, Pages, Spec, Subject, TestVm};
 use libtest_mimic::Trial;
 
-use crate::{guest, of_devices, ours, scenario};
+use crate::{guest, looks, of_devices, scenario};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = Kernel::present()
@@ -17,7 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         })
         .collect();
     trials.push(scenario("boot::more_than_4_gib", more_than_4_gib));
-    trials.extend(ours("boot::drivers_read_registers_without_an_exit", registers));
+    trials.extend(looks::ours("boot::drivers_read_registers_without_an_exit", registers));
     trials
 }
 
@@ -57,10 +57,9 @@ fn more_than_4_gib() -> anyhow::Result<()> {
     vm.shut_down()
 }
 
-fn registers() -> anyhow::Result<()> {
-    let vm = guest()?.start()?;
-    let (live, reads) = (of_devices(&vm, "activations")?, of_devices(&vm, "register_reads")?);
+fn registers(vm: &mut TestVm) -> anyhow::Result<()> {
+    let (live, reads) = (of_devices(vm, "activations")?, of_devices(vm, "register_reads")?);
     ensure!(live.contains(&1), "no device is live: {live:?}");
     ensure!(reads.len() == live.len() && reads.iter().all(|reads| *reads == 0), "reads by exit: {reads:?}");
-    vm.shut_down()
+    Ok(())
 }

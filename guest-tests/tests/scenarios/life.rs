@@ -4,10 +4,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::ensure;
-use guest_tests::{Answer, Request, host};
+use guest_tests::{Answer, Request, TestVm, host};
 use libtest_mimic::Trial;
 
-use crate::{guest, ours, scenario};
+use crate::{guest, looks, ours, scenario};
 
 /// How long an answer may take that is waited for here.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -18,7 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         scenario("life::pause_stops_the_vcpus_and_resume_lets_them_go_on", pause),
         scenario("life::answers_and_requests_pass_each_other_on_the_serial_port", serial),
-        scenario("life::random_bytes_come_from_the_host", random),
+        looks::shared("life::random_bytes_come_from_the_host", random),
         scenario("life::reset_ends_the_monitor_well", reset),
     ];
     trials.extend(ours("life::panic_ends_the_monitor_and_it_says_so", panic));
@@ -70,14 +70,13 @@ fn serial() -> anyhow::Result<()> {
     vm.shut_down()
 }
 
-fn random() -> anyhow::Result<()> {
-    let mut vm = guest()?.start()?;
+fn random(vm: &mut TestVm) -> anyhow::Result<()> {
     let source = vm.agent.read_file("/sys/class/misc/hw_random/rng_current")?;
     ensure!(source.starts_with("virtio"), "random numbers come from {source:?}");
     let (first, second) = (vm.agent.random(64)?, vm.agent.random(64)?);
     ensure!(first.len() == 128 && first != second, "twice the same bytes: {first}");
     ensure!(first.bytes().any(|digit| digit != b'0'), "all bytes are 0");
-    vm.shut_down()
+    Ok(())
 }
 
 fn reset() -> anyhow::Result<()> {

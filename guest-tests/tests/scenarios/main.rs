@@ -1,7 +1,7 @@
 //! Scenarios with real guests, in plain words: one file for each theme.
 //!
 //! `cargo test -p guest-tests --test scenarios [-- FILTER]`. They run one after the other, where KVM runs
-//! a stock kernel: this program starts itself again through `ci/kvm-host`, or twice, for half of them each, where that
+//! a stock kernel: this program starts itself again through `ci/kvm-host`, or twice, each for some of them, where that
 //! is a nested host. With `AEROSTAT_SUBJECT=qemu-pc` they run against QEMU, and with `AEROSTAT_KVM_HOST=none` besides,
 //! QEMU emulates: that tries out the scenarios themselves.
 
@@ -10,6 +10,7 @@ mod boot;
 mod debian;
 mod disk;
 mod life;
+mod looks;
 mod meanwhile;
 mod memory;
 mod noisy_host;

@@ -10,6 +10,7 @@
 //! ```
 
 mod limit;
+mod merged;
 mod merging;
 mod pid_namespace;
 mod swapping;
@@ -19,12 +20,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use guest_tests::agent_client::Herd;
-use guest_tests::{Content, Spec, Subject, SwapLink, TestVm, kvm_host};
+use guest_tests::{Content, Pages, Spec, Subject, SwapLink, TestVm, kvm_host};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::memory::number;
-use crate::{guest, meanwhile};
+use crate::{SPARE_MIB, guest, meanwhile};
 
 /// How long all goes on at once, in seconds; `ci/soak` sets it to minutes.
 const SECONDS: &str = "AEROSTAT_NOISE_SECONDS";
@@ -37,6 +38,8 @@ const RAM_MIB: u64 = 160;
 const SWAP_MIB: u64 = 128;
 /// Most of what is left.
 const HERD: Herd = Herd { processes: 2, mib: 36, seed: 67, content: Content { zero_percent: 10, ratio: 3 } };
+/// Every second page stays, so that blocks with holes have pages to be moved: name, size, seed.
+const COMB: (&str, u64, u64) = ("comb", 24, 71);
 /// Written again and again.
 const CHURN_MIB: u64 = 8;
 /// What is left beside it is less than the processes want.
@@ -47,7 +50,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     if kvm_host::kind() == "native" {
         return Vec::new();
     }
-    let trials = [swapping::trial(), merging::trial(), limit::trial(), pid_namespace::trial()];
+    let trials =
+        [swapping::trial(), merging::trial(), merged::trial(), limit::trial(), pid_namespace::trial()];
     trials.into_iter().flatten().collect()
 }
 
@@ -56,16 +60,24 @@ fn seconds() -> Duration {
     Duration::from_secs(asked.unwrap_or(10))
 }
 
-/// A guest with swap that works, while something goes on besides; `settled` looks at it when all is at rest.
+/// A guest with swap that has touched all of its memory and works, while something goes on `besides`: it
+/// `begins` then, and is looked at when all is `settled`.
 fn works_through(
     spec: impl FnOnce(Spec) -> Spec,
+    begins: impl FnOnce() -> anyhow::Result<()>,
     besides: impl Fn() + Sync,
     settled: impl FnOnce(&TestVm) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let link = SwapLink::new(Subject::Aerostat, SWAP_MIB)?;
     link.attach(spec(guest()?.memory_mib(RAM_MIB))).run(|vm| {
         link.check(vm)?;
+        vm.agent.fill("all", SPARE_MIB, Pages::Any)?;
+        vm.agent.free("all")?;
+        begins()?;
         let device = link.swap_on(vm, 2)?;
+        vm.agent.allocate(COMB.0, COMB.1, Pages::Base)?;
+        vm.agent.write(COMB.0, COMB.2)?;
+        vm.agent.punch(COMB.0, 2, 0)?;
         vm.agent.hogs_start(HERD, PATIENCE)?;
         vm.agent.churn_start(CHURN_MIB, 1)?;
         vm.agent.hogs_read()?;
@@ -73,6 +85,7 @@ fn works_through(
         vm.balloon(0)?;
         let passes = vm.agent.hogs_status()?.passes;
         vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > passes)?;
+        vm.agent.verify(COMB.0, COMB.2)?;
         let (hogs, churn) = (vm.agent.hogs_stop()?, vm.agent.churn_stop()?);
         ensure!(
             churn.pages > 0 && churn.errors == 0,
@@ -82,13 +95,12 @@ fn works_through(
         );
         let longest = Duration::from_nanos(hogs.longest_ns.max(churn.longest_ns));
         eprintln!("{} pages right, {} counted, longest touch {longest:?}", hogs.verified, churn.pages);
-        ensure!(longest < LONGEST, "a touch took {longest:?}: {hogs:?}, {churn:?}");
-
         let memory = vm.control.api("GET", "/memory", Value::Null)?;
+        let swap = vm.control.api("GET", "/swap", Value::Null)?;
+        ensure!(longest < LONGEST, "a touch took {longest:?}: {hogs:?}, {churn:?}, {memory}, {swap}");
         let moved = number(&memory, "/mover/migrated_frames")? + number(&memory, "/mover/promoted_blocks")?;
         ensure!(moved > 0, "nothing was moved: {memory}");
         ensure!(number(&memory, "/moves/poison_lost")? == 0, "somebody wrote to a free frame: {memory}");
-        let swap = vm.control.api("GET", "/swap", Value::Null)?;
         ensure!(number(&swap, "/nbd/pages_written")? > 0, "the guest did not swap: {swap}");
         for fault in ["/store/lost", "/store/corrupt", "/nbd/errors"] {
             ensure!(number(&swap, fault)? == 0, "{fault} is not 0: {swap}");

@@ -12,5 +12,5 @@ pub(super) fn trial() -> Option<Trial> {
 }
 
 fn numbers() -> anyhow::Result<()> {
-    works_through(|spec| spec.under(PID_NAMESPACE.iter().copied()), || (), |_| Ok(()))
+    works_through(|spec| spec.under(PID_NAMESPACE.iter().copied()), || Ok(()), || (), |_| Ok(()))
 }

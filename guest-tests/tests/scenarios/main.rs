@@ -9,6 +9,7 @@ mod balloon;
 mod boot;
 mod debian;
 mod disk;
+mod host;
 mod life;
 mod looks;
 mod meanwhile;
@@ -65,6 +66,7 @@ fn run(mut arguments: Arguments) -> Conclusion {
     trials.extend(operator::trials());
     trials.extend(debian::trials());
     trials.extend(noisy_host::trials());
+    trials.extend(host::trials());
     libtest_mimic::run(&arguments, trials)
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
 /// What is written where a file cannot be told to be zero.
-const ZEROES: [u8; 64 << 10] = [0; _];
+static ZEROES: [u8; 64 << 10] = [0; _];
 
 /// Whether holes can be made in `file`. Asks it for one behind its end, where nothing is lost, and of a block device
 /// what its kernel says.

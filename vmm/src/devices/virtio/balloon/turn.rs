@@ -122,11 +122,11 @@ mod tests {
 
     #[test]
     fn parts_are_cut_where_blocks_begin() {
-        assert_eq!(parts(&(3..700), TURN), [3..700]);
+        assert!(parts(&(3..700), TURN).into_iter().eq(std::iter::once(3..700)));
         assert_eq!(parts(&(3..10_000), TURN), [3..4096, 4096..8192, 8192..10_000]);
         assert_eq!(parts(&(512..1024), 511), [512..512, 512..1024], "a whole block is not cut");
         assert_eq!(parts(&(512..2048), 600), [512..1024, 1024..2048]);
-        assert_eq!(parts(&(7..7), 1), [7..7]);
+        assert!(parts(&(7..7), 1).into_iter().eq(std::iter::once(7..7)));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub use service::Moved;
 #[cfg(not(memsvc_loom))]
 pub use service::{Config, MemoryService, Outcome, Region, least_limit};
 #[cfg(not(memsvc_loom))]
+pub use space::guest::Reclaimer;
+#[cfg(not(memsvc_loom))]
 pub use space::host::StartError;
 #[cfg(not(memsvc_loom))]
 pub use space::regions::{MAX_RAM, RegionSpec};

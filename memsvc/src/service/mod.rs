@@ -31,7 +31,7 @@ use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn}
 use crate::core::watermark::Choice;
 use crate::guard::Guard;
 use crate::space::arena::Arena;
-use crate::space::guest::{GuestSpace, wanted};
+use crate::space::guest::{GuestSpace, Reclaimer, wanted};
 use crate::space::host::{self, Host, StartError};
 use crate::space::mapping::Mapping;
 use crate::space::pagemap::Pagemap;
@@ -185,6 +185,7 @@ impl MemoryService {
             )
         });
         let swap = swap.transpose()?;
+        space.reclaimer().leave(swap.as_ref().map_or(0, Swap::record_frames));
         let thread = |source| StartError::Resource { what: "starting a thread", source };
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| thread(error.into()))?;
         let spawn = |name: &str, body: Body| guard.spawn(name, STACK, LOSS, body).map_err(thread);
@@ -288,12 +289,11 @@ impl MemoryService {
         self.swap.as_ref()
     }
 
-    /// The calling thread frees memory that others wait for: it serves swap and the balloon. From now on its touches of
-    /// absent guest pages are `MEMALLOC` (`PF_MEMALLOC`, include/linux/sched.h). There is one such thread, the one that
-    /// called last. It is not to serve what frees no memory, which could use up the reserve. What pages of swap need to leave
-    /// for a tier is not theirs.
-    pub fn memalloc_here(&self) {
-        self.space.memalloc_here(self.swap.as_ref().map_or(0, Swap::record_frames));
+    /// What the thread that frees memory, the one that serves swap and the balloon, says before it touches guest RAM. Nobody
+    /// is to announce what frees no memory: it could use up the reserve. What pages of swap need to leave for a tier is not
+    /// for such touches.
+    pub fn reclaimer(&self) -> &Arc<Reclaimer> {
+        self.space.reclaimer()
     }
 
     /// The guest ends. Its CPUs and devices may be waiting for memory, which nobody frees any more: they get zeroed memory

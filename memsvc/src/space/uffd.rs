@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use linux_raw_sys::general::{
     UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_MOVE, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
-    UFFD_FEATURE_THREAD_ID, UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_WP, uffd_msg, uffdio_api,
-    uffdio_move, uffdio_range, uffdio_register,
+    UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_WP, uffd_msg, uffdio_api, uffdio_move, uffdio_range,
+    uffdio_register,
 };
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -69,8 +69,6 @@ pub(crate) enum Wake {
 pub(crate) struct Fault {
     /// Page-aligned address.
     pub(crate) address: usize,
-    /// The thread, as gettid(2) has it there.
-    pub(crate) thread: u32,
 }
 
 /// Why there is no userfaultfd.
@@ -111,7 +109,7 @@ pub(crate) struct Uffd {
 impl Uffd {
     pub(crate) fn open() -> Result<Self, OpenError> {
         let fd = Self::open_fd()?;
-        let features = u64::from(UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID);
+        let features = u64::from(UFFD_FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP);
         let mut api = uffdio_api { api: u64::from(UFFD_API), features, ioctls: 0 };
         // SAFETY: the structure is the one that this request reads and writes.
         match unsafe { ioctl(&fd, Updater::<UFFDIO_API, _>::new(&mut api)) } {
@@ -249,15 +247,11 @@ impl Uffd {
             Err(error) => return Err(error.into()),
         };
         for message in buffer[..read].chunks_exact(size_of::<uffd_msg>()) {
-            // Layout of `struct uffd_msg`: event at 0, pagefault.address at 16, pagefault.feat.ptid at 24.
+            // Layout of `struct uffd_msg`: event at 0, pagefault.address at 16.
             if u32::from(message[0]) == UFFD_EVENT_PAGEFAULT {
-                let (mut address, mut thread) = ([0; 8], [0; 4]);
+                let mut address = [0; 8];
                 address.copy_from_slice(&message[16..24]);
-                thread.copy_from_slice(&message[24..28]);
-                faults.push(Fault {
-                    address: u64::from_ne_bytes(address) as usize,
-                    thread: u32::from_ne_bytes(thread),
-                });
+                faults.push(Fault { address: u64::from_ne_bytes(address) as usize });
             }
         }
         Ok(())

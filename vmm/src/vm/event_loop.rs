@@ -34,14 +34,14 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Serves `subscribers` from a thread of this name, which `begins` with this.
+    /// Serves `subscribers` from a thread of this name, which calls `after` each turn.
     ///
     /// # Errors
     /// The host has no thread or no event for it.
     pub fn start(
         name: &str,
         guard: &Guard,
-        begins: impl FnOnce() + Send + 'static,
+        mut after: impl FnMut() + Send + 'static,
         subscribers: Vec<Subscriber>,
     ) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK)?;
@@ -56,8 +56,11 @@ impl EventLoop {
             }
         }
         let thread = guard.spawn(name, STACK, LOSS, move || {
-            begins();
-            turn_until(&stopped, || manager.run())
+            turn_until(&stopped, || {
+                let turn = manager.run();
+                after();
+                turn
+            })
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }

@@ -126,7 +126,7 @@ impl Machine {
         let cpuid = Template::new(&kvm, cpus).map_err(LaunchError::new)?;
         vm.set_memory(memory.regions(), cpuid.address_bits()).map_err(LaunchError::new)?;
 
-        let platform = Platform::new(id, config, &mut vm, &memory, &ram, &power, &guard)?;
+        let platform = Platform::new(id, config, &mut vm, &memory, &power, &guard)?;
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
         rom::write(&ram).map_err(LaunchError::new)?;
@@ -157,12 +157,12 @@ impl Machine {
         let vcpus =
             Vcpus::start(&vm, cpus, &cpuid, &ram, entry, &surroundings, &guard).map_err(LaunchError::new)?;
         let devices = EventLoop::start("devices", &guard, || (), subscribers).map_err(LaunchError::new)?;
-        let memalloc_here = {
-            let memory = Arc::clone(&memory);
-            move || memory.memalloc_here()
+        let touched_all = {
+            let reclaimer = Arc::clone(memory.reclaimer());
+            move || reclaimer.done()
         };
         let reclaim =
-            EventLoop::start("reclaim", &guard, memalloc_here, reclaimers).map_err(LaunchError::new)?;
+            EventLoop::start("reclaim", &guard, touched_all, reclaimers).map_err(LaunchError::new)?;
         Ok(Self {
             vcpus,
             _devices: devices,

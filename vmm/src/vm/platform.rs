@@ -21,6 +21,7 @@ use super::bus::{Bus, BusDevice};
 use super::config::{self, VmConfig, open_output};
 use super::event_loop::Subscriber;
 use super::kvm::Vm;
+use super::memory::guest_ram;
 use crate::api::control::LaunchError;
 use crate::arch::layout::{self, MmioSlot};
 use crate::devices::legacy::terminal::RawMode;
@@ -88,7 +89,6 @@ impl Platform {
         config: &VmConfig,
         vm: &mut Vm,
         memory: &Arc<MemoryService>,
-        ram: &GuestRam,
         power: &Arc<Power>,
         guard: &Guard,
     ) -> Result<Self, LaunchError> {
@@ -119,12 +119,15 @@ impl Platform {
         let pm = AcpiPm::new(Arc::clone(power));
         platform.ports.insert(start, len, Arc::new(Mutex::new(pm))).map_err(LaunchError::new)?;
 
+        let ram = guest_ram(memory.regions(), None).map_err(LaunchError::new)?;
+        let announced_ram =
+            guest_ram(memory.regions(), Some(memory.reclaimer())).map_err(LaunchError::new)?;
         for drive in &config.drives {
-            platform.add_drive(drive, vm, ram)?;
+            platform.add_drive(drive, vm, &ram)?;
         }
         for interface in &config.network_interfaces {
             let tap = Tap::open(&interface.host_dev_name).map_err(LaunchError::new)?;
-            let card = platform.add_network(&interface.iface_id, interface.device(id), tap, vm, ram)?;
+            let card = platform.add_network(&interface.iface_id, interface.device(id), tap, vm, &ram)?;
             platform.subscribers.push(card);
         }
         if let Some(swap) = memory.swap() {
@@ -132,15 +135,15 @@ impl Platform {
             let metrics = Arc::clone(link.metrics());
             platform.metrics.add("swap_link".to_owned(), &metrics);
             platform.link = Some(metrics);
-            let card = platform.add_network(SWAP, SwapLink::card(), link, vm, ram)?;
+            let card = platform.add_network(SWAP, SwapLink::card(), link, vm, &announced_ram)?;
             platform.reclaimers.push(card);
         }
         if let Some(balloon) = &config.balloon {
-            platform.add_balloon(balloon, config.machine_config.mem_size_mib, vm, memory, ram)?;
+            platform.add_balloon(balloon, config.machine_config.mem_size_mib, vm, memory, &announced_ram)?;
         }
         let rng = Rng::new();
         platform.metrics.add("rng".to_owned(), rng.metrics());
-        let rng = platform.add_virtio("rng", Arc::new(Mutex::new(rng)), vm, ram)?;
+        let rng = platform.add_virtio("rng", Arc::new(Mutex::new(rng)), vm, &ram)?;
         platform.subscribers.push(rng);
         Ok(platform)
     }

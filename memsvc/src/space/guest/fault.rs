@@ -10,7 +10,6 @@
 
 use std::io;
 use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -54,14 +53,6 @@ impl From<io::Error> for Unresolved {
 }
 
 impl GuestSpace {
-    /// The calling thread frees memory for others: what it touches may come out of the reserve from now on, but for the
-    /// last frames, which it `leaves`.
-    pub(crate) fn memalloc_here(&self, leaves: u32) {
-        self.memalloc_leaves.store(leaves, Ordering::Relaxed);
-        let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
-        self.memalloc_thread.store(thread, Ordering::Relaxed);
-    }
-
     /// Puts memory behind the page that somebody waits for, and wakes them; or has them wait until there is
     /// memory.
     pub(crate) fn resolve(&self, fault: Fault) {
@@ -73,8 +64,7 @@ impl GuestSpace {
             return;
         }
         let frame = GuestFrame((offset / FRAME_SIZE) as u32);
-        let is_memalloc = fault.thread == self.memalloc_thread.load(Ordering::Relaxed);
-        match self.populate(frame, is_memalloc, since) {
+        match self.populate(frame, since) {
             Ok(()) => {}
             Err(Unresolved::Short) => {
                 self.faults.short.add(1);
@@ -90,7 +80,7 @@ impl GuestSpace {
         }
     }
 
-    fn populate(&self, frame: GuestFrame, is_memalloc: bool, since: Instant) -> Result<(), Unresolved> {
+    fn populate(&self, frame: GuestFrame, since: Instant) -> Result<(), Unresolved> {
         let guest_block = frame.block();
         let (mut waited, mut no_huge_page) = (false, false);
         loop {
@@ -115,7 +105,7 @@ impl GuestSpace {
                         self.stalls.begin(&mut state, frame, since);
                         return Ok(());
                     }
-                    Page::Absent => return self.move_frames_in(state, frame, is_memalloc),
+                    Page::Absent => return self.move_frames_in(state, frame),
                 },
                 BlockState::Absent => false,
             };
@@ -254,19 +244,16 @@ impl GuestSpace {
     }
 
     /// Single frames for a page of a split block, and for those around it that the guest may use soon.
-    fn move_frames_in(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        frame: GuestFrame,
-        is_memalloc: bool,
-    ) -> Result<(), Unresolved> {
-        let first = self.guest_frame(&mut state, is_memalloc).map_err(|_| Unresolved::Short)?;
+    fn move_frames_in(&self, mut state: MutexGuard<'_, State>, frame: GuestFrame) -> Result<(), Unresolved> {
+        let first = self
+            .guest_frame(&mut state, || self.reclaimer.has_announced(frame))
+            .map_err(|_| Unresolved::Short)?;
         let mut moves = vec![Move { page: frame, from: first, to: first }];
         for page in around(frame).filter(|&page| page != frame) {
             if state.page(page) != Page::Absent || state.is_given_up(page) {
                 continue;
             }
-            let Ok(home) = self.guest_frame(&mut state, false) else { break };
+            let Ok(home) = self.guest_frame(&mut state, || false) else { break };
             moves.push(Move { page, from: home, to: home });
         }
         moves.sort_unstable_by_key(|it| it.page);
@@ -318,7 +305,7 @@ impl GuestSpace {
     }
 
     /// A frame for the guest; one of the reserve, if there is no other and it `is_memalloc`.
-    fn guest_frame(&self, state: &mut State, is_memalloc: bool) -> Result<FrameId, AllocError> {
+    fn guest_frame(&self, state: &mut State, is_memalloc: impl Fn() -> bool) -> Result<FrameId, AllocError> {
         // Not the scrutinee itself: the lists would be held while blocks are freed, and asked for again.
         let first = self.alloc.enter(CPU).alloc(&GUEST_FRAME);
         let home = match first {
@@ -326,9 +313,8 @@ impl GuestSpace {
             result => result,
         };
         match home {
-            Err(_) if is_memalloc => {
-                let leaves = self.memalloc_leaves.load(Ordering::Relaxed);
-                self.alloc.enter(CPU).alloc(&MEMALLOC_FRAME.leaves(leaves))
+            Err(_) if is_memalloc() => {
+                self.alloc.enter(CPU).alloc(&MEMALLOC_FRAME.leaves(self.reclaimer.leaves()))
             }
             result => result,
         }
@@ -375,7 +361,7 @@ mod tests {
         let mut state = space.lock();
         while space.alloc.alloc(OUTSIDE, &HOG).is_ok() {}
         assert_eq!(state.stash.len(), 1);
-        space.guest_frame(&mut state, false).unwrap();
+        space.guest_frame(&mut state, || false).unwrap();
         assert!(state.stash.is_empty());
     }
 
@@ -403,7 +389,7 @@ mod tests {
         let regions = vec![RegionSpec { gpa: 0, len: BLOCK_SIZE as u64 }];
         let service = MemoryService::new(&Config::new(regions), |why| panic!("{why}")).unwrap();
         let space = service.space();
-        let home = space.guest_frame(&mut space.lock(), false).unwrap();
+        let home = space.guest_frame(&mut space.lock(), || false).unwrap();
         space.prepare(&[home]);
         space.zero(home, false);
         let address = space.arena.block_address(home.block());

@@ -20,6 +20,7 @@
 //! | `balloon` | out: the guest gives pages up, by balloon or report |
 //! | `free` | from guest space or stash back to the arena, and to the kernel |
 //! | `shortage` | faults that wait for memory |
+//! | `reclaimer` | what the thread that frees memory is about to touch |
 //! | `retry` | faults that the kernel did not let us resolve |
 //! | `stash` | zeroed blocks made ahead of faults |
 //! | `split` | where the pages of a split block are |
@@ -34,6 +35,7 @@ mod fault;
 mod free;
 pub(crate) mod mover;
 mod poisoned;
+mod reclaimer;
 mod report;
 mod retry;
 mod shortage;
@@ -42,7 +44,6 @@ mod stash;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use super::arena::Arena;
@@ -65,6 +66,7 @@ use mover::{Stalls, Waiter};
 use poisoned::Poisoned;
 use split::SplitBlock;
 
+pub use reclaimer::Reclaimer;
 pub(crate) use stash::STASH_MAX;
 
 /// Who is charged for what is behind guest RAM.
@@ -183,9 +185,7 @@ pub(crate) struct GuestSpace {
     refill: Arc<Bell>,
     shortage: shortage::Shortage,
     retry: retry::Retry,
-    /// The thread whose touches are `MEMALLOC`; 0 if there is none. And frames of the reserve that they leave.
-    memalloc_thread: AtomicU32,
-    memalloc_leaves: AtomicU32,
+    reclaimer: Arc<Reclaimer>,
     /// Wakes the compactor.
     compaction: Arc<Bell>,
     faults: FaultCounters,
@@ -222,6 +222,7 @@ impl GuestSpace {
         alloc.set_limit(GUEST, Some(u64::from(guest_blocks) * FRAMES_PER_BLOCK as u64 + swap_frames));
         let objects = (swap_frames > 0)
             .then(|| Arc::new(Objects::new(Arc::clone(&alloc), arena.memory(), GUEST, CPUS)));
+        let reclaimer = Arc::new(Reclaimer::new(mapping.base(), mapping.len()));
         let state = State {
             poisoned: Poisoned::new(arena_blocks),
             in_pieces: vec![false; arena_blocks as usize],
@@ -255,8 +256,7 @@ impl GuestSpace {
             refill,
             shortage: shortage::Shortage::default(),
             retry: retry::Retry::default(),
-            memalloc_thread: AtomicU32::new(0),
-            memalloc_leaves: AtomicU32::new(0),
+            reclaimer,
             compaction,
             faults: FaultCounters::default(),
             moves: MoveCounters::default(),
@@ -286,6 +286,11 @@ impl GuestSpace {
     #[cfg(test)]
     pub(crate) fn short(&self) -> &Bell {
         self.shortage.bell()
+    }
+
+    /// What the thread that frees memory says it is about to touch.
+    pub(crate) fn reclaimer(&self) -> &Arc<Reclaimer> {
+        &self.reclaimer
     }
 
     pub(crate) fn uffd(&self) -> &Uffd {

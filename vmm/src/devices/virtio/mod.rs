@@ -22,6 +22,7 @@ mod interrupt;
 mod metrics;
 pub mod net;
 mod queue;
+mod ram;
 pub mod rate;
 pub mod rng;
 mod seen;
@@ -39,10 +40,8 @@ pub use device::{ActivateError, ConfigBytes, DeviceKind, OwnEvent, SharedDevice,
 pub use interrupt::{Interrupt, Status};
 pub use metrics::Counter;
 pub use queue::{Chain, Completion, QueueError, Used, VirtQueue};
+pub use ram::{GuestRam, RamRegion};
 pub use seen::Seen;
-
-/// Guest RAM as devices see it; cloning is cheap and shares the mapping.
-pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
 
 /// Locks a mutex even after another thread panicked while holding it: device state is checked on
 /// every use, so serving on is better than taking the guest down.

@@ -8,10 +8,10 @@
 use event_manager::{EventManager, SubscriberOps};
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestRegionMmap};
 
 use super::transport::MmioTransport;
-use super::{GuestRam, SharedDevice, Status};
+use super::{GuestRam, RamRegion, SharedDevice, Status};
 use crate::devices::events::DeviceEvents;
 
 pub(super) const RAM: u64 = 4 << 20;
@@ -61,7 +61,8 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(device: SharedDevice) -> Self {
-        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).expect("RAM");
+        let region = GuestRegionMmap::from_range(GuestAddress(0), RAM as usize, None).expect("RAM");
+        let ram = GuestRam::from_regions(vec![RamRegion::new(region, None)]).expect("one region");
         Self::with_ram(device, ram)
     }
 

@@ -6,7 +6,7 @@ use memsvc::{Config, MemoryService, MemoryStats, RegionSpec};
 
 use super::{Balloon, BalloonConfig, BalloonMetrics};
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, V1};
-use crate::vm::memory::guest_memory;
+use crate::vm::memory::guest_ram;
 
 const MIB: u64 = 1 << 20;
 /// Bytes and frames of a block.
@@ -26,7 +26,7 @@ struct Fixture {
 /// A guest all of whose memory has been used.
 fn used_guest() -> Fixture {
     let service = MemoryService::new(&Config::new(REGIONS.to_vec()), |_| ()).expect("a service on this host");
-    let ram = guest_memory(service.regions()).expect("RAM");
+    let ram = guest_ram(service.regions(), None).expect("RAM");
     let config = BalloonConfig { ram_mib: 16, free_page_reporting: true, ..Default::default() };
     let balloon = Balloon::new(config, Arc::clone(&service)).expect("balloon");
     let metrics = Arc::clone(balloon.metrics());

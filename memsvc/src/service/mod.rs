@@ -32,7 +32,7 @@ use crate::core::watermark::Choice;
 use crate::guard::Guard;
 use crate::space::arena::Arena;
 use crate::space::guest::{GuestSpace, Reclaimer, wanted};
-use crate::space::host::{self, Host, StartError};
+use crate::space::host::{self, Headroom, Host, StartError};
 use crate::space::mapping::Mapping;
 use crate::space::pagemap::Pagemap;
 use crate::space::regions::{RegionSpec, Regions};
@@ -164,7 +164,16 @@ impl MemoryService {
             .map_err(|source| StartError::Resource { what: "opening /proc/self/pagemap", source })?;
 
         let swap_frames = u64::from(swap_blocks) * FRAMES_PER_BLOCK as u64;
-        let space = GuestSpace::new(regions, mapping, arena, uffd, pagemap, watermarks, swap_frames);
+        let space = GuestSpace::new(
+            regions,
+            mapping,
+            arena,
+            uffd,
+            pagemap,
+            Headroom::new(host),
+            watermarks,
+            swap_frames,
+        );
         let space = Arc::new(space);
         let guard = Guard::new(failed).and({
             // CPUs and devices that wait for memory could not be ended.

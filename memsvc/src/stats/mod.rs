@@ -160,6 +160,8 @@ counters! {
         on_ballooned,
         /// Times the host had no huge page to give.
         no_huge_page,
+        /// Times the monitor's control group had no room for a huge page.
+        limited,
         /// There was no memory above the min watermark; each waits until there is, and comes again.
         short,
         /// Could not be resolved for another reason; the guest tries again.
@@ -180,6 +182,16 @@ counters! {
         blocks_returned,
         /// Frames that could not be moved home (pinned) and were discarded in place.
         home_refused,
+        /// Moves that the kernel refused because the page is held or shared (EBUSY).
+        refused_busy,
+        /// Because something is where it was to go (EEXIST).
+        refused_exists,
+        /// Because nothing is where it was to come from (ENOENT).
+        refused_missing,
+        /// Because the kernel had no memory for page tables (ENOMEM).
+        refused_memory,
+        /// For another reason.
+        refused_other,
         /// Times a free block could not be mapped anew: it is not used until that succeeds.
         set_aside,
         /// Free frames whose poison word was gone: someone wrote to a free frame.

@@ -192,6 +192,7 @@ impl GuestSpace {
         let guest_block = frame.block();
         let to = self.mapping.base() + guest_block.offset();
         if let Err(error) = self.uffd.move_pages(to, self.arena.block_address(block), BLOCK_SIZE) {
+            self.count_refused(error.error);
             // A move may have gone half the way. The block is absent, so nothing may stay there.
             self.mapping.discard(guest_block.offset(), BLOCK_SIZE)?;
             self.free_block(state, block, Slots::PageTable);

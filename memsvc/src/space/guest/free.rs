@@ -54,7 +54,8 @@ impl GuestSpace {
             Page::Absent | Page::Busy => return Ok(()),
         };
         let to = self.arena.frame_address(home);
-        if self.uffd.move_pages(to, self.address(frame), FRAME_SIZE).is_err() {
+        if let Err(stopped) = self.uffd.move_pages(to, self.address(frame), FRAME_SIZE) {
+            self.count_refused(stopped.error);
             // Pinned, or shared. Discarding leaves the page to who has it. Nothing is behind the home slot then, and
             // nothing is put there: that would be charged to our control group under the lock.
             self.mapping.discard(frame.offset(), FRAME_SIZE)?;

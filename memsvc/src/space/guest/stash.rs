@@ -6,7 +6,7 @@ use super::free::Slots;
 use super::{CPU, GuestSpace, wanted};
 use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
-use crate::core::units::{BlockId, Order};
+use crate::core::units::{BLOCK_SIZE, BlockId, Order};
 
 /// Bound of the stash. Enough for the refiller to stay ahead of a guest that touches memory
 /// linearly; what idles goes back after [`STASH_IDLE`].
@@ -39,9 +39,28 @@ pub(super) enum Made {
 }
 
 impl GuestSpace {
+    /// True when the control groups of this process have room for one more block of memory; else single frames have to
+    /// do, of which the guest asks only for those that it touches.
+    pub(super) fn may_have_block(&self) -> bool {
+        let has_room = self.headroom.take(BLOCK_SIZE);
+        if !has_room {
+            self.faults.limited.add(1);
+            if crate::seldom::is_due(self.faults.limited.get()) {
+                tracing::warn!(
+                    times = self.faults.limited.get(),
+                    "memory.max of the monitor's control group leaves no room for a huge page: single pages are used"
+                );
+            }
+        }
+        has_room
+    }
+
     /// Takes a free block, has the kernel put zeroed memory behind it and adds it to the stash.
     /// Waits for the zeroing, without the lock.
     pub(super) fn make_zeroed_block(&self) -> Made {
+        if !self.may_have_block() {
+            return Made::NoHugePage(None);
+        }
         let block = {
             let mut state = self.lock();
             if state.huge.skip() {

@@ -4,14 +4,14 @@
 use super::Host;
 
 /// More than any machine has: how version 1 writes "no limit", a little less than 2^63.
-const UNLIMITED: u64 = 1 << 62;
+pub(super) const UNLIMITED: u64 = 1 << 62;
 
 /// Groups of this process.
-struct Groups {
+pub(super) struct Groups {
     /// Directories, its own first.
-    directories: Vec<String>,
+    pub(super) directories: Vec<String>,
     /// Whether they are of version 1.
-    is_old: bool,
+    pub(super) is_old: bool,
 }
 
 /// A limit, and where it stands.
@@ -54,7 +54,7 @@ impl Host {
             .find(|file| is_killed(file))
     }
 
-    fn groups(&self) -> Groups {
+    pub(super) fn groups(&self) -> Groups {
         let member = self.read("/proc/self/cgroup").unwrap_or_default();
         let path_of = |is_it: &dyn Fn(&str) -> bool| {
             // hierarchy:controller,controller:path

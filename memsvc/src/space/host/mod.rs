@@ -11,6 +11,7 @@
 //! | `kernel` | the kernel's version, and which faults it has where pages move and are swapped |
 //! | `swap` | whether the host can swap guest memory |
 //! | `cgroup`, `limits` | control groups of this process, and their limits on memory |
+//! | `headroom` | how much more those limits allow, while a guest runs |
 //! | `commit` | whether the kernel counts what is mapped (`vm.overcommit_memory=2`) |
 //! | `ksm` | whether the kernel merges pages of this process |
 //!
@@ -19,6 +20,7 @@
 mod cgroup;
 mod commit;
 mod error;
+mod headroom;
 mod kernel;
 pub mod ksm;
 mod limits;
@@ -27,7 +29,9 @@ mod swap;
 #[cfg(test)]
 mod tests;
 
+use cgroup::UNLIMITED;
 pub use error::{Advice, StartError};
+pub(crate) use headroom::Headroom;
 pub use needs::{check_huge_pages, check_userfaultfd};
 pub(crate) use needs::{check_memory, max_mappings, open_uffd};
 

@@ -115,6 +115,11 @@ pub(super) const FAMILIES: &[Family<MemoryStats>] = &[
         of!(faults.no_huge_page),
     ),
     Family::counter(
+        "aerostat_memory_faults_limited",
+        "Times the monitor's control group had no room for a huge page",
+        of!(faults.limited),
+    ),
+    Family::counter(
         "aerostat_memory_faults_short",
         "Faults that had to wait for memory, once for each time it was not there",
         of!(faults.short),
@@ -144,6 +149,36 @@ pub(super) const FAMILIES: &[Family<MemoryStats>] = &[
         "aerostat_memory_home_refused_frames",
         "Frames that could not be moved home and were discarded in place",
         of!(moves.home_refused),
+    ),
+    Family::counter(
+        "aerostat_memory_moves_refused_busy",
+        "Moves of pages that the kernel refused because the page is held or shared (EBUSY)",
+        of!(moves.refused_busy),
+    ),
+    Family::counter(
+        "aerostat_memory_moves_refused_exists",
+        "Moves of pages that the kernel refused because something is where it was to go (EEXIST)",
+        of!(moves.refused_exists),
+    ),
+    Family::counter(
+        "aerostat_memory_moves_refused_missing",
+        "Moves of pages that the kernel refused because nothing is where it was to come from (ENOENT)",
+        of!(moves.refused_missing),
+    ),
+    Family::counter(
+        "aerostat_memory_moves_refused_memory",
+        "Moves of pages that the kernel refused because the kernel had no memory for page tables (ENOMEM)",
+        of!(moves.refused_memory),
+    ),
+    Family::counter(
+        "aerostat_memory_moves_refused_other",
+        "Moves of pages that the kernel refused for another reason",
+        of!(moves.refused_other),
+    ),
+    Family::counter(
+        "aerostat_memory_blocks_set_aside",
+        "Times a free block could not be mapped anew, and was set aside",
+        of!(moves.set_aside),
     ),
     Family::counter(
         "aerostat_memory_poison_lost_frames",

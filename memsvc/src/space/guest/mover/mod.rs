@@ -225,6 +225,20 @@ impl GuestSpace {
 
     fn count_stopped(&self, stopped: Stopped) {
         if stopped.error == Errno::BUSY { &self.mover.pinned } else { &self.mover.failed }.add(1);
+        self.count_refused(stopped.error);
+    }
+
+    /// The kernel refused a move for this reason.
+    pub(super) fn count_refused(&self, error: Errno) {
+        let moves = &self.moves;
+        match error {
+            Errno::BUSY => &moves.refused_busy,
+            Errno::EXIST => &moves.refused_exists,
+            Errno::NOENT => &moves.refused_missing,
+            Errno::NOMEM => &moves.refused_memory,
+            _ => &moves.refused_other,
+        }
+        .add(1);
     }
 
     /// Moves busy pages home, each into the slot of the frame that it is in. Needs no lock: a busy page is

@@ -204,6 +204,9 @@ impl GuestSpace {
 
     /// A whole block, zeroed, at home. None when memory is low, or the host has no huge page.
     fn make_whole(&self) -> Option<BlockId> {
+        if !self.may_have_block() {
+            return None;
+        }
         let block = {
             let mut state = self.lock_after_faults();
             if !self.alloc.has_block_to_spare() {

@@ -1,0 +1,135 @@
+//! How much more memory the control groups of this process let it have.
+//!
+//! The files are not read each time: what was left at the last look is used up first, half of it at the most.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::{Host, UNLIMITED};
+use crate::core::sync::{Mutex, lock};
+
+/// Bytes that may be taken before the next look, where there is no limit: one may be set at any time.
+const UNLIMITED_STEP: i64 = 256 << 20;
+/// What stays for the kernel's page tables and the monitor's own heap.
+const SPARE: i64 = 4 << 20;
+
+/// What this process may still take.
+#[derive(Debug)]
+pub(crate) struct Headroom {
+    host: Host,
+    /// Bytes that may be taken before the next look.
+    left: AtomicI64,
+    /// One looks at a time.
+    looking: Mutex<()>,
+}
+
+impl Headroom {
+    pub(crate) fn new(host: Host) -> Self {
+        Self { host, left: AtomicI64::new(0), looking: Mutex::new(()) }
+    }
+
+    /// True when so many bytes more leave room below the limits; then they count as taken. Memory of files that the kernel
+    /// can drop counts as room.
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.left.fetch_sub(bytes, Ordering::Relaxed) >= bytes {
+            return true;
+        }
+        let _looking = lock(&self.looking);
+        let (left, has_room) = match self.host.headroom() {
+            None => (UNLIMITED_STEP, true),
+            Some(room) => (room / 2, room >= bytes.saturating_add(SPARE)),
+        };
+        self.left.store(if has_room { left - bytes } else { 0 }, Ordering::Relaxed);
+        has_room
+    }
+}
+
+impl Host {
+    /// Bytes to the nearest limit of all control groups of this process; none where there is no limit.
+    fn headroom(&self) -> Option<i64> {
+        let groups = self.groups();
+        let (max, usage) = match groups.is_old {
+            true => ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            false => ("memory.max", "memory.current"),
+        };
+        let room_of = |directory: &String| {
+            let max = self.read_number(&format!("{directory}/{max}")).filter(|max| *max < UNLIMITED)?;
+            let used = self.read_number(&format!("{directory}/{usage}"))?;
+            let used = used.saturating_sub(self.file_bytes(directory));
+            Some(i64::try_from(max).ok()?.saturating_sub_unsigned(used))
+        };
+        groups.directories.iter().filter_map(room_of).min()
+    }
+
+    /// Memory of files in a group, which the kernel drops where room is wanted.
+    fn file_bytes(&self, directory: &str) -> u64 {
+        let text = self.read(&format!("{directory}/memory.stat")).unwrap_or_default();
+        let is_file = |name: &str| matches!(name, "active_file" | "inactive_file");
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter(|(name, _)| is_file(name))
+            .filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok())
+            .sum()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// A process in the group /a/b, of which both are limited.
+    fn host(inner: &str, outer: &str, used: usize, files: usize) -> (tempfile::TempDir, Host) {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("proc/self/cgroup", "0::/a/b\n");
+        write("proc/self/mountinfo", "1 2 0:3 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        for (group, max) in [("a", outer), ("a/b", inner)] {
+            write(&format!("sys/fs/cgroup/{group}/memory.max"), &format!("{max}\n"));
+            write(&format!("sys/fs/cgroup/{group}/memory.current"), &format!("{}\n", used + files));
+            let stat =
+                format!("anon {used}\nactive_file {}\ninactive_file {}\n", files / 4, files - files / 4);
+            write(&format!("sys/fs/cgroup/{group}/memory.stat"), &stat);
+        }
+        let host = Host { root: directory.path().to_owned(), ..Host::here() };
+        (directory, host)
+    }
+
+    #[test]
+    fn the_nearest_limit_counts_and_memory_of_files_does_not() {
+        let (_directory, host) = host("104857600", "83886080", 60 * MIB, 20 * MIB);
+        assert_eq!(host.headroom(), Some(20 * MIB as i64));
+    }
+
+    #[test]
+    fn without_a_limit_there_is_always_room() {
+        let (_directory, host) = host("max", "max", 60 * MIB, 0);
+        assert_eq!(host.headroom(), None);
+        let headroom = Headroom::new(host);
+        assert!((0..10_000).all(|_| headroom.take(2 * MIB)));
+    }
+
+    #[test]
+    fn what_is_taken_leaves_room_below_the_limit() {
+        let (directory, host) = host("104857600", "max", 0, 0);
+        let headroom = Headroom::new(host);
+        let mut used = 0;
+        while headroom.take(2 * MIB) {
+            used += 2 * MIB;
+            fs::write(directory.path().join("sys/fs/cgroup/a/b/memory.current"), format!("{used}\n"))
+                .unwrap();
+        }
+        assert_eq!(used, 96 * MIB);
+        // Something was freed.
+        fs::write(directory.path().join("sys/fs/cgroup/a/b/memory.current"), "0\n").unwrap();
+        assert!(headroom.take(2 * MIB));
+    }
+}

@@ -430,7 +430,7 @@ fn handle_faults(space: &GuestSpace, stop: &OwnedFd) -> io::Result<()> {
 mod tests {
     use std::sync::mpsc::channel;
     use std::thread;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::space::bell::Bell;
@@ -488,7 +488,7 @@ mod tests {
             ("compact", |service| service.space.compaction()),
         ];
         for (name, bell) in bells {
-            let (sender, told) = channel();
+            let (sender, told) = channel::<String>();
             let regions = vec![RegionSpec { gpa: 0, len: 2 * BLOCK_SIZE as u64 }];
             let failed = move |why| sender.send(why).expect("the test waits");
             let service = MemoryService::with_fault_thread(&Config::new(regions), ignore_faults, failed)
@@ -500,14 +500,15 @@ mod tests {
                 touched.send(unsafe { std::ptr::read_volatile(address as *const u64) })
             });
             // Nobody hears before the thread is there.
-            while told
-                .try_recv()
-                .map(|why: String| assert!(why.contains(&format!("\"{name}\"")), "{why}"))
-                .is_err()
-            {
+            let since = Instant::now();
+            let why = loop {
                 bell(&service).ring(Bell::BREAK);
-                thread::sleep(Duration::from_millis(1));
-            }
+                match told.recv_timeout(Duration::from_millis(1)) {
+                    Ok(why) => break why,
+                    Err(_) => assert!(since.elapsed() < PATIENCE, "{name}: nobody is told"),
+                }
+            };
+            assert!(why.contains(&format!("\"{name}\"")), "{why}");
             assert_eq!(touch.recv_timeout(PATIENCE), Ok(0), "{name}: who waits is let go");
             let (ended, end) = channel();
             thread::spawn(move || {

@@ -156,7 +156,7 @@ impl MemoryService {
         let arena_bytes = u64::from(arena_blocks) * BLOCK_SIZE as u64;
         host.admit_size(bytes, arena_bytes)?;
         let no_space = |source| host.no_address_space(bytes + arena_bytes, source);
-        let arena = Arena::new(arena_blocks, is_swappable, &uffd).map_err(no_space)?;
+        let arena = Arena::new(arena_blocks, is_swappable, Headroom::here(), &uffd).map_err(no_space)?;
         let mapping = Mapping::new(bytes as usize).map_err(no_space)?;
         uffd.register(mapping.base(), mapping.len(), Watch::Missing)
             .map_err(|source| StartError::Resource { what: "registering guest RAM", source })?;
@@ -164,16 +164,7 @@ impl MemoryService {
             .map_err(|source| StartError::Resource { what: "opening /proc/self/pagemap", source })?;
 
         let swap_frames = u64::from(swap_blocks) * FRAMES_PER_BLOCK as u64;
-        let space = GuestSpace::new(
-            regions,
-            mapping,
-            arena,
-            uffd,
-            pagemap,
-            Headroom::new(host),
-            watermarks,
-            swap_frames,
-        );
+        let space = GuestSpace::new(regions, mapping, arena, uffd, pagemap, watermarks, swap_frames);
         let space = Arc::new(space);
         let guard = Guard::new(failed).and({
             // CPUs and devices that wait for memory could not be ended.

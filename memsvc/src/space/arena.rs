@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::copy;
+use super::host::Headroom;
 use super::mapping::Mapping;
 use super::pagemap::Pagemap;
 use super::uffd::{Uffd, Watch};
@@ -34,14 +35,16 @@ pub(crate) struct Arena {
     mapping: Arc<Mapping>,
     /// The host may have what lies here in its swap.
     is_swappable: bool,
+    /// What our control groups let us have.
+    headroom: Headroom,
 }
 
 impl Arena {
     /// An arena of `blocks` blocks, with nothing behind it, which the host may swap if it `is_swappable`.
-    pub(crate) fn new(blocks: u32, is_swappable: bool, uffd: &Uffd) -> io::Result<Self> {
+    pub(crate) fn new(blocks: u32, is_swappable: bool, headroom: Headroom, uffd: &Uffd) -> io::Result<Self> {
         let mapping = Mapping::new(blocks as usize * BLOCK_SIZE)?;
         uffd.register(mapping.base(), mapping.len(), Watch::MoveTarget)?;
-        Ok(Self { mapping: Arc::new(mapping), is_swappable })
+        Ok(Self { mapping: Arc::new(mapping), is_swappable, headroom })
     }
 
     /// The home slots, for objects that lie in them.
@@ -62,6 +65,11 @@ impl Arena {
     /// Address of a frame's home slot.
     pub(crate) fn frame_address(&self, frame: FrameId) -> usize {
         self.mapping.base() + frame.offset()
+    }
+
+    /// True when the control groups of this process have room for the memory of one more block, which counts as taken then.
+    pub(crate) fn has_room_for_block(&self) -> bool {
+        self.headroom.take(BLOCK_SIZE)
     }
 
     /// Has the kernel put zeroed memory behind a block. True when it is one huge page; false when the host had none:

@@ -60,7 +60,7 @@ use crate::core::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::core::units::{BLOCK_SIZE, BlockId, CpuId, FRAMES_PER_BLOCK, GuestBlock, GuestFrame, OwnerId};
 use crate::core::watermark::Watermarks;
 use crate::space::bell::Bell;
-use crate::space::host::{self, Headroom};
+use crate::space::host;
 use crate::stats::{Counter, FaultCounters, MoveCounters, MoverCounters, RefusalCounters};
 use mover::{Stalls, Waiter};
 use poisoned::Poisoned;
@@ -170,8 +170,6 @@ pub(crate) struct GuestSpace {
     arena: Arena,
     uffd: Uffd,
     pagemap: Pagemap,
-    /// What our control groups let us have.
-    headroom: Headroom,
     alloc: Arc<FrameAllocator>,
     /// Objects of the monitor's own, smaller than a frame.
     slabs: Slabs,
@@ -205,7 +203,6 @@ impl GuestSpace {
         arena: Arena,
         uffd: Uffd,
         pagemap: Pagemap,
-        headroom: Headroom,
         watermarks: Watermarks,
         swap_frames: u64,
     ) -> Self {
@@ -249,7 +246,6 @@ impl GuestSpace {
             arena,
             uffd,
             pagemap,
-            headroom,
             alloc,
             slabs,
             objects,

@@ -23,7 +23,12 @@ pub(crate) struct Headroom {
 }
 
 impl Headroom {
-    pub(crate) fn new(host: Host) -> Self {
+    /// Of this process, on this host.
+    pub(crate) fn here() -> Self {
+        Self::new(Host::here())
+    }
+
+    fn new(host: Host) -> Self {
         Self { host, left: AtomicI64::new(0), looking: Mutex::new(()) }
     }
 

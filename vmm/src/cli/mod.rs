@@ -13,6 +13,7 @@ mod balloon;
 mod bench;
 pub mod check;
 mod memory;
+mod memory_failure;
 mod output;
 mod run;
 mod serve;

@@ -11,7 +11,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 use tokio::sync::Mutex;
 
-use super::{Outcome, output, signals};
+use super::{Outcome, memory_failure, output, signals};
 use crate::{
     api::{
         control::Launcher,
@@ -51,6 +51,7 @@ impl Session<'_> {
     pub(super) fn live(self, launcher: Arc<dyn Launcher>) -> Outcome {
         let exit = Arc::new(ExitSlot::default());
         signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
+        memory_failure::watch(self.api_sock).context("A failure of the host's memory cannot be handled")?;
         let logger = Logger::new(&self.id);
         logger.install();
         let socket = self.api_sock.map(|path| ListeningSocket::bind(path, self.api_sock_mode)).transpose()?;

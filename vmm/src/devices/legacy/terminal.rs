@@ -73,9 +73,9 @@ pub fn restore() {
     }
 }
 
-/// Signals by which a process ends itself when it can no longer trust itself.
-const CRASHES: [libc::c_int; 6] =
-    [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
+/// Signals by which a process ends itself when it can no longer trust itself. SIGBUS has a handler of its own, which gives
+/// the terminal back, too (`cli/memory_failure.rs`).
+const CRASHES: [libc::c_int; 5] = [libc::SIGABRT, libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
 /// Makes each of [`CRASHES`] give the terminal back before it ends the process.
 fn restore_on_crash() {
     for signal in CRASHES {

@@ -126,9 +126,14 @@ fn merging() -> anyhow::Result<()> {
     ensure!(finding["ok"] == true && said(&finding).contains("but none of Aerostat's"), "{finding}");
     let monitor = Monitor::serve(&Ksm::WORDS)?;
     monitor.start(128)?.success()?;
+    // Somebody else, whose pages are looked at: without one nothing is.
+    let [program, arguments @ ..] = Ksm::WORDS;
+    let other = Ended(Command::new(program).args(arguments).args(["sleep", "600"]).spawn()?);
+    let is_looked_at = wait_until(|| Ok(ksm.merged(other.0.id())?.looked_at > 0))?;
+    ensure!(is_looked_at, "nothing is looked at");
     let scans = ksm.scans()?;
-    ensure!(wait_until(|| Ok(ksm.scans()? > scans + 1))?, "nothing is looked at");
-    let merged = ksm.merged(monitor.process.id())?;
+    ensure!(wait_until(|| Ok(ksm.scans()? > scans + 1))?, "it does not go on");
+    let merged = ksm.merged(monitor.process.0.id())?;
     ensure!((merged.looked_at, merged.merged) == (0, 0), "{merged:?}");
     Ok(())
 }
@@ -194,9 +199,19 @@ impl Drop for Setting {
     }
 }
 
+/// A process that ends with its value.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A monitor that serves its API and has no guest yet.
 struct Monitor {
-    process: Child,
+    process: Ended,
     socket: PathBuf,
     log: PathBuf,
     _directory: TempDir,
@@ -209,6 +224,7 @@ impl Monitor {
         let mut command = aerostat(under);
         command.arg("--api-sock").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null());
         let process = command.stderr(File::create(&log)?).spawn().context("cannot run aerostat")?;
+        let process = Ended(process);
         let monitor = Self { process, socket, log, _directory: directory };
         let is_up = wait_until(|| Ok(http::request(&monitor.socket, "GET", "/", None).is_ok()))?;
         ensure!(is_up, "the API is not served: {}", monitor.log()?);
@@ -230,12 +246,5 @@ impl Monitor {
     /// What it has said on standard error.
     fn log(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(&self.log)?)
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::Context;
 
 pub use self::cpu::{CpuTimes, Thread, busy, cpu_times, family_cpu_time, threads};
-pub use self::physical::stray_pages;
+pub use self::physical::{fail_page, physical_pages, stray_pages};
 
 /// The smallest run of anonymous mappings that is taken for guest memory; stacks and heaps of the
 /// monitors are smaller.

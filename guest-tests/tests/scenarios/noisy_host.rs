@@ -9,6 +9,7 @@
 //!           a thread that counts in pages of its own
 //! ```
 
+mod failing;
 mod limit;
 mod merged;
 mod merging;
@@ -50,8 +51,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     if kvm_host::kind() == "native" {
         return Vec::new();
     }
-    let trials =
-        [swapping::trial(), merging::trial(), merged::trial(), limit::trial(), pid_namespace::trial()];
+    let trials = [
+        swapping::trial(),
+        merging::trial(),
+        merged::trial(),
+        limit::trial(),
+        pid_namespace::trial(),
+        failing::trial(),
+    ];
     trials.into_iter().flatten().collect()
 }
 

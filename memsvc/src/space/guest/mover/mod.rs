@@ -62,11 +62,11 @@ pub(super) enum Patience {
 }
 
 impl Patience {
-    /// How often a page that somebody holds is tried in one batch.
+    /// How often pages of one batch that somebody holds are tried again, all together.
     fn attempts(self) -> u32 {
         match self {
             Patience::None => 4,
-            Patience::Helps => 16,
+            Patience::Helps => BATCH as u32,
         }
     }
 
@@ -175,9 +175,7 @@ impl GuestSpace {
             let moved = result.map_or_else(|stopped| stopped.done / FRAME_SIZE, |()| run);
             done |= Done::MAX.checked_shr((BATCH - moved) as u32).unwrap_or(0) << first;
             first += moved;
-            if moved > 0 {
-                (attempts, is_helped) = (0, false);
-            }
+            is_helped &= moved == 0;
             let Err(stopped) = result else { continue };
             if stopped.error == Errno::BUSY && patience == Patience::Helps && !is_helped {
                 is_helped = true;
@@ -192,7 +190,7 @@ impl GuestSpace {
             }
             self.count_stopped(stopped);
             first += 1;
-            (attempts, is_helped) = (0, false);
+            is_helped = false;
         }
         done
     }

@@ -352,5 +352,5 @@ fn address_space_that_cannot_be_had_is_named() {
     // SAFETY: as above.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const before) }, 0);
     assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
-    assert!(started.starts_with("cannot map 4096 MiB of address space"), "{started}");
+    assert!(started.starts_with("cannot map ") && started.contains("MiB of address space"), "{started}");
 }

@@ -49,9 +49,10 @@ impl Cgroup {
         set(&self.0.join("memory.swap.max"), &format!("{mib}M"))
     }
 
-    /// Has the kernel take so much from whoever is in it (`memory.reclaim`); says whether it found that much.
+    /// Has the kernel swap out so much of what is in it (`memory.reclaim`); says whether it found that much. Programs stay
+    /// in memory.
     pub fn reclaim(&self, mib: u64) -> bool {
-        set(&self.0.join("memory.reclaim"), &format!("{mib}M")).is_ok()
+        set(&self.0.join("memory.reclaim"), &format!("{mib}M swappiness=200")).is_ok()
     }
 
     /// What is charged to it, in MiB, but for what the kernel can drop at any time.

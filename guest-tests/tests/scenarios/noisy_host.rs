@@ -30,15 +30,16 @@ use crate::{SPARE_MIB, guest, meanwhile};
 
 /// How long all goes on at once, in seconds; `ci/soak` sets it to minutes.
 const SECONDS: &str = "AEROSTAT_NOISE_SECONDS";
-/// Longest time for a read or write of the guest; more is a hang.
-const LONGEST: Duration = Duration::from_secs(10);
+/// Longest time for a read or write of the guest; more is a hang. In an emulated host a guest that swaps beside a balloon
+/// that grows was seen to take 12 s by itself.
+const LONGEST: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The kernel leaves some 110 MiB of it.
 const RAM_MIB: u64 = 160;
 const SWAP_MIB: u64 = 128;
 /// Most of what is left.
-const HERD: Herd = Herd { processes: 2, mib: 36, seed: 67, content: Content { zero_percent: 10, ratio: 3 } };
+const HERD: Herd = Herd { processes: 1, mib: 72, seed: 67, content: Content { zero_percent: 10, ratio: 3 } };
 /// Every second page stays, so that blocks with holes have pages to be moved: name, size, seed.
 const COMB: (&str, u64, u64) = ("comb", 24, 71);
 /// Written again and again.
@@ -89,11 +90,12 @@ fn works_through(
         vm.agent.churn_start(CHURN_MIB, 1)?;
         vm.agent.hogs_read()?;
         meanwhile::all_at_once(vm, BALLOON_MIB, besides, read_and_count)?;
+        let churn = vm.agent.churn_stop()?;
         vm.balloon(0)?;
         let passes = vm.agent.hogs_status()?.passes;
         vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > passes)?;
         vm.agent.verify(COMB.0, COMB.2)?;
-        let (hogs, churn) = (vm.agent.hogs_stop()?, vm.agent.churn_stop()?);
+        let hogs = vm.agent.hogs_stop()?;
         ensure!(
             churn.pages > 0 && churn.errors == 0,
             "{} of {} counters were lost",

@@ -21,7 +21,7 @@ fn swaps() -> anyhow::Result<()> {
     let cgroup = Cgroup::new("swapping")?;
     let before = zram.traffic()?;
     works_through(
-        |spec| spec.under(cgroup.words()),
+        |spec| spec.under(cgroup.words()).argument("--allow-host-swap"),
         || Ok(()),
         || {
             // It may find less than that.

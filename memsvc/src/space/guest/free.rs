@@ -211,8 +211,9 @@ impl GuestSpace {
         frames
     }
 
-    /// Empties the stash; says how many blocks there were.
+    /// Empties the stash; says how many blocks there were. What was set aside is tried again.
     pub(super) fn release_stash(&self, state: &mut State) -> usize {
+        self.take_up_again(state);
         let blocks = std::mem::take(&mut state.stash);
         for &block in &blocks {
             self.free_block(state, block, Slots::Filled);

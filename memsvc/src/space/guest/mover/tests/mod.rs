@@ -90,8 +90,10 @@ impl Guest {
     fn consistent(&self) -> MemoryStats {
         // The stash comes and goes by itself, and its thread may be at it at any moment.
         let is_checked = || self.service.space().allocator().check() == Ok(());
-        let is_quiet = || self.service.stats().arena.frames_by_type.stash == 0 && is_checked();
-        until(is_quiet);
+        until(|| {
+            self.service.space().give_stash_back();
+            self.service.stats().arena.frames_by_type.stash == 0 && is_checked()
+        });
         let host = self.service.walk().unwrap();
         let stats = self.service.stats();
         assert_eq!(stats.host.guest_resident_bytes, host.guest_resident_bytes);
@@ -110,11 +112,11 @@ impl Guest {
 
 /// Waits until it is so, for ten seconds at the most.
 fn until(is_so: impl Fn() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..5000 {
         if is_so() {
             break;
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -1,6 +1,5 @@
 //! The operator's calls are answered whatever the guest does, and a monitor of which a thread fails ends and says so.
 
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use guest_tests::agent_client::Herd;
 use guest_tests::tap::Tap;
 use guest_tests::{Content, Flood, Pages, Request, SwapLink, TestVm, host, interrupted, threads};
 use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{guest, ours};
@@ -59,8 +59,8 @@ fn wedged() -> anyhow::Result<()> {
     let mut vm = spec.start()?;
     wedge(&mut vm, &link).map_err(|error| vm.explain(&error))?;
     answer(&vm).map_err(|error| vm.explain(&error))?;
-    let ended = Command::new("kill").arg(vm.pid().to_string()).status()?;
-    ensure!(ended.success(), "the monitor is gone");
+    let pid = i32::try_from(vm.pid()).ok().and_then(Pid::from_raw).context("no process has that number")?;
+    kill_process(pid, Signal::TERM).context("the monitor is gone")?;
     let status = vm.wait_exit()?;
     ensure!(status.success(), "the monitor ended with {status}:\n{}", vm.transcript());
     Ok(())

@@ -473,9 +473,10 @@ mod tests {
     #[test]
     fn a_panic_of_any_other_thread_is_told_lets_waiters_go_and_holds_nobody_up() {
         type Which = fn(&MemoryService) -> &Bell;
-        let bells: [(&str, Which); 3] = [
+        let bells: [(&str, Which); 4] = [
             ("stash", |service| service.space.refill()),
             ("short", |service| service.space.short()),
+            ("retry", |service| service.space.retry()),
             ("compact", |service| service.space.compaction()),
         ];
         for (name, bell) in bells {

@@ -29,6 +29,14 @@ use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId};
 /// the physical page; and it shows use after free.
 const POISON: u64 = 0x0A05_7A7F_4EE0_F4EE;
 
+/// Why a block could not be mapped anew.
+#[derive(Debug)]
+pub(crate) struct NotRenewed {
+    pub(crate) error: io::Error,
+    /// Its address space is not ours any more: it can never be used again.
+    pub(crate) is_lost: bool,
+}
+
 /// Home slots of all frames.
 #[derive(Debug)]
 pub(crate) struct Arena {
@@ -67,9 +75,14 @@ impl Arena {
         self.mapping.base() + frame.offset()
     }
 
-    /// True when the control groups of this process have room for the memory of one more block, which counts as taken then.
-    pub(crate) fn has_room_for_block(&self) -> bool {
-        self.headroom.take(BLOCK_SIZE)
+    /// True when the control groups of this process have room for so much more memory, which counts as taken then.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.headroom.take(bytes)
+    }
+
+    /// True when what lies in a frame's slot is in the host's swap.
+    pub(crate) fn is_swapped(&self, frame: FrameId, pagemap: &Pagemap) -> bool {
+        self.is_swappable && pagemap.is_swapped(self.frame_address(frame))
     }
 
     /// Has the kernel put zeroed memory behind a block. True when it is one huge page; false when the host had none:
@@ -93,11 +106,11 @@ impl Arena {
     /// Drops what is in a frame if the host has it in its swap: nobody wants it, and a write would have it read first.
     /// True when that was so. The caller holds the frame.
     pub(crate) fn forget_swapped(&self, frame: FrameId, pagemap: &Pagemap) -> bool {
-        if !self.is_swappable || !pagemap.is_swapped(self.frame_address(frame)) {
+        if !self.is_swapped(frame, pagemap) {
             return false;
         }
         if let Err(error) = self.mapping.discard(frame.offset(), FRAME_SIZE) {
-            tracing::error!(?frame, %error, "a free frame could not be taken out of the host's swap");
+            crate::seldom!(error, ?frame, %error, "a free frame could not be taken out of the host's swap");
         }
         true
     }
@@ -172,13 +185,20 @@ impl Arena {
 
     /// Gives a whole block back with the page table of its slots, so that the next touch can be huge. If the kernel
     /// refuses (too many mappings), the block is not to be used: it may not be mapped, or no move may go there.
-    pub(crate) fn renew(&self, block: BlockId, uffd: &Uffd) -> io::Result<()> {
-        let renewed = self.mapping.renew(block.offset());
-        if renewed.is_err() && self.mapping.is_mapped(block.offset()) {
-            self.discard(block);
-        }
-        renewed?;
-        uffd.register(self.block_address(block), BLOCK_SIZE, Watch::MoveTarget)
+    pub(crate) fn renew(&self, block: BlockId, uffd: &Uffd) -> Result<(), NotRenewed> {
+        let address = self.block_address(block);
+        let renewed = self
+            .mapping
+            .renew(block.offset())
+            .and_then(|()| uffd.register(address, BLOCK_SIZE, Watch::MoveTarget));
+        renewed.map_err(|error| {
+            // Where nothing is mapped any more, somebody else's memory could come to lie.
+            let is_ours = self.mapping.is_mapped(block.offset());
+            if is_ours {
+                self.discard(block);
+            }
+            NotRenewed { error, is_lost: !is_ours && self.mapping.hold(block.offset()).is_err() }
+        })
     }
 
     /// Address of the first home slot.

@@ -133,6 +133,21 @@ impl Mapping {
         self.advise_huge(self.base + offset, BLOCK_SIZE)
     }
 
+    /// Keeps the address space of a block that is not mapped, so that nobody else's memory comes to lie there.
+    pub(crate) fn hold(&self, offset: usize) -> io::Result<()> {
+        assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        // SAFETY: it replaces nothing: the kernel refuses where something is mapped.
+        unsafe {
+            mmap_anonymous(
+                (self.base + offset) as *mut _,
+                BLOCK_SIZE,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE,
+            )?;
+        }
+        Ok(())
+    }
+
     /// True when the block at `offset` is mapped: a call that failed may have unmapped it.
     pub(crate) fn is_mapped(&self, offset: usize) -> bool {
         assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);

@@ -83,7 +83,7 @@ impl GuestSpace {
 
     /// Gives back what is in the balloon of the blocks from `next` on; `false` after the last.
     fn reset_from(&self, next: &mut usize) -> bool {
-        let mut state = self.lock();
+        let mut state = self.lock_after_faults();
         let end = state.blocks.len().min(*next + RESET_BLOCKS);
         for index in *next..end {
             let guest_block = GuestBlock(index as u32);

@@ -112,11 +112,12 @@ impl GuestSpace {
             if let Some(block) = state.stash.pop() {
                 if waited { &self.stash_misses } else { &self.stash_hits }.add(1);
                 state.burst = state.burst.saturating_add(1);
-                let result = if was_split {
-                    self.map_block_in(&mut state, frame, block)
-                } else {
-                    self.move_block_in(&mut state, frame, block)
-                };
+                if was_split && let Err(error) = self.map_block_in(&mut state, frame, block) {
+                    crate::seldom!(warn, ?guest_block, %error, "a block could not be mapped whole: it gets single pages");
+                    no_huge_page = true;
+                    continue;
+                }
+                let result = if was_split { Ok(()) } else { self.move_block_in(&mut state, frame, block) };
                 drop(state);
                 self.refill.ring(reason::USED);
                 return Ok(result?);
@@ -147,7 +148,8 @@ impl GuestSpace {
     ) -> Result<(), Unresolved> {
         let target = state.split_mut(page.block()).map(|split| split.target(page.index()));
         let to = match target {
-            Some(Target::Frame(to)) => to,
+            // A copy would have to wait for the host's swap; a move takes the page as it is.
+            Some(Target::Frame(to)) if !self.arena.is_swapped(from, &self.pagemap) => to,
             _ => from,
         };
         if to == from {
@@ -250,7 +252,9 @@ impl GuestSpace {
             .guest_frame(&mut state, || self.reclaimer.has_announced(frame))
             .map_err(|_| Unresolved::Short)?;
         let mut moves = vec![Move { page: frame, from: first, to: first }];
-        for page in around(frame).filter(|&page| page != frame) {
+        // Where our control group leaves no room, the guest gets what it touches.
+        let has_room = self.arena.has_room(AROUND_BYTES);
+        for page in around(frame).filter(|&page| page != frame && has_room) {
             if state.page(page) != Page::Absent || state.is_given_up(page) {
                 continue;
             }
@@ -310,7 +314,9 @@ impl GuestSpace {
         // Not the scrutinee itself: the lists would be held while blocks are freed, and asked for again.
         let first = self.alloc.enter(CPU).alloc(&GUEST_FRAME);
         let home = match first {
-            Err(_) if self.release_stash(state) > 0 => self.alloc.enter(CPU).alloc(&GUEST_FRAME),
+            Err(_) if self.take_up_again(state) + self.release_stash(state) > 0 => {
+                self.alloc.enter(CPU).alloc(&GUEST_FRAME)
+            }
             result => result,
         };
         match home {

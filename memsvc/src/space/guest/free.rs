@@ -5,6 +5,7 @@ use std::io;
 use super::split::Page;
 use super::{BlockState, CPU, GuestSpace, OUTSIDE, State};
 use crate::core::units::{BLOCK_SIZE, BlockId, FRAME_SIZE, FrameId, GuestBlock, GuestFrame, Order};
+use crate::space::arena::NotRenewed;
 
 /// What is behind the home slots of a block that becomes free.
 #[derive(Clone, Copy, Debug)]
@@ -138,12 +139,8 @@ impl GuestSpace {
             Slots::Empty => {}
             Slots::Filled => self.arena.discard(block),
             Slots::PageTable => {
-                if let Err(error) = self.arena.renew(block, &self.uffd) {
-                    self.moves.set_aside.add(1);
-                    if crate::seldom::is_due(self.moves.set_aside.get()) {
-                        tracing::warn!(?block, %error, "a free block could not be mapped anew; it is not used until that succeeds");
-                    }
-                    state.set_aside.push(block);
+                if let Err(refused) = self.arena.renew(block, &self.uffd) {
+                    self.set_aside(state, block, refused);
                     return false;
                 }
             }
@@ -153,17 +150,31 @@ impl GuestSpace {
         true
     }
 
-    /// Frees blocks that were set aside and can be mapped anew by now.
-    fn take_up_again(&self, state: &mut State) {
+    /// A block that could not be mapped anew is used by nobody until it can, or never again.
+    fn set_aside(&self, state: &mut State, block: BlockId, NotRenewed { error, is_lost }: NotRenewed) {
+        self.moves.set_aside.add(1);
+        if crate::seldom::is_due(self.moves.set_aside.get()) {
+            tracing::warn!(?block, %error, is_lost, "a free block could not be mapped anew; it is not used until that succeeds");
+        }
+        if !is_lost {
+            state.set_aside.push(block);
+        }
+    }
+
+    /// Frees blocks that were set aside and can be mapped anew by now; says how many.
+    pub(super) fn take_up_again(&self, state: &mut State) -> usize {
+        let mut taken = 0;
         while let Some(block) = state.set_aside.pop() {
-            if self.arena.renew(block, &self.uffd).is_err() {
-                state.set_aside.push(block);
-                return;
+            if let Err(refused) = self.arena.renew(block, &self.uffd) {
+                self.set_aside(state, block, refused);
+                break;
             }
             state.begin_anew(block);
             self.moves.blocks_returned.add(1);
             self.put_whole(state, block);
+            taken += 1;
         }
+        taken
     }
 
     /// Frees a block that is handed out whole, of which the slots are empty.
@@ -190,6 +201,7 @@ impl GuestSpace {
     pub(crate) fn give_stash_back(&self) -> u64 {
         let mut state = self.lock();
         state.burst = 0;
+        self.take_up_again(&mut state);
         self.release_stash(&mut state) as u64
     }
 
@@ -211,9 +223,8 @@ impl GuestSpace {
         frames
     }
 
-    /// Empties the stash; says how many blocks there were. What was set aside is tried again.
+    /// Empties the stash; says how many blocks there were.
     pub(super) fn release_stash(&self, state: &mut State) -> usize {
-        self.take_up_again(state);
         let blocks = std::mem::take(&mut state.stash);
         for &block in &blocks {
             self.free_block(state, block, Slots::Filled);

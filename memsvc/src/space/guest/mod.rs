@@ -288,6 +288,12 @@ impl GuestSpace {
         self.shortage.bell()
     }
 
+    /// What wakes the thread that tries refused pages again.
+    #[cfg(test)]
+    pub(crate) fn retry(&self) -> &Bell {
+        self.retry.bell()
+    }
+
     /// What the thread that frees memory says it is about to touch.
     pub(crate) fn reclaimer(&self) -> &Arc<Reclaimer> {
         &self.reclaimer
@@ -313,6 +319,7 @@ impl GuestSpace {
 
     /// The guest ends, and with it those that free memory: whoever waits for some is let go.
     pub(crate) fn end(&self) {
+        self.retry.end();
         self.shortage.end();
     }
 

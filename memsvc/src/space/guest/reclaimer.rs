@@ -14,6 +14,8 @@ use crate::core::units::{FRAME_SIZE, GuestFrame};
 
 /// Ranges that are remembered. The oldest is forgotten for a further one: its page waits for memory as any other.
 const RANGES: usize = 256;
+/// Bytes of a range: more than the largest frame. A guest may say that a buffer is as large as all of its RAM.
+const LONGEST: usize = 128 << 10;
 
 /// What the thread that frees memory is about to touch of guest RAM. One thread announces at a time, any thread asks.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl Reclaimer {
             return;
         }
         let first = offset / FRAME_SIZE;
-        let last = (offset + len.min(self.len - offset) - 1) / FRAME_SIZE;
+        let last = (offset + len.min(LONGEST).min(self.len - offset) - 1) / FRAME_SIZE;
         let range = (first as u64) << 32 | (last - first + 1) as u64;
         let next = self.next.load(Ordering::Relaxed);
         if next > 0 && self.ranges[(next - 1) as usize % RANGES].load(Ordering::Relaxed) == range {
@@ -101,6 +103,9 @@ mod tests {
         assert!(announced(&reclaimer).is_empty());
         reclaimer.announce(BASE + 511 * FRAME_SIZE, usize::MAX);
         assert_eq!(announced(&reclaimer), [511]);
+        reclaimer.done();
+        reclaimer.announce(BASE, usize::MAX);
+        assert_eq!(announced(&reclaimer).len(), LONGEST / FRAME_SIZE);
     }
 
     #[test]

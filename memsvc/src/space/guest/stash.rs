@@ -6,7 +6,7 @@ use super::free::Slots;
 use super::{CPU, GuestSpace, wanted};
 use crate::core::page_type::PageType;
 use crate::core::request::{Flags, Request};
-use crate::core::units::{BlockId, Order};
+use crate::core::units::{BLOCK_SIZE, BlockId, Order};
 
 /// Bound of the stash. Enough for the refiller to stay ahead of a guest that touches memory
 /// linearly; what idles goes back after [`STASH_IDLE`].
@@ -42,8 +42,9 @@ impl GuestSpace {
     /// True when the control groups of this process have room for one more block of memory; else single frames have to
     /// do, of which the guest asks only for those that it touches.
     pub(super) fn may_have_block(&self) -> bool {
-        let has_room = self.arena.has_room_for_block();
+        let has_room = self.arena.has_room(BLOCK_SIZE);
         if !has_room {
+            self.give_stash_back();
             self.faults.limited.add(1);
             if crate::seldom::is_due(self.faults.limited.get()) {
                 tracing::warn!(
@@ -106,6 +107,7 @@ impl GuestSpace {
             let idle = state.last_fault.elapsed() >= STASH_IDLE;
             if idle || low {
                 state.burst = 0;
+                self.take_up_again(&mut state);
                 self.release_stash(&mut state);
             }
             let wanted = state.burst.min(STASH_MAX).min(state.census.absent.max(1));

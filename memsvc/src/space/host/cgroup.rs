@@ -7,6 +7,7 @@ use super::Host;
 pub(super) const UNLIMITED: u64 = 1 << 62;
 
 /// Groups of this process.
+#[derive(Debug)]
 pub(super) struct Groups {
     /// Directories, its own first.
     pub(super) directories: Vec<String>,

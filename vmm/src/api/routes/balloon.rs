@@ -57,31 +57,28 @@ pub(super) async fn stats(
     RawQuery(query): RawQuery,
 ) -> Result<Json<BalloonStats>, Fault> {
     match query.as_deref().unwrap_or_default() {
-        "" | "fresh=false" => {}
-        "fresh=true" => refresh(&api).await?,
+        "" | "fresh=false" => api.get(|controller| controller.balloon_stats()).await,
+        "fresh=true" => timeout(PATIENCE, refresh(&api)).await.unwrap_or_else(|_| {
+            Err(Fault::unavailable(
+                "The guest was asked for statistics and told none in time: its driver is not there, or the guest is \
+                 paused or busy. Try again, or leave fresh out for what it told last.",
+            ))
+        }),
         other => {
             let known = "write fresh=true to have the guest asked now, or leave it out";
-            return Err(Fault::bad_request(format!("Invalid query \"{other}\": {known}.")));
+            Err(Fault::bad_request(format!("Invalid query \"{other}\": {known}.")))
         }
     }
-    api.get(|controller| controller.balloon_stats()).await
 }
 
-/// Asks the guest for statistics and waits for them.
-async fn refresh(api: &Api) -> Result<(), Fault> {
+/// Asks the guest for statistics, waits until it has told some, and answers with them.
+async fn refresh(api: &Api) -> Result<Json<BalloonStats>, Fault> {
     let Json(statistics) = api.get(|controller| controller.statistics()).await?;
     let before = statistics.ask();
-    let come = async {
-        while statistics.told() == before {
-            sleep(LOOK).await;
-        }
-    };
-    timeout(PATIENCE, come).await.map_err(|_| {
-        Fault::unavailable(
-            "The guest was asked for statistics and told none in time: its driver is not there, or the guest is paused \
-             or busy. Try again, or leave fresh out for what it told last.",
-        )
-    })
+    while statistics.told() == before {
+        sleep(LOOK).await;
+    }
+    api.get(|controller| controller.balloon_stats()).await
 }
 
 /// Change how often the guest is asked for statistics; it is asked at once, too. Only after the start.

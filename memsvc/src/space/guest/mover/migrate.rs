@@ -6,8 +6,8 @@
 //!   arrive: locked     the copies move in; each frame is what the other was; the old ones are freed
 //! ```
 
-use super::super::GuestSpace;
-use super::super::split::{Page, SplitBlock, Target};
+use super::super::split::{Page, Target};
+use super::super::{BlockState, GuestSpace, State};
 use super::{BATCH, Done, Move, Patience};
 use crate::core::units::{FRAME_SIZE, FrameId, GuestFrame};
 
@@ -86,16 +86,24 @@ impl GuestSpace {
         let (mut wanted, mut here) = (Vec::with_capacity(moves.len()), Vec::new());
         let (mut reached, mut poisoned) = (0, 0);
         let mut state = self.lock_after_faults();
+        // The fault handler may be bringing pages in at this moment, to where they are to go: then it says so. We have none
+        // ourselves while we wait.
+        let is_carried = |state: &State, page: GuestFrame| match state.blocks.get(page.block().0 as usize) {
+            Some(BlockState::Split(split)) => {
+                split.page(page.index()) == Page::Busy && split.target(page.index()) != Target::Same
+            }
+            _ => false,
+        };
+        while !state.is_abandoned
+            && let Some(it) = moves.iter().find(|it| is_carried(&state, it.page))
+        {
+            state = self.still(state, it.page);
+        }
         if state.is_abandoned {
             return (wanted, reached, poisoned);
         }
         for (position, &it) in moves.iter().enumerate() {
             let index = it.page.index();
-            let is_planned = |split: &mut SplitBlock| split.target(index) != Target::Same;
-            if state.split_mut(it.page.block()).is_some_and(is_planned) {
-                // The fault handler may be bringing it in at this moment, to where it is to go: then it says so.
-                state = self.still(state, it.page);
-            }
             let Some(split) = state.split_mut(it.page.block()) else { continue };
             let target = split.target(index);
             if target == Target::Reached(it.to) {

@@ -434,11 +434,16 @@ struct Pin(#[allow(dead_code)] OwnedFd);
 
 impl Pin {
     fn new(guest: &Guest, page: usize) -> Self {
+        Self::at(guest.word(page, 0).as_ptr() as usize)
+    }
+
+    /// Of a page of guest RAM or arena.
+    fn at(address: usize) -> Self {
         /// `struct io_uring_params`.
         const PARAMS: usize = 120;
         const REGISTER_BUFFERS: libc::c_uint = 0;
         let mut params = [0u64; PARAMS / 8];
-        let part = libc::iovec { iov_base: guest.word(page, 0).as_ptr().cast(), iov_len: FRAME_SIZE };
+        let part = libc::iovec { iov_base: address as *mut _, iov_len: FRAME_SIZE };
         // SAFETY: a ring of one entry that is never used, and one buffer: a page of guest RAM.
         unsafe {
             let ring = libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr());

@@ -87,16 +87,8 @@ fn pages_that_the_kernel_shares_are_helped_and_move() {
 /// Who touches such a page waits for the thread that helps it, and the fault thread serves others meanwhile.
 #[test]
 fn a_page_at_home_that_the_kernel_shares_comes_in() {
-    let guest = Guest::new(2);
-    (0..guest.pages).for_each(|page| guest.fill(page));
-    guest.give_up(|page| page % 2 == 1);
-    let space = guest.service.space();
-    // The huge page comes home, and no page of it goes in again.
-    space.uffd().faults.plan_for(Call::Move, 1, u32::MAX, Errno::BUSY);
-    space.split_in_place(behind(&guest, 0));
-    space.uffd().faults.clear();
+    let guest = with_pages_at_home();
     let home = at_home(&guest);
-    assert_eq!(home.len(), FRAMES / 2);
     let child = Child::new(&guest);
     let touched = 20;
     thread::scope(|scope| {
@@ -119,28 +111,84 @@ fn a_page_at_home_that_the_kernel_shares_comes_in() {
     guest.consistent();
 }
 
-/// A page that nothing helps holds up nobody else, and is tried at a bounded rate.
-#[test]
-fn a_page_that_is_pinned_at_home_waits_by_itself() {
+/// A guest of two blocks, of which the first is at home: its even pages are, the others are given up.
+fn with_pages_at_home() -> Guest {
     let guest = Guest::new(2);
     (0..guest.pages).for_each(|page| guest.fill(page));
     guest.give_up(|page| page % 2 == 1);
+    // The huge page comes home, and no page of it goes in again.
+    of_uffd(&guest).plan_for(Call::Move, 1, u32::MAX, Errno::BUSY);
+    guest.service.space().split_in_place(behind(&guest, 0));
+    of_uffd(&guest).clear();
+    assert_eq!(at_home(&guest).len(), FRAMES / 2);
+    guest
+}
+
+/// A page that nothing helps holds up nobody else, and is tried at a bounded rate.
+#[test]
+fn a_page_that_is_pinned_at_home_waits_by_itself() {
+    let guest = with_pages_at_home();
     let space = guest.service.space();
-    space.uffd().faults.plan_for(Call::Move, 1, u32::MAX, Errno::BUSY);
-    space.split_in_place(behind(&guest, 0));
-    // All moves are refused: whoever touches page 0 waits, and so does who touches page 2.
+    let Page::AtHome(home) = space.lock().page(GuestFrame(0)) else { panic!("page 0 is not at home") };
+    let pin = Pin::at(space.arena.frame_address(home));
     thread::scope(|scope| {
         let guest = &guest;
-        let waits = [0, 2].map(|page| scope.spawn(move || guest.check(page)));
-        thread::sleep(Duration::from_millis(500));
-        assert!(waits.iter().all(|thread| !thread.is_finished()));
-        let faults = guest.service.stats().faults;
-        // Two pages, at most once a pause each, and the pauses grow.
-        assert!((2..200).contains(&faults.failed), "{faults:?}");
-        space.uffd().faults.clear();
+        let waits = scope.spawn(move || guest.check(0));
+        while guest.service.stats().faults.failed < 3 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        (2..FRAMES).step_by(2).for_each(|page| guest.check(page));
+        assert!(!waits.is_finished());
+        let (before, start) = (guest.service.stats().faults.failed, Instant::now());
+        thread::sleep(Duration::from_millis(300));
+        // Every 64 ms by then.
+        let failed = guest.service.stats().faults.failed - before;
+        assert!(
+            u128::from(failed) <= 10 + start.elapsed().as_millis() / 64,
+            "{failed} in {:?}",
+            start.elapsed()
+        );
+        drop(pin);
     });
-    assert_eq!(guest.service.stats().faults.spurious, 0);
     even(&guest).for_each(|page| guest.check(page));
+}
+
+/// Else a device that touches it could not be ended.
+#[test]
+fn who_waits_for_a_page_that_is_refused_goes_on_when_the_guest_ends() {
+    let guest = with_pages_at_home();
+    of_uffd(&guest).plan_for(Call::Move, 0, u32::MAX, Errno::NOMEM);
+    thread::scope(|scope| {
+        let guest = &guest;
+        let waits = scope.spawn(move || guest.word(0, 0).load(Ordering::Relaxed));
+        while guest.service.stats().faults.failed < 3 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!waits.is_finished());
+        guest.service.end_guest();
+        let start = Instant::now();
+        while !waits.is_finished() {
+            assert!(start.elapsed() < PATIENCE, "it waits still");
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// Where the kernel has unmapped a block and maps none, its address space is kept, or the block is not used again.
+#[test]
+fn a_block_that_is_not_mapped_any_more_is_kept_from_others() {
+    let guest = Guest::new(1);
+    let mapping = guest.service.space().arena.mapping();
+    let block = BlockId(guest.service.space().arena.blocks() - 1);
+    let address = mapping.base() + block.offset();
+    assert!(mapping.is_mapped(block.offset()));
+    assert!(mapping.hold(block.offset()).is_err(), "something is mapped there");
+    // SAFETY: a free block of the arena that nobody has touched.
+    assert_eq!(unsafe { libc::munmap(address as *mut _, BLOCK_SIZE) }, 0);
+    assert!(!mapping.is_mapped(block.offset()));
+    mapping.hold(block.offset()).unwrap();
+    assert!(mapping.is_mapped(block.offset()));
+    guest.service.space().arena.renew(block, guest.service.space().uffd()).unwrap();
 }
 
 #[test]

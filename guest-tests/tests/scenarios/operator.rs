@@ -89,7 +89,8 @@ fn wedge(vm: &mut TestVm, link: &SwapLink) -> anyhow::Result<()> {
         let stored =
             swapped.pointer("/store/stored_bytes").and_then(Value::as_u64).context("stored_bytes")?;
         if !is_back && stored >> 20 >= BALLOON_MIB * 3 / 4 {
-            vm.balloon(0)?;
+            // It may stand still before it has all of it.
+            vm.control.set_balloon(0)?;
             vm.agent.send(Request::Touch { mib: BALLOON_MIB * 7 / 8, pages: Pages::Any })?;
             is_back = true;
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// How long [`Guard::join`] waits for a thread once one has failed.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Who is told when a thread fails. Clones share it.
+/// The guard of a monitor's threads: it tells of one that fails. Clones share it.
 #[derive(Clone)]
 pub struct Guard {
     failed: Arc<dyn Fn(String) + Send + Sync>,

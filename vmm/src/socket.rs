@@ -31,7 +31,7 @@ const MAX_PATH: usize = 107;
 /// Connections that may wait for being taken.
 const BACKLOG: i32 = 128;
 
-/// Who may connect: the permission bits of a socket's file.
+/// The permission bits of a socket's file: they say who may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketMode(u32);
 

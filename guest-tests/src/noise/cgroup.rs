@@ -55,7 +55,7 @@ impl Cgroup {
         set(&self.0.join("memory.reclaim"), &format!("{mib}M swappiness=200")).is_ok()
     }
 
-    /// What is charged to it, in MiB, but for what the kernel can drop at any time.
+    /// The memory charged to it, in MiB, without pages that the kernel can drop at any time.
     ///
     /// # Errors
     /// The kernel does not say.

@@ -65,7 +65,7 @@ impl Ksm {
         text.trim().parse().with_context(|| format!("full_scans says {text}"))
     }
 
-    /// What it did to a process.
+    /// Its work on the pages of a process.
     ///
     /// # Errors
     /// The process is gone.

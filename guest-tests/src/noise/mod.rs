@@ -1,4 +1,4 @@
-//! What makes a host noisy: each kind lasts for as long as its value lives.
+//! Kinds of noise on a host: each lasts for as long as its value lives.
 //!
 //! All of them change the whole host, so scenarios use them in the nested host only, which is made for one run. What a
 //! monitor inherits from whoever starts it is said in words that go before its command ([`Spec::under`]).

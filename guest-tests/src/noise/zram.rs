@@ -38,7 +38,7 @@ impl Zram {
         Ok(Self(()))
     }
 
-    /// What was swapped so far.
+    /// Pages swapped so far.
     ///
     /// # Errors
     /// `/proc` does not say.

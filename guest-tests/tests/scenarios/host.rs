@@ -18,7 +18,7 @@ use crate::ours;
 
 /// The kernel says that it is a Linux 2.6, and Debian's name for it something else: nobody knows what is in it.
 const UNKNOWN: [&str; 3] = ["setarch", "x86_64", "--uname-2.6"];
-/// What is said of such a kernel.
+/// The sentence about such a kernel.
 const MAY_LACK: &str = "does not tell whether it has the fixes c50f8e60 and 0ea148a7";
 const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
 
@@ -172,7 +172,7 @@ impl Checked {
     }
 }
 
-/// What was found, in words.
+/// The finding, in words.
 fn said(finding: &Value) -> &str {
     finding["detail"].as_str().unwrap_or_default()
 }
@@ -243,7 +243,7 @@ impl Monitor {
         self.put("/actions", &json!({"action_type": "InstanceStart"}))
     }
 
-    /// What it has said on standard error.
+    /// Its words on standard error.
     fn log(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(&self.log)?)
     }

@@ -1,4 +1,4 @@
-//! What the operator and the host do while a guest works.
+//! Work of the operator and of the host while a guest works.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -44,7 +44,7 @@ const HERD: Herd = Herd { processes: 1, mib: 72, seed: 67, content: Content { ze
 const COMB: (&str, u64, u64) = ("comb", 24, 71);
 /// Written again and again.
 const CHURN_MIB: u64 = 8;
-/// What is left beside it is less than the processes want.
+/// The processes want more than it leaves.
 const BALLOON_MIB: u64 = 56;
 
 /// All of them change the host they run on, so it has to be one that is made for them.

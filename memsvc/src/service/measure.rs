@@ -60,7 +60,7 @@ impl MemoryService {
         }
     }
 
-    /// What is resident, by the kernel's page tables: [`MemoryStats::host`] is the same by our own state.
+    /// Resident memory by the kernel's page tables: [`MemoryStats::host`] is the same by our own state.
     ///
     /// # Errors
     /// The kernel does not say.

@@ -48,12 +48,12 @@ pub use size::least_limit;
 
 /// The service threads need little: no recursion, no buffers on the stack beyond a few KiB.
 const STACK: usize = 256 << 10;
-/// What the guest loses with any of them.
+/// The guest's loss with any of them.
 const LOSS: &str = "guest memory cannot be provided any more";
 /// Who moves pages on a thread that is not the service's: pages may be left that nobody brings in.
 const CALLER: &str = "compact, for a caller";
 
-/// What a thread does until it is told to end.
+/// The work of a thread until it is told to end.
 type Body = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// Configuration of the service.
@@ -289,7 +289,7 @@ impl MemoryService {
         self.swap.as_ref()
     }
 
-    /// What the thread that frees memory, the one that serves swap and the balloon, says before it touches guest RAM. Nobody
+    /// Where the thread that frees memory, the one that serves swap and the balloon, announces its touches of guest RAM. Nobody
     /// is to announce what frees no memory: it could use up the reserve. What pages of swap need to leave for a tier is not
     /// for such touches.
     pub fn reclaimer(&self) -> &Arc<Reclaimer> {
@@ -469,7 +469,7 @@ mod tests {
         assert!(why.contains("a bug"), "{why}");
     }
 
-    /// Who rings so makes the thread panic where it hears.
+    /// This ring makes the thread panic where it hears.
     #[test]
     fn a_panic_of_any_other_thread_is_told_lets_waiters_go_and_holds_nobody_up() {
         type Which = fn(&MemoryService) -> &Bell;

@@ -43,7 +43,7 @@ pub(crate) struct Arena {
     mapping: Arc<Mapping>,
     /// The host may have what lies here in its swap.
     is_swappable: bool,
-    /// What our control groups let us have.
+    /// Room below the limits of our control groups.
     headroom: Headroom,
 }
 

@@ -47,7 +47,7 @@ impl Bell {
         reasons
     }
 
-    /// Whoever hears this panics: tests see what becomes of the others.
+    /// The thread that hears this panics: tests see what becomes of the others.
     #[cfg(test)]
     pub(crate) const BREAK: Reasons = 1 << 31;
 

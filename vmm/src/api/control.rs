@@ -48,7 +48,7 @@ pub trait RunningVm: Send {
     fn balloon_stats(&self) -> Result<GuestStats, ActionError>;
     /// Sets the seconds between two readings of statistics, and has the guest asked now; never 0.
     fn set_stats_interval(&mut self, seconds: u16) -> Result<(), ActionError>;
-    /// What the guest is asked for statistics through, if it has a balloon.
+    /// The way to ask the guest for statistics, if it has a balloon.
     fn statistics(&self) -> Option<Arc<dyn Statistics>>;
     /// Begins a run of free page hinting.
     fn hinting_start(&mut self, acknowledge_on_stop: bool) -> Result<(), ActionError>;

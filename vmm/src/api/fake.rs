@@ -103,7 +103,7 @@ impl Statistics for FakeStatistics {
     }
 }
 
-/// Who never gets to serve these devices.
+/// A server that never gets to serve these devices.
 struct Nobody;
 
 impl BalloonBackend for Nobody {

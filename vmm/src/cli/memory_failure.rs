@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// What a process says and how it ends that gets a SIGBUS with this code, as the kernel sends it.
+    /// The words and the end of a process that gets a SIGBUS with this code, as the kernel sends it.
     fn ends(code: libc::c_int, socket: &Path) -> (String, libc::c_int) {
         let (mut fds, mut status) = ([0; 2], 0);
         let mut said = String::new();

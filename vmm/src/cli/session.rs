@@ -36,7 +36,7 @@ pub(super) struct Session<'a> {
     pub(super) id: String,
     /// Socket to serve the API on, if any.
     pub(super) api_sock: Option<&'a Path>,
-    /// Who may connect to it.
+    /// The mode of its file.
     pub(super) api_sock_mode: SocketMode,
     /// Start this at once.
     pub(super) config: Option<VmConfig>,

@@ -14,10 +14,10 @@ use crate::devices::virtio::lock;
 
 /// Bytes of stack. Pages of swap are packed here; only what is touched is resident.
 const STACK: usize = 1 << 20;
-/// What the guest loses with a loop.
+/// The guest's loss with a loop.
 const LOSS: &str = "the guest's devices are not served any more";
 
-/// Who is served.
+/// A subscriber of the loop.
 pub trait Served: MutEventSubscriber + Send {
     /// Why an event of its own could not be added to the loop, if one could not.
     fn not_added(&self) -> Option<String>;

@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use crate::{guest, ours};
 
 const RAM_MIB: u64 = 128;
-/// What the guest reads again, of its RAM: some of the pages that fail are among it.
+/// Memory that the guest reads again: some of the pages that fail are among it.
 const READ_MIB: u64 = 48;
 /// One page of so many of guest RAM fails.
 const EVERY: usize = 4096;

@@ -10,7 +10,7 @@ use super::works_through;
 use crate::memory::number;
 use crate::ours;
 
-/// What is left beside what the monitor holds with all of guest RAM: for what the guest swaps, packed.
+/// Room beyond what the monitor holds with all of guest RAM: for pages that the guest swaps, packed.
 const LEFT_MIB: u64 = 24;
 
 pub(super) fn trial() -> Option<Trial> {

@@ -276,25 +276,25 @@ impl GuestSpace {
         &self.compaction
     }
 
-    /// What wakes the refiller of the stash.
+    /// The bell of the stash's refiller.
     #[cfg(test)]
     pub(crate) fn refill(&self) -> &Bell {
         &self.refill
     }
 
-    /// What wakes the thread that waits for memory.
+    /// The bell of the thread that waits for memory.
     #[cfg(test)]
     pub(crate) fn short(&self) -> &Bell {
         self.shortage.bell()
     }
 
-    /// What wakes the thread that tries refused pages again.
+    /// The bell of the thread that tries refused pages again.
     #[cfg(test)]
     pub(crate) fn retry(&self) -> &Bell {
         self.retry.bell()
     }
 
-    /// What the thread that frees memory says it is about to touch.
+    /// Announcements of the thread that frees memory.
     pub(crate) fn reclaimer(&self) -> &Arc<Reclaimer> {
         &self.reclaimer
     }

@@ -5,7 +5,7 @@
 //!                                   │
 //!   fault thread: no frame above the min watermark ─▶ is the page announced? ─▶ a frame of the reserve
 //! ```
-//! Who touches is not told by thread: KVM has its own threads fault for it (`async_pf_execute`, virt/kvm/async_pf.c), and the
+//! The number of a thread does not tell who touches: KVM has its own threads fault for it (`async_pf_execute`, virt/kvm/async_pf.c), and the
 //! numbers of threads that a userfaultfd reports are those of each thread's own PID namespace (`task_pid_vnr`).
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ const RANGES: usize = 256;
 /// Bytes of a range: more than the largest frame. A guest may say that a buffer is as large as all of its RAM.
 const LONGEST: usize = 128 << 10;
 
-/// What the thread that frees memory is about to touch of guest RAM. One thread announces at a time, any thread asks.
+/// Announced touches of guest RAM by the thread that frees memory. One thread announces at a time, any thread asks.
 #[derive(Debug)]
 pub struct Reclaimer {
     base: usize,

@@ -62,7 +62,7 @@ impl GuestSpace {
         }
     }
 
-    /// What is resident by the kernel's page tables, which are looked at in pieces, once no page is on the move. Not for
+    /// Resident memory by the kernel's page tables, which are looked at in pieces, once no page is on the move. Not for
     /// who asks again and again: it takes microseconds for each huge page, and holds up others that change mappings.
     pub(crate) fn walk(&self) -> io::Result<HostStats> {
         self.wait_for_movers();

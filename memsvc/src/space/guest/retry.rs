@@ -5,7 +5,7 @@
 //!        ▲                                   │
 //!        └──────── they fault again ◀────────┘
 //! ```
-//! What cannot be undone ends the guest through this thread, too: who finds out may hold the lock.
+//! A loss of guest memory ends the guest through this thread, too: the thread that finds out may hold the lock.
 //! A page at home is helped: it is written to where it lies, which takes it out of the host's swap and out of pages
 //! that the kernel has merged (KSM). That may wait for a disk, so neither the fault thread nor the lock has part in it.
 
@@ -52,7 +52,7 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Whoever waits for this page is woken when it has been tried again.
+    /// A thread that waits for this page is woken when it has been tried again.
     pub(super) fn add(&self, page: GuestFrame) {
         let mut pages = lock(&self.pages);
         // One who was interrupted comes again.

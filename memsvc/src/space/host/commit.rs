@@ -4,7 +4,7 @@
 
 use super::{Advice, Finding, Host, StartError, mib};
 
-/// What the monitor maps besides: heap, and stacks of threads.
+/// Mappings of the monitor besides: heap, and stacks of threads.
 const OWN: u64 = 64 << 20;
 
 impl Host {

@@ -15,10 +15,10 @@ const STEP: i64 = 32 << 20;
 const UNLIMITED_STEP: i64 = 256 << 20;
 /// After so long the next one looks in any case: others take memory, too, and do not say so.
 const EXPIRES: Duration = Duration::from_millis(100);
-/// What stays for the kernel's page tables and the monitor's own heap.
+/// Bytes that stay for the kernel's page tables and the monitor's own heap.
 const SPARE: i64 = 4 << 20;
 
-/// What this process may still take.
+/// Memory that this process may still take.
 #[derive(Debug)]
 pub(crate) struct Headroom {
     host: Host,
@@ -26,7 +26,7 @@ pub(crate) struct Headroom {
     last: Mutex<Look>,
 }
 
-/// What was seen, less what was taken since.
+/// The room that was seen, less the bytes taken since.
 #[derive(Debug)]
 struct Look {
     left: i64,

@@ -64,7 +64,7 @@ pub(super) struct Kernel {
     says: Says,
 }
 
-/// What the version of a kernel says of the patches in it.
+/// The patches that a kernel has by its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
     /// All: it is a release, and was not patched without a change of its version.
@@ -75,7 +75,7 @@ enum Says {
     More,
 }
 
-/// What a kernel has of the fixes.
+/// The fixes that a kernel has.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fixes {
     /// All.
@@ -100,7 +100,7 @@ impl Kernel {
         Self { release: release.to_owned(), version, says: says.unwrap_or(Says::More) }
     }
 
-    /// What it has of the fixes.
+    /// The fixes that it has.
     pub(super) fn fixes(&self) -> Fixes {
         let has = |fix: &Fix| match (self.version, self.says) {
             (None, _) => false,

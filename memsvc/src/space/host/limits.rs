@@ -9,7 +9,7 @@ const OWN: u64 = 16 << 20;
 /// block that is split, 24 bytes a frame for page tables of arena, guest space and KVM.
 const TABLES: u64 = 100;
 
-/// What a monitor with such an arena can come to.
+/// The most memory of a monitor with such an arena.
 fn needed(arena_bytes: u64) -> u64 {
     arena_bytes + arena_bytes / TABLES + OWN
 }

@@ -41,7 +41,7 @@ use std::path::PathBuf;
 use kernel::Kernel;
 use swap::Swapping;
 
-/// What was found of one thing.
+/// The finding about one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// It is as it should be.

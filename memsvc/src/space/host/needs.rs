@@ -1,4 +1,4 @@
-//! What the service needs of the host: userfaultfd, huge pages, memory.
+//! Needs of the service on the host: userfaultfd, huge pages, memory.
 
 use std::fs;
 

@@ -3,7 +3,7 @@
 use super::kernel::{Fixes, good_versions};
 use super::{Advice, Finding, Host};
 
-/// What the host's swap means for guests.
+/// The meaning of the host's swap for guests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Swapping {
     /// There is none, or this control group may not use it.

@@ -52,7 +52,7 @@ impl Controller {
         })
     }
 
-    /// What asks the guest for statistics, for `GET /balloon/statistics?fresh=true`.
+    /// The way to ask the guest for statistics, for `GET /balloon/statistics?fresh=true`.
     pub fn statistics(&mut self) -> Result<Arc<dyn Statistics>, ControlError> {
         let (vm, balloon) = self.vm_and_balloon()?;
         if balloon.stats_polling_interval_s == 0 {

@@ -17,7 +17,7 @@ use super::{
     Connection, Served, serve_controller,
 };
 
-/// What is promised is a second, and what is asserted only that nothing waits for the device.
+/// A second is promised; the test asserts only that nothing waits for the device.
 const BOUND: Duration = Duration::from_secs(20);
 
 /// Every call there is, with a body that it takes and what it answers.

@@ -1,4 +1,4 @@
-//! What a device and the operator's API share.
+//! State that a device and the operator's API share.
 //!
 //! ```text
 //!   API ── change ──▶ state ── event ──▶ event loop: the device does what was asked, under its own lock
@@ -42,7 +42,7 @@ impl<T> Face<T> {
         result
     }
 
-    /// What the device polls to hear of changes.
+    /// The event that the device polls to hear of changes.
     pub(super) fn event(&self) -> RawFd {
         self.changed.as_raw_fd()
     }

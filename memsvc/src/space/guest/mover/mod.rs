@@ -51,7 +51,7 @@ pub(super) struct Move {
     pub(super) to: FrameId,
 }
 
-/// What is done for a page that the kernel says is busy.
+/// The patience with a page that the kernel says is busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
     /// It is tried a few times more, at once. Who waits for pages is woken by the caller.
@@ -70,7 +70,7 @@ impl Patience {
         }
     }
 
-    /// Who waits for the fault thread finds all as it is to be.
+    /// Threads that wait for the fault thread wake when the state is settled.
     fn wake(self) -> Wake {
         match self {
             Patience::None => Wake::Later,

@@ -16,7 +16,7 @@ pub(super) const TURN: u64 = 8 * BLOCK;
 
 const BLOCK: u64 = FRAMES_PER_BLOCK as u64;
 
-/// What earlier turns served of a chain.
+/// The part of a chain that earlier turns served.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
     /// Buffers that are served.
@@ -32,14 +32,14 @@ pub(super) struct Turn<'a> {
     progress: &'a mut Progress,
 }
 
-/// What a turn may still do of the buffer that is next.
+/// The part of the next buffer that a turn may still do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
     from: u64,
     most: u64,
 }
 
-/// What was done of a buffer.
+/// The part of a buffer that was done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Served {
     frames: u64,

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
-/// What is written where a file cannot be told to be zero.
+/// Zeroes to write where a file cannot be told to be zero.
 static ZEROES: [u8; 64 << 10] = [0; _];
 
 /// Whether holes can be made in `file`. Asks it for one behind its end, where nothing is lost, and of a block device

@@ -1,4 +1,4 @@
-//! What discards and write zeroes carry: ranges of sectors (`struct virtio_blk_discard_write_zeroes`).
+//! The data of discards and write zeroes: ranges of sectors (`struct virtio_blk_discard_write_zeroes`).
 //!
 //! ```text
 //!   0 sector   8 number of sectors   12 flags: bit 0, "may be unmapped"

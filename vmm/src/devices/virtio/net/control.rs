@@ -10,7 +10,7 @@ use crate::devices::virtio::rate::Limits;
 #[derive(Debug)]
 pub struct NetControl(Face<Asked>);
 
-/// What is asked of a card and not done yet.
+/// Wishes for a card that are not done yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asked {
     pub(super) rx: Limits,

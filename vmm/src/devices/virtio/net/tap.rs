@@ -85,7 +85,7 @@ pub struct Tap {
     offloads: u64,
 }
 
-/// What came of reading a frame.
+/// The outcome of reading a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Read {
     /// One was read.

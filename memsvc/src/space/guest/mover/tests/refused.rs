@@ -84,7 +84,7 @@ fn pages_that_the_kernel_shares_are_helped_and_move() {
     assert_eq!(guest.consistent().mover.counts.pinned, 0);
 }
 
-/// Who touches such a page waits for the thread that helps it, and the fault thread serves others meanwhile.
+/// A touch of such a page waits for the thread that helps it, and the fault thread serves others meanwhile.
 #[test]
 fn a_page_at_home_that_the_kernel_shares_comes_in() {
     let guest = with_pages_at_home();
@@ -332,7 +332,7 @@ fn a_promotion_whose_mapping_fails_is_undone() {
     }
 }
 
-/// What cannot be undone ends the guest, with a sentence that says what to do.
+/// A loss that cannot be undone ends the guest, with a sentence that says what to do.
 #[test]
 fn guest_ram_that_cannot_be_mapped_again_ends_the_guest() {
     for call in [Call::Map, Call::Register] {

@@ -1,4 +1,4 @@
-//! What one turn of the event loop does for a disk, and that the next one goes on.
+//! The work of one turn of the event loop for a disk, and that the next one goes on.
 
 use std::os::unix::fs::FileExt;
 

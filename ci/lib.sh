@@ -2,7 +2,8 @@
 # What the scripts in ci/ share; sourced, not run.
 
 repo=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
-PATH=$PATH:${HOME:-/root}/.cargo/bin
+# mkswap, mke2fs and the like are not where everybody looks.
+PATH=$PATH:/usr/sbin:/sbin:${HOME:-/root}/.cargo/bin
 
 say() { echo "${0##*/}: $*" >&2; }
 

@@ -4,8 +4,9 @@
 //!   thread ── told to end ──▶ returns, and nothing happens
 //!          └─ error, panic ─▶ whoever answers for the guest is told, in a sentence that names the thread and what is lost
 //! ```
-//! A thread that is just gone leaves a guest that seems to run and is half dead. So all threads of a monitor are started
-//! here, and the first that fails ends the guest.
+//! A thread that is just gone leaves a guest that seems to run and is half dead. So every thread that lives as long as the guest
+//! is started here, and the first that fails ends the guest. Not here are threads whose failure their starter sees: movers of a
+//! benchmark, connections of `swap serve`, and those on which the API makes its calls.
 
 use std::fmt;
 use std::io;

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rustix::process::Pid;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use super::{number, read, set};
+use crate::process::{Reaped, die_with_parent};
+use crate::testvm::wait_until;
 
 const SETTINGS: &str = "/sys/kernel/mm/ksm";
 /// Without a pause, whatever pages did before; zeroes go to the shared zero page. It starts last and ends first.
@@ -22,10 +25,14 @@ const FULL_SPEED: [(&str, &str); 5] = [
 const MERGE: &str =
     "syscall(157, 67, 1, 0, 0, 0) == 0 or die qq(prctl: $!\\n); exec @ARGV or die qq(exec: $!\\n)";
 
-/// KSM at full speed. Dropping it sets everything back.
+/// Somebody whose pages are merged, so that the kernel's thread has work: it rests where there are none to look at.
+const OTHER: &str = r#"$pages = "same" x (4 << 20); sleep"#;
+
+/// KSM at full speed, with a process of which it merges 16 MiB. Dropping it sets everything back.
 #[derive(Debug)]
 pub struct Ksm {
     before: Vec<(&'static str, String)>,
+    other: Reaped,
 }
 
 /// What KSM did to one process, in pages.
@@ -44,15 +51,22 @@ impl Ksm {
     /// Lets it run.
     ///
     /// # Errors
-    /// The kernel has no KSM.
+    /// The kernel has no KSM, or it does nothing.
     pub fn at_full_speed() -> anyhow::Result<Self> {
-        let mut ksm = Self { before: Vec::new() };
+        let [program, arguments @ ..] = Self::WORDS;
+        let mut command = Command::new(program);
+        command.args(arguments).args(["perl", "-e", OTHER]);
+        die_with_parent(&mut command);
+        let other = Reaped(command.spawn().context("cannot run perl")?);
+        let mut ksm = Self { before: Vec::new(), other };
         beside_us()?;
         for (name, value) in FULL_SPEED {
             let path = Path::new(SETTINGS).join(name);
             ksm.before.push((name, read(&path)?.trim().to_owned()));
             set(&path, value)?;
         }
+        let is_busy = wait_until(|| Ok(ksm.merged(ksm.other.0.id())?.merged > 0))?;
+        ensure!(is_busy, "KSM merges nothing");
         Ok(ksm)
     }
 

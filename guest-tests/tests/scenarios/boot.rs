@@ -1,6 +1,6 @@
 //! Stock kernels come up.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use guest_tests::{Image, Kernel, Pages, Spec, Subject, TestVm};
 use libtest_mimic::Trial;
 
@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .collect();
     trials.push(scenario("boot::more_than_4_gib", more_than_4_gib));
     trials.extend(looks::ours("boot::drivers_read_registers_without_an_exit", registers));
+    trials.extend(looks::ours("boot::cpus_promise_nothing_that_does_not_work", cpuid));
     trials
 }
 
@@ -61,5 +62,17 @@ fn registers(vm: &mut TestVm) -> anyhow::Result<()> {
     let (live, reads) = (of_devices(vm, "activations")?, of_devices(vm, "register_reads")?);
     ensure!(live.contains(&1), "no device is live: {live:?}");
     ensure!(reads.len() == live.len() && reads.iter().all(|reads| *reads == 0), "reads by exit: {reads:?}");
+    Ok(())
+}
+
+/// Guests of a guest are not offered, nor are AMX and performance counters, which want more than CPUID.
+fn cpuid(vm: &mut TestVm) -> anyhow::Result<()> {
+    let cpus = vm.agent.read_file("/proc/cpuinfo")?;
+    let flags = cpus.lines().find(|line| line.starts_with("flags")).context("no flags in /proc/cpuinfo")?;
+    let has = |flag: &str| flags.split_whitespace().any(|word| word == flag);
+    ensure!(has("hypervisor") && has("lm"), "{flags}");
+    let hidden = ["vmx", "svm", "amx_tile", "amx_bf16", "amx_int8", "arch_perfmon", "perfctr_core"];
+    let shown: Vec<&str> = hidden.into_iter().filter(|flag| has(flag)).collect();
+    ensure!(shown.is_empty(), "the guest sees {shown:?}: {flags}");
     Ok(())
 }

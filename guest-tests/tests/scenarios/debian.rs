@@ -1,12 +1,16 @@
 //! A Debian guest turns swap on as `configs/swap` says, and shuts down well with pages out there.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
 use guest_tests::debian::{self, Initramfs};
-use guest_tests::{Content, Subject, SwapLink, TestVm, paths};
+use guest_tests::{Content, Spec, Subject, SwapLink, TestVm, paths};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -18,6 +22,10 @@ const RAM_MIB: u64 = 160;
 const HERD: Herd = Herd { processes: 1, mib: 72, seed: 11, content: Content { zero_percent: 10, ratio: 3 } };
 const PATIENCE: Duration = Duration::from_secs(300);
 const DEVICE: &str = "nbd0";
+/// Bytes that the guest writes to a disk and removes.
+const WRITTEN: u64 = 16 << 20;
+/// Unit of the blocks of a file (`st_blocks`, inode(7)).
+const SECTOR: u64 = 512;
 /// Of the guest's log, in bytes.
 const LOG: u32 = 64 << 10;
 /// Between two looks at a guest that shuts down.
@@ -36,7 +44,13 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Pages go out and come back right, and some are out there still when the guest is told to power off.
 fn unit() -> anyhow::Result<()> {
-    boots(Initramfs::Agent, |vm| {
+    let directory = tempfile::tempdir()?;
+    let disk = directory.path().join("disk");
+    File::create(&disk)?.set_len(4 * WRITTEN)?;
+    let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk).status()?;
+    ensure!(made.success(), "mke2fs failed: {made}");
+    boots(Initramfs::Agent, Some(&disk), |vm| {
+        trims(vm, &disk)?;
         vm.agent.hogs_start(HERD, PATIENCE)?;
         vm.agent.hogs_read()?;
         let hogs = vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0)?;
@@ -52,12 +66,26 @@ fn unit() -> anyhow::Result<()> {
     })
 }
 
+/// The host gets back from a disk what the guest has removed.
+fn trims(vm: &mut TestVm, disk: &Path) -> anyhow::Result<()> {
+    let held = || Ok::<_, anyhow::Error>(SECTOR * std::fs::metadata(disk)?.blocks());
+    let before = held()?;
+    let write = format!("dd if=/dev/urandom of=/mnt/file bs=1M count={} status=none", WRITTEN >> 20);
+    vm.agent.run(&format!("mount /dev/vdc /mnt && {write} && sync"))?;
+    let written = held()?;
+    ensure!(written >= before + WRITTEN, "{before} bytes before, {written} with what the guest has written");
+    vm.agent.run("rm /mnt/file && sync && fstrim /mnt && umount /mnt")?;
+    let trimmed = held()?;
+    ensure!(trimmed < before + WRITTEN / 4, "{before} bytes before, {trimmed} after fstrim");
+    Ok(())
+}
+
 /// The commands of README, one by one, where no unit has done it.
 fn by_hand() -> anyhow::Result<()> {
     let readme = std::fs::read_to_string(paths::repository().join("README.md"))?;
     let commands = readme.split("```\n").find(|block| block.contains("\nmkswap /dev/nbd0\n"));
     let commands = commands.context("README does not say how swap is turned on")?;
-    boots(Initramfs::Agent, |vm| {
+    boots(Initramfs::Agent, None, |vm| {
         vm.agent.run(
             "systemctl stop dev-nbd0.swap aerostat-swap.service systemd-networkd.socket systemd-networkd",
         )?;
@@ -98,7 +126,7 @@ fn ensure_only_root(vm: &mut TestVm) -> anyhow::Result<()> {
 }
 
 fn snippet() -> anyhow::Result<()> {
-    boots(Initramfs::Debian, |vm| {
+    boots(Initramfs::Debian, None, |vm| {
         let log = vm.agent.kernel_log(LOG)?;
         let at = |what: &str| log.find(what).with_context(|| format!("{what:?} is not in the log:\n{log}"));
         ensure!(at("swap on /dev/nbd0")? < at("EXT4-fs (vda): mounted")?, "swap came after the root:\n{log}");
@@ -108,12 +136,14 @@ fn snippet() -> anyhow::Result<()> {
 
 fn boots(
     initramfs: Initramfs,
+    disk: Option<&Path>,
     scenario: impl FnOnce(&mut TestVm) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let link = SwapLink::new(Subject::Aerostat, SWAP_MIB)?;
     let guest = debian::guest(Subject::Aerostat, initramfs, directory.path())?;
-    let mut vm = link.attach(guest.memory_mib(RAM_MIB)).start()?;
+    let guest = disk.into_iter().fold(guest.memory_mib(RAM_MIB), Spec::disk);
+    let mut vm = link.attach(guest).start()?;
     let whole = |vm: &mut TestVm| {
         ensure!(vm.agent.swap_used_mib(DEVICE)?.is_some(), "swap is not on:\n{}", vm.agent.kernel_log(LOG)?);
         ensure!(number(vm, "/link/opened")? >= 2, "swap is not on the link");

@@ -126,11 +126,6 @@ fn merging() -> anyhow::Result<()> {
     ensure!(finding["ok"] == true && said(&finding).contains("but none of Aerostat's"), "{finding}");
     let monitor = Monitor::serve(&Ksm::WORDS)?;
     monitor.start(128)?.success()?;
-    // Somebody else, whose pages are looked at: without one nothing is.
-    let [program, arguments @ ..] = Ksm::WORDS;
-    let other = Ended(Command::new(program).args(arguments).args(["sleep", "600"]).spawn()?);
-    let is_looked_at = wait_until(|| Ok(ksm.merged(other.0.id())?.looked_at > 0))?;
-    ensure!(is_looked_at, "nothing is looked at");
     let scans = ksm.scans()?;
     ensure!(wait_until(|| Ok(ksm.scans()? > scans + 1))?, "it does not go on");
     let merged = ksm.merged(monitor.process.0.id())?;

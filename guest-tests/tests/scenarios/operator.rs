@@ -1,4 +1,6 @@
-//! A monitor of which a thread fails ends and says so.
+//! The operator's calls are answered whatever the guest does, and a monitor of which a thread fails ends and says so.
+
+mod wedged;
 
 use anyhow::{Context, bail, ensure};
 use guest_tests::{host, interrupted};
@@ -18,9 +20,11 @@ const FAILING: [(&str, &str); 5] = [
 ];
 
 pub(super) fn trials() -> Vec<Trial> {
-    ours("operator::a_thread_that_fails_ends_the_monitor", failing).into_iter().collect()
+    let mut trials = Vec::new();
+    trials.extend(wedged::trial());
+    trials.extend(ours("operator::a_thread_that_fails_ends_the_monitor", failing));
+    trials
 }
-
 /// Each of these threads has its system call fail once, in a monitor of its own.
 fn failing() -> anyhow::Result<()> {
     for (name, said) in FAILING {

@@ -28,9 +28,12 @@ pub(crate) fn is_ours(name: &str) -> anyhow::Result<bool> {
     // A link is made in one step, whoever else tries, and says whose it is.
     match symlink(&part, &claim) {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            Ok(read_link(&claim)?.to_str() == Some(&part))
-        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match read_link(&claim) {
+            Ok(owner) => Ok(owner.to_str() == Some(&part)),
+            // This host remembers that there was none: the other has made it since.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", claim.display())),
+        },
         Err(error) => Err(error).with_context(|| format!("cannot claim a scenario by {}", claim.display())),
     }
 }

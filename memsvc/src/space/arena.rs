@@ -103,8 +103,7 @@ impl Arena {
         false
     }
 
-    /// Drops what is in a frame if the host has it in its swap: nobody wants it, and a write would have it read first.
-    /// True when that was so. The caller holds the frame.
+    /// Drops what is in a frame if the host has it in its swap; true when that was so. The caller holds the frame.
     pub(crate) fn forget_swapped(&self, frame: FrameId, pagemap: &Pagemap) -> bool {
         if !self.is_swapped(frame, pagemap) {
             return false;

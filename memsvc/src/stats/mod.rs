@@ -194,6 +194,8 @@ counters! {
         refused_other,
         /// Times a free block could not be mapped anew: it is not used until that succeeds.
         set_aside,
+        /// Free frames that the host had in its swap: they were dropped there, and not read.
+        swap_dropped,
         /// Free frames whose poison word was gone: someone wrote to a free frame.
         poison_lost,
     }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, ensure};
-use guest_tests::agent_client::WRONG_DATA;
+use guest_tests::agent_client::{OVERDUE, WRONG_DATA};
 use guest_tests::noise::Ksm;
 use libtest_mimic::Trial;
 use memsvc::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
@@ -126,7 +126,7 @@ fn keeps_its_pages(ksm: &Ksm) -> anyhow::Result<()> {
     let stats = service.stats();
     eprintln!("{round} rounds, up to {most} pages merged, longest touch {longest:?}, {:?}", stats.moves);
     longest = longest.max(worked?);
-    ensure!(longest < LONGEST, "a touch took {longest:?}: {stats:?}");
+    ensure!(longest < LONGEST, "a touch {OVERDUE}: {longest:?}, {stats:?}");
     ensure!(stats.moves.poison_lost == 0, "somebody wrote to a free frame: {stats:?}");
     Ok(())
 }

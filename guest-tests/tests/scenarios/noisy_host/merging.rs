@@ -20,8 +20,9 @@ fn merges() -> anyhow::Result<()> {
         || Ok(()),
         || (),
         |vm| {
-            let merged = ksm.merged(vm.pid())?;
-            eprintln!("KSM: {merged:?}, {} scans", ksm.scans()?.saturating_sub(before));
+            let (merged, scans) = (ksm.merged(vm.pid())?, ksm.scans()?.saturating_sub(before));
+            eprintln!("KSM: {merged:?}, {scans} scans");
+            ensure!(scans > 1, "KSM was not at work: {scans} scans");
             ensure!(merged.merged == 0, "pages of the monitor are merged: {merged:?}");
             Ok(())
         },

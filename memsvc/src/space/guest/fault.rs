@@ -329,7 +329,7 @@ impl GuestSpace {
 
     /// Zeroes a frame that the caller holds, in its home slot.
     fn zero(&self, home: FrameId, was_poisoned: bool) {
-        let is_forgotten = self.arena.forget_swapped(home, &self.pagemap);
+        let is_forgotten = self.forget_swapped(home);
         // An object that lay there in a slab meanwhile has taken the word's place.
         if !self.arena.zero_frame(home) && was_poisoned && !is_forgotten && self.objects.is_none() {
             self.moves.poison_lost.add(1);

@@ -74,11 +74,21 @@ impl GuestSpace {
     /// Frees a frame that has come home. A refusal is a bug of ours: said, and the frame is lost rather
     /// than given twice.
     pub(super) fn free_frame(&self, state: &mut State, home: FrameId) {
-        if !self.arena.forget_swapped(home, &self.pagemap) {
+        if !self.forget_swapped(home) {
             self.arena.poison_frame(home);
             state.poisoned.insert(home);
         }
         self.free_as_it_is(state, home);
+    }
+
+    /// Drops what is in a frame if the host has it in its swap: nobody wants it, and a touch would have it read first.
+    /// True when that was so. The caller holds the frame.
+    pub(super) fn forget_swapped(&self, frame: FrameId) -> bool {
+        let is_forgotten = self.arena.forget_swapped(frame, &self.pagemap);
+        if is_forgotten {
+            self.moves.swap_dropped.add(1);
+        }
+        is_forgotten
     }
 
     /// Frees a frame at home with what is behind its slot, or with nothing.

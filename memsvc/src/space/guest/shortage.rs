@@ -11,15 +11,18 @@
 //! are `MEMALLOC`: they are here only when the reserve is used up, too, but for what pages of swap need to leave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{GuestSpace, wanted};
 use crate::core::sync::{Mutex, lock};
 use crate::core::units::{FRAME_SIZE, GuestFrame};
 use crate::space::bell::Bell;
 
-/// They try again after so long in any case: as long as the allocator has others wait.
+/// Those who free memory try again after so long in any case: as long as the allocator has others wait.
 const LIMIT: Duration = Duration::from_millis(100);
+/// All others after so many times that, while nobody frees anything: for a touch of an absent block the kernel zeroes a huge
+/// page before it asks us (6.12, `__do_huge_pmd_anonymous_page`, mm/huge_memory.c).
+const SELDOM: u32 = 10;
 /// And not sooner than this where there is memory, but not what they need.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -75,21 +78,30 @@ impl GuestSpace {
     pub(crate) fn attend_shortage(&self) {
         let Shortage { pages, bell, is_ending } = &self.shortage;
         bell.hear_here();
-        while bell.wait() & reason::STOP == 0 {
+        let (mut reasons, mut in_vain) = (bell.wait(), 0_u32);
+        while reasons & reason::STOP == 0 {
             if is_ending.load(Ordering::Relaxed) {
-                if !lock(pages).is_empty() {
+                if !std::mem::take(&mut *lock(pages)).is_empty() {
                     self.let_go();
                 }
+                reasons = bell.wait();
                 continue;
             }
             // Holes in whole pages, and slabs that are hardly used, are what may be missing.
             self.compaction.ring(wanted::LOW);
-            if !self.alloc.wait_for_memory(LIMIT) {
+            let since = Instant::now();
+            let is_back = self.alloc.wait_for_memory(LIMIT);
+            in_vain = if is_back || since.elapsed() < LIMIT { 0 } else { in_vain + 1 };
+            if !is_back && in_vain == 0 {
                 std::thread::sleep(RETRY);
             }
-            for page in std::mem::take(&mut *lock(pages)) {
+            let is_turn =
+                |page: &mut GuestFrame| in_vain.is_multiple_of(SELDOM) || self.reclaimer.has_announced(*page);
+            let woken: Vec<GuestFrame> = lock(pages).extract_if(.., is_turn).collect();
+            for page in woken {
                 let _ = self.uffd.wake(self.address(page), FRAME_SIZE);
             }
+            reasons = if lock(pages).is_empty() { bell.wait() } else { bell.take() };
         }
     }
 }

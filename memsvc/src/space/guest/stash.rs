@@ -49,7 +49,7 @@ impl GuestSpace {
             if crate::seldom::is_due(self.faults.limited.get()) {
                 tracing::warn!(
                     times = self.faults.limited.get(),
-                    "memory.max of the monitor's control group leaves no room for a huge page: single pages are used"
+                    "memory.max or memory.high of the monitor's control group leaves no room for a huge page: single pages are used"
                 );
             }
         }

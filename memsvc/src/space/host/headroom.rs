@@ -70,17 +70,19 @@ impl Headroom {
 }
 
 impl Host {
-    /// Bytes to the nearest limit of all these control groups; none where there is no limit.
+    /// Bytes to the nearest limit of all these control groups; none where there is no limit. At `memory.high` the kernel
+    /// slows down who takes more, whatever locks they hold.
     fn headroom(&self, groups: &Groups) -> Option<i64> {
-        let (max, usage) = match groups.is_old {
-            true => ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-            false => ("memory.max", "memory.current"),
+        let (limits, usage) = match groups.is_old {
+            true => (&["memory.limit_in_bytes"][..], "memory.usage_in_bytes"),
+            false => (&["memory.max", "memory.high"][..], "memory.current"),
         };
         let room_of = |directory: &String| {
-            let max = self.read_number(&format!("{directory}/{max}")).filter(|max| *max < UNLIMITED)?;
+            let limits = limits.iter().filter_map(|name| self.read_number(&format!("{directory}/{name}")));
+            let limit = limits.min().filter(|limit| *limit < UNLIMITED)?;
             let used = self.read_number(&format!("{directory}/{usage}"))?;
             let used = used.saturating_sub(self.file_bytes(directory));
-            Some(i64::try_from(max).ok()?.saturating_sub_unsigned(used))
+            Some(i64::try_from(limit).ok()?.saturating_sub_unsigned(used))
         };
         groups.directories.iter().filter_map(room_of).min()
     }
@@ -131,6 +133,16 @@ mod tests {
     fn the_nearest_limit_counts_and_memory_of_files_does_not() {
         let (_directory, host) = host("104857600", "83886080", 60 * MIB, 20 * MIB);
         assert_eq!(host.headroom(&host.groups()), Some(20 * MIB as i64));
+    }
+
+    #[test]
+    fn a_limit_at_which_the_kernel_slows_down_counts_as_one() {
+        let (directory, host) = host("104857600", "max", 60 * MIB, 0);
+        let high = directory.path().join("sys/fs/cgroup/a/memory.high");
+        fs::write(&high, "73400320\n").unwrap();
+        assert_eq!(host.headroom(&host.groups()), Some(10 * MIB as i64));
+        fs::write(&high, "max\n").unwrap();
+        assert_eq!(host.headroom(&host.groups()), Some(40 * MIB as i64));
     }
 
     #[test]

@@ -347,6 +347,25 @@ fn a_touch_that_was_not_announced_leaves_the_reserve_alone() {
     });
 }
 
+/// Each attempt may cost the host a huge page that is zeroed in vain: one in a second is made while nobody frees anything.
+#[test]
+fn who_waits_for_memory_in_vain_asks_seldom() {
+    for min in [MIN, 0] {
+        let mut tight = Tight::new(min);
+        tight.fill();
+        thread::scope(|scope| {
+            let tight = &tight;
+            scope.spawn(|| tight.word(5).load(Ordering::Relaxed));
+            until(|| tight.0.stats().faults.short > 0);
+            let start = Instant::now();
+            thread::sleep(Duration::from_millis(2500));
+            let asked = tight.0.stats().faults.short;
+            tight.0.end_guest();
+            assert!(asked <= 2 + start.elapsed().as_secs(), "{asked} times in {:?}", start.elapsed());
+        });
+    }
+}
+
 /// All memory is used, and nobody frees any: who waits for some goes on when the guest ends.
 #[test]
 fn who_waits_for_memory_goes_on_when_the_guest_ends() {

@@ -181,6 +181,11 @@ pub(super) const FAMILIES: &[Family<MemoryStats>] = &[
         of!(moves.set_aside),
     ),
     Family::counter(
+        "aerostat_memory_swap_dropped_frames",
+        "Free frames that the host had in its swap, and that were dropped there",
+        of!(moves.swap_dropped),
+    ),
+    Family::counter(
         "aerostat_memory_poison_lost_frames",
         "Free frames to which somebody wrote",
         of!(moves.poison_lost),

@@ -61,15 +61,15 @@ impl GuestSpace {
     fn migrate_batch(&self, moves: &[Move]) -> Done {
         let (wanted, reached, poisoned) = self.leave(moves);
         let batch: Vec<Move> = wanted.iter().map(|wanted| wanted.it).collect();
+        let forgotten: Vec<bool> = batch.iter().map(|it| self.forget_swapped(it.to)).collect();
         // The first stands for all: each look waits for memory that nobody has read of late.
         // What lay there in a slab meanwhile has taken the word's place.
-        if let Some(it) = batch.first().filter(|_| poisoned & 1 == 1 && self.objects.is_none())
+        if let (Some(it), Some(false)) = (batch.first(), forgotten.first())
+            && poisoned & 1 == 1
+            && self.objects.is_none()
             && !self.arena.is_poisoned(it.to)
         {
             self.moves.poison_lost.add(1);
-        }
-        for it in &batch {
-            self.arena.forget_swapped(it.to, &self.pagemap);
         }
         self.arena.copy_frames(batch.iter().map(|it| (it.from, it.to)));
         self.mover.copied_bytes.add((wanted.len() * FRAME_SIZE) as u64);

@@ -9,6 +9,7 @@
 //!           a thread that counts in pages of its own
 //! ```
 
+mod dropped;
 mod failing;
 mod limit;
 mod merged;
@@ -51,7 +52,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     if kvm_host::kind() == "native" {
         return Vec::new();
     }
-    let trials = [swapping::trial(), merging::trial(), merged::trial(), limit::trial(), failing::trial()];
+    let trials = [
+        swapping::trial(),
+        dropped::trial(),
+        merging::trial(),
+        merged::trial(),
+        limit::trial(),
+        failing::trial(),
+    ];
     trials.into_iter().flatten().collect()
 }
 

@@ -3,10 +3,8 @@
 use anyhow::ensure;
 use guest_tests::noise::{Cgroup, Zram};
 use libtest_mimic::Trial;
-use serde_json::Value;
 
 use super::{RAM_MIB, works_through};
-use crate::memory::number;
 use crate::ours;
 
 /// The host takes so much at a time, while the monitor holds more than this: with less left, an emulated host does nothing
@@ -22,7 +20,6 @@ fn swaps() -> anyhow::Result<()> {
     let zram = Zram::on(2 * RAM_MIB)?;
     let cgroup = Cgroup::new("swapping")?;
     let before = zram.traffic()?;
-    let mut dropped = 0;
     works_through(
         |spec| spec.under(cgroup.words()).argument("--allow-host-swap"),
         || Ok(()),
@@ -30,16 +27,11 @@ fn swaps() -> anyhow::Result<()> {
             // It may find less than that.
             let _ = cgroup.held_mib().is_ok_and(|held| held > HELD_MIB) && cgroup.reclaim(TAKEN_MIB);
         },
-        |vm| {
-            let memory = vm.control.api("GET", "/memory", Value::Null)?;
-            dropped = number(&memory, "/moves/swap_dropped")?;
-            Ok(())
-        },
+        |_| Ok(()),
     )?;
     let after = zram.traffic()?;
     let (out, back) = (after.pages_out - before.pages_out, after.pages_in - before.pages_in);
-    eprintln!("the host has swapped {out} pages out and {back} in, and {dropped} were free");
-    ensure!(dropped > 0, "no free frame was dropped from the host's swap");
+    eprintln!("the host has swapped {out} pages out and {back} in");
     // Once through half of guest RAM.
     ensure!(out > RAM_MIB << 7 && back > 0, "the host swapped {out} pages out and {back} in");
     Ok(())

@@ -82,7 +82,8 @@ impl Client {
         self.call(Method::PATCH, path, to_body(body)?).map(drop)
     }
 
-    fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
+    /// Any call. What is answered without a body is `null`.
+    pub fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
         self.runtime.block_on(self.exchange(method, path, body))
     }
 

@@ -21,15 +21,16 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     control::{Launcher, RunningVm},
+    fault::sentence,
     logger::Logger,
-    metrics::MetricsFile,
+    metrics::{Counted, MetricsFile, Requests, Startup},
     prometheus::{Running, Scrape},
     types::{ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, SwapReport},
 };
 use crate::vm::{
     config::{
         BalloonConfig, BootSource, ConfigError, Drive, LoggerConfig, MachineConfig, MemoryLimits,
-        MetricsConfig, SerialConfig, SwapConfig, VmConfig, WatermarksConfig,
+        MetricsConfig, SerialConfig, SwapConfig, VmConfig, WatermarksConfig, check_id,
     },
     exit::ExitSlot,
 };
@@ -38,6 +39,8 @@ use crate::vm::{
 pub const APP_NAME: &str = "Aerostat";
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Version of Firecracker whose API this program speaks. It is what clients of Firecracker are told.
+pub const API_VERSION: &str = "1.16.1";
 
 /// The one who knows whether the guest runs.
 pub struct Controller {
@@ -46,6 +49,8 @@ pub struct Controller {
     logger: Logger,
     exit: Arc<ExitSlot>,
     config: VmConfig,
+    requests: Arc<Requests>,
+    startup: Startup,
     metrics: Option<MetricsFile>,
     vm: Option<Box<dyn RunningVm>>,
 }
@@ -53,7 +58,27 @@ pub struct Controller {
 impl Controller {
     /// A controller whose guest has not been started.
     pub fn new(id: String, launcher: Arc<dyn Launcher>, logger: Logger, exit: Arc<ExitSlot>) -> Self {
-        Self { id, launcher, logger, exit, config: VmConfig::default(), metrics: None, vm: None }
+        Self {
+            id,
+            launcher,
+            logger,
+            exit,
+            config: VmConfig::default(),
+            requests: Arc::default(),
+            startup: Startup::default(),
+            metrics: None,
+            vm: None,
+        }
+    }
+
+    /// The tally of calls, for who serves them.
+    pub(super) fn requests(&self) -> Arc<Requests> {
+        Arc::clone(&self.requests)
+    }
+
+    /// Says how long the start of the process took.
+    pub fn set_startup(&mut self, startup: Startup) {
+        self.startup = startup;
     }
 
     /// `GET /`.
@@ -66,7 +91,7 @@ impl Controller {
         InstanceInfo {
             id: self.id.clone(),
             state,
-            vmm_version: VERSION.to_owned(),
+            vmm_version: API_VERSION.to_owned(),
             app_name: APP_NAME.to_owned(),
         }
     }
@@ -79,16 +104,18 @@ impl Controller {
     /// Takes over a whole configuration, as from a file, and opens the outputs it names.
     pub fn load(&mut self, mut config: VmConfig) -> Result<(), ControlError> {
         self.before_start()?;
+        if let Some(logger) = config.logger.take() {
+            self.set_logger(logger)?;
+        }
+        if let Some(metrics) = config.metrics.take() {
+            self.set_metrics(metrics)?;
+        }
+        config.round_up();
         config.validate()?;
         config.check_files()?;
         config.order_drives();
-        if let Some(logger) = config.logger.clone() {
-            self.set_logger(logger)?;
-        }
-        if let Some(metrics) = config.metrics.clone() {
-            self.set_metrics(metrics)?;
-        }
-        self.config = config;
+        let VmConfig { logger, metrics, .. } = std::mem::take(&mut self.config);
+        self.config = VmConfig { logger, metrics, ..config };
         Ok(())
     }
 
@@ -111,6 +138,9 @@ impl Controller {
 
     /// `PATCH /machine-config`.
     pub fn update_machine_config(&mut self, update: MachineConfigUpdate) -> Result<(), ControlError> {
+        if update == MachineConfigUpdate::default() {
+            return Err(ControlError::NothingToChange);
+        }
         self.change(|config| {
             let machine = &mut config.machine_config;
             machine.vcpu_count = update.vcpu_count.unwrap_or(machine.vcpu_count);
@@ -146,6 +176,7 @@ impl Controller {
 
     /// `PUT /drives/{id}`.
     pub fn set_drive(&mut self, id: &str, drive: Drive) -> Result<(), ControlError> {
+        check_id(id)?;
         if drive.drive_id != id {
             let mismatch = ConfigError::DriveIdMismatch { path: id.to_owned(), body: drive.drive_id };
             return Err(mismatch.into());
@@ -195,6 +226,9 @@ impl Controller {
     /// `PUT /logger`: takes effect at once.
     pub fn set_logger(&mut self, logger: LoggerConfig) -> Result<(), ControlError> {
         self.before_start()?;
+        if self.config.logger.is_some() {
+            return Err(ControlError::LoggerTwice);
+        }
         self.logger.configure(&logger)?;
         self.config.logger = Some(logger);
         Ok(())
@@ -203,7 +237,10 @@ impl Controller {
     /// `PUT /metrics`.
     pub fn set_metrics(&mut self, metrics: MetricsConfig) -> Result<(), ControlError> {
         self.before_start()?;
-        self.metrics = Some(MetricsFile::open(&metrics)?);
+        if self.metrics.is_some() {
+            return Err(ControlError::MetricsTwice);
+        }
+        self.metrics = Some(MetricsFile::open(&metrics, &self.id)?);
         self.config.metrics = Some(metrics);
         Ok(())
     }
@@ -229,6 +266,10 @@ impl Controller {
         self.vm = Some(self.launcher.launch(&self.id, &self.config, &self.exit)?);
         let machine = &self.config.machine_config;
         tracing::info!(version = VERSION, cpus = machine.vcpu_count, memory = %machine.mem_size_mib, "The guest runs");
+        // As Firecracker does, so that how long the start took is told at once.
+        if let Err(error) = self.flush_metrics() {
+            tracing::warn!("{}", sentence(&error));
+        }
         Ok(())
     }
 
@@ -289,10 +330,13 @@ impl Controller {
 
     /// Appends a line of metrics, if a file for them was named and the guest was started.
     pub fn flush_metrics(&mut self) -> Result<(), ControlError> {
-        match (&self.vm, &mut self.metrics) {
-            (Some(vm), Some(file)) => Ok(file.write(vm.metrics())?),
-            _ => Ok(()),
-        }
+        let (Some(vm), Some(file)) = (&self.vm, &mut self.metrics) else { return Ok(()) };
+        Ok(file.write(Counted {
+            config: &self.config,
+            devices: vm.metrics(),
+            requests: &self.requests,
+            startup: self.startup,
+        })?)
     }
 
     /// Ends the guest: last metrics, then its threads, memory and terminal.
@@ -309,6 +353,7 @@ impl Controller {
         self.before_start()?;
         let mut changed = self.config.clone();
         change(&mut changed)?;
+        changed.round_up();
         changed.validate()?;
         self.config = changed;
         Ok(())

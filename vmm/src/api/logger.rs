@@ -47,10 +47,12 @@ impl Logger {
         })))
     }
 
-    /// Makes this the log of the process. The first one stays: later calls do nothing.
-    pub fn install(&self) {
+    /// The log of the process, for the instance `id`. The first one stays: a later one receives nothing.
+    pub fn of_process(id: &str) -> Self {
+        let logger = Self::new(id);
         // An error says that another log is installed already, which then stays.
-        let _ = tracing::subscriber::set_global_default(self.subscriber());
+        let _ = tracing::subscriber::set_global_default(logger.subscriber());
+        logger
     }
 
     /// The log as a subscriber.

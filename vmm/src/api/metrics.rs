@@ -1,4 +1,15 @@
-//! The metrics file: one line of JSON at each flush.
+//! The metrics file: one line of JSON at each flush, in Firecracker's form.
+//!
+//! ```text
+//!   {"utc_timestamp_ms": …, "id": …, "properties": …,            the last two where they are asked for
+//!    "block_root": {"read_count": 5, …}, "block": {…}, "vcpu": …  Firecracker's names (schema): since the line before
+//!    "aerostat": {"block_root": {"reads": 905, …}, …}}            our counters: since the start of the guest
+//! ```
+
+mod requests;
+mod schema;
+
+pub use requests::Requests;
 
 use std::{
     fs::File,
@@ -8,26 +19,71 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::vm::config::{ConfigError, MetricsConfig, open_output};
+use self::schema::Groups;
+use crate::vm::config::{ConfigError, MetricsConfig, VmConfig, open_output};
+
+/// How long the start of the process took until its API was served, in microseconds; 0: nobody said when it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Startup {
+    /// By the clock.
+    pub wall_us: u64,
+    /// CPU time.
+    pub cpu_us: u64,
+}
+
+/// All that is counted.
+#[derive(Debug)]
+pub(super) struct Counted<'a> {
+    /// What the guest is made of.
+    pub(super) config: &'a VmConfig,
+    /// Counters of its devices.
+    pub(super) devices: Map<String, Value>,
+    /// Calls of the API.
+    pub(super) requests: &'a Requests,
+    /// The start of the process.
+    pub(super) startup: Startup,
+}
 
 /// An open metrics file or pipe.
 #[derive(Debug)]
-pub struct MetricsFile(File);
+pub struct MetricsFile {
+    file: File,
+    /// What every line says.
+    head: Map<String, Value>,
+    /// Firecracker's counters at the line before.
+    before: Groups,
+}
 
 impl MetricsFile {
-    /// Opens the file to append to it.
-    pub fn open(config: &MetricsConfig) -> Result<Self, ConfigError> {
-        Ok(Self(open_output("metrics file", &config.metrics_path)?))
+    /// Opens the file to append to it, for the guest called `id`.
+    pub fn open(config: &MetricsConfig, id: &str) -> Result<Self, ConfigError> {
+        let file = open_output("metrics file", &config.metrics_path)?;
+        let mut head = Map::new();
+        if config.emit_id {
+            head.insert("id".to_owned(), id.into());
+        }
+        if let Some(properties) = &config.properties {
+            let words = properties.iter().map(|(name, word)| (name.clone(), word.as_str().into()));
+            head.insert("properties".to_owned(), Value::Object(words.collect()));
+        }
+        Ok(Self { file, head, before: Groups::new() })
     }
 
-    /// Appends one line: `metrics` and the time, in one write so that lines stay whole.
-    pub fn write(&mut self, metrics: Map<String, Value>) -> io::Result<()> {
-        let mut line = Map::new();
+    /// Appends one line, in one write so that lines stay whole.
+    pub(super) fn write(&mut self, counted: Counted<'_>) -> io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut line = Map::new();
         line.insert("utc_timestamp_ms".to_owned(), Value::from(now.as_millis() as u64));
-        line.extend(metrics);
+        line.extend(self.head.clone());
+        let counters = schema::totals(&counted);
+        line.extend(schema::since(&counters, &self.before));
+        line.insert("api_server".to_owned(), schema::startup(counted.startup));
+        line.insert("aerostat".to_owned(), Value::Object(counted.devices));
         let mut text = serde_json::to_vec(&line)?;
         text.push(b'\n');
-        self.0.write_all(&text)
+        self.file.write_all(&text)?;
+        // What is not written is told by the next line.
+        self.before = counters;
+        Ok(())
     }
 }

@@ -29,7 +29,10 @@ use prometheus_client::{
 };
 use serde_json::{Map, Value};
 
-use super::types::{GuestStats, InstanceInfo, MemoryReport};
+use super::{
+    controller::VERSION,
+    types::{GuestStats, InstanceInfo, MemoryReport},
+};
 
 /// What the text is, for the header of the answer.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -105,10 +108,10 @@ impl Collector for Scrape {
 impl Scrape {
     /// `aerostat_info`: the program, the guest and its state, as labels.
     fn info(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let InstanceInfo { id, state, vmm_version, .. } = &self.info;
+        let InstanceInfo { id, state, .. } = &self.info;
         let help = "This program, its guest, and what the guest is doing";
         to.encode_descriptor("aerostat", help, None, MetricType::Info)?.encode_info(&[
-            ("version", vmm_version.as_str()),
+            ("version", VERSION),
             ("id", id),
             ("state", state.name()),
         ])

@@ -4,6 +4,7 @@
 
 use std::{io, os::unix::net::UnixListener as StdListener, sync::Arc, thread::JoinHandle, time::Duration};
 
+use axum::Router;
 use memsvc::guard::Guard;
 use tokio::{
     net::UnixListener,
@@ -14,6 +15,8 @@ use tokio::{
 use super::{connections::Bounded, controller::Controller, errands::Errands, routes};
 use crate::socket::{ListeningSocket, SocketFile};
 
+/// Longest body of a request in bytes if nobody says otherwise, as in Firecracker.
+pub const MAX_BODY: usize = 51_200;
 /// Stack of each thread, in bytes; only what is touched is resident.
 const STACK: usize = 1 << 20;
 /// One for calls of the controller, which come one at a time, and one for an errand.
@@ -30,13 +33,17 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Serves `controller` on `socket`, in a thread named "api". A call that panics is answered by 500; a panic of the
-    /// thread itself ends the guest, which nobody could reach any more.
+    /// Serves `controller` on `socket`, in a thread named "api"; bodies of requests have `max_body` bytes at most. A call that
+    /// panics is answered by 500; a panic of the thread itself ends the guest, which nobody could reach any more.
     pub fn spawn(
         socket: ListeningSocket,
         controller: Arc<Mutex<Controller>>,
+        max_body: usize,
         guard: &Guard,
     ) -> io::Result<Self> {
+        let errands = Errands::default();
+        let requests = controller.blocking_lock().requests();
+        let router = routes::router(controller, errands.clone(), requests, max_body);
         let (listener, file) = socket.into_parts();
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -47,7 +54,7 @@ impl ApiServer {
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = guard.spawn("api", STACK, "the API does not answer any more", move || {
-            serve(runtime, listener, controller, stopped)
+            serve(runtime, listener, router, errands, stopped)
         })?;
         Ok(Self { file: Some(file), stop: Some(stop), thread: Some(thread) })
     }
@@ -68,11 +75,10 @@ impl Drop for ApiServer {
 fn serve(
     runtime: Runtime,
     listener: StdListener,
-    controller: Arc<Mutex<Controller>>,
+    router: Router,
+    errands: Errands,
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
-    let errands = Errands::default();
-    let router = routes::router(controller, errands.clone());
     let served = runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
         tokio::select! {

@@ -15,9 +15,9 @@ use tokio::sync::Mutex;
 
 use super::{
     client::{Client, ClientError},
-    controller::Controller,
+    controller::{API_VERSION, Controller},
     fake,
-    server::ApiServer,
+    server::{ApiServer, MAX_BODY},
     types::{InstanceInfo, InstanceState},
 };
 use crate::socket::{ListeningSocket, SocketMode};
@@ -43,7 +43,8 @@ fn serve_controller((controller, told): (Controller, fake::Told)) -> Served {
     let path = dir.path().join("api.sock");
     let socket = ListeningSocket::bind(&path, SocketMode::OWNER).expect("binds");
     let guard = Guard::new(|why| panic!("{why}"));
-    let server = ApiServer::spawn(socket, Arc::new(Mutex::new(controller)), &guard).expect("serves");
+    let server =
+        ApiServer::spawn(socket, Arc::new(Mutex::new(controller)), MAX_BODY, &guard).expect("serves");
     Served { dir, path, told, _server: server }
 }
 
@@ -143,7 +144,8 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         (&info["id"], &info["state"], &info["app_name"]),
         (&json!("vm7"), &json!("Paused"), &json!("Aerostat"))
     );
-    assert!(client.call("GET", "/version", "").json()["firecracker_version"].is_string());
+    assert_eq!(info["vmm_version"], API_VERSION);
+    assert_eq!(client.call("GET", "/version", "").json()["firecracker_version"], API_VERSION);
     let config = client.call("GET", "/vm/config", "").json();
     assert_eq!(config["machine-config"]["mem_size_mib"], 256);
     assert_eq!(
@@ -207,6 +209,34 @@ fn every_mistake_gets_400_and_one_sentence() {
         ("DELETE", "/balloon", "", "Invalid request method and/or path: DELETE /balloon"),
         ("PUT", "/drives", "{}", "Invalid request method and/or path: PUT /drives"),
         ("PUT", "/drives/%ff", "{}", "The id in the path is not valid text."),
+        (
+            "PUT",
+            "/drives/a-b",
+            r#"{"drive_id":"a-b","is_root_device":false,"path_on_host":"/d"}"#,
+            "The id \"a-b\" in the path must be of letters, digits or underscores.",
+        ),
+        ("GET", "/", "{}", "A GET request cannot have a body: leave it out."),
+        (
+            "PATCH",
+            "/machine-config",
+            "{}",
+            "PATCH /machine-config names no field: name one that is to change.",
+        ),
+        (
+            "PATCH",
+            "/machine-config",
+            r#"{"smt":null}"#,
+            "PATCH /machine-config names no field: name one that is to change.",
+        ),
+        ("PUT", "/vsock/", "{}", "PUT /vsock is refused: Aerostat does not have vsock yet."),
+        ("PUT", "/pmem/a", "", "PUT /pmem/a is refused: Aerostat does not have pmem devices yet."),
+        (
+            "DELETE",
+            "/drives/a",
+            "",
+            "DELETE /drives/a is refused: Aerostat does not have unplugging of disks yet.",
+        ),
+        ("POST", "/vsock", "{}", "Invalid request method and/or path: POST /vsock"),
         ("PUT", "/balloon", "", "The request has no body, but this call needs one."),
         ("PUT", "/balloon", "{", "The body of the request is not valid: EOF"),
         ("PUT", "/balloon", "{}", "The body of the request is not valid: missing field `amount_mib`"),
@@ -379,7 +409,46 @@ fn every_mistake_gets_400_and_one_sentence() {
         assert!(fault.starts_with(sentence), "{verb} {path} {body}: {fault}");
     }
     let config = client.call("GET", "/vm/config", "").json();
-    assert_eq!(config.get("memory"), None, "clients of Firecracker see what they know");
+    let firecrackers = json!({
+        "balloon": null, "drives": [], "cpu-config": null, "logger": null, "metrics": null, "mmds-config": null,
+        "network-interfaces": [], "vsock": null, "pmem": [], "memory-hotplug": null,
+        "boot-source": {"kernel_image_path": "", "initrd_path": null, "boot_args": null},
+        "machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "smt": false, "track_dirty_pages": false,
+            "huge_pages": "None"},
+    });
+    assert_eq!(config, firecrackers, "clients of Firecracker see what they know");
+}
+
+#[test]
+fn a_final_slash_changes_nothing() {
+    let served = serve();
+    let mut client = Connection::open(&served);
+    let memory = json!({"vcpu_count": 1, "mem_size_mib": 65});
+    assert_eq!(client.call("PUT", "/machine-config/", &memory.to_string()).status, 204);
+    for path in ["/machine-config", "/machine-config/", "/machine-config/?x=1"] {
+        assert_eq!(client.call("GET", path, "").json()["mem_size_mib"], 66, "{path}");
+    }
+    assert_eq!(client.call("GET", "//", "").json()["id"], "vm7");
+}
+
+#[test]
+fn outputs_are_configured_once() {
+    let served = serve();
+    let mut client = Connection::open(&served);
+    let at = |name: &str| served.dir.path().join(name);
+    for (path, body, again) in [
+        ("/logger", json!({"log_path": at("log")}), "The log was configured before, which can be done once"),
+        (
+            "/metrics",
+            json!({"metrics_path": at("m")}),
+            "Metrics were configured before, which can be done once",
+        ),
+    ] {
+        assert_eq!(client.call("PUT", path, &body.to_string()).status, 204);
+        let answer = client.call("PUT", path, &body.to_string());
+        assert_eq!(answer.status, 400);
+        assert!(answer.fault().starts_with(again), "{}", answer.fault());
+    }
 }
 
 #[test]

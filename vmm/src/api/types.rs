@@ -21,7 +21,7 @@ pub struct InstanceInfo {
     pub id: String,
     /// Whether the guest runs.
     pub state: InstanceState,
-    /// Version of this program.
+    /// Version of Firecracker whose API this program speaks.
     pub vmm_version: String,
     /// Name of this program.
     pub app_name: String,
@@ -53,7 +53,7 @@ impl InstanceState {
 /// `GET /version`. The field has the name that Firecracker's clients look for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Version {
-    /// Version of this program.
+    /// Version of Firecracker whose API this program speaks.
     pub firecracker_version: String,
 }
 
@@ -91,19 +91,19 @@ pub enum WantedState {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MachineConfigUpdate {
-    /// Number of vCPUs, 1 to 32.
+    /// Number of vCPUs, 1 to 32; with `smt` 1 or even.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpu_count: Option<u32>,
-    /// Guest memory in MiB: at least 64, even.
+    /// Guest memory in MiB. Less than 64, or an odd number, is rounded up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mem_size_mib: Option<Mib>,
-    /// Simultaneous multithreading: only `false`.
+    /// Simultaneous multithreading: kept, and without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smt: Option<bool>,
-    /// Dirty page tracking: only `false`.
+    /// Dirty page tracking: kept, and without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub track_dirty_pages: Option<bool>,
-    /// Pages of hugetlbfs: only `None`.
+    /// Which huge pages are asked for: kept, and without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub huge_pages: Option<HugePages>,
     /// CPU template: only `None`.

@@ -3,11 +3,13 @@
 mod bench;
 mod client;
 mod compaction;
+mod serve;
 mod swap;
 
 pub(super) use bench::{BenchArgs, BenchCommand, HugepagesArgs};
 pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, MemoryCommand, Target};
 pub(super) use compaction::{TuningArgs, When};
+pub(super) use serve::ServeArgs;
 pub(super) use swap::{SwapArgs, SwapCommand, SwapServeArgs};
 
 use std::path::PathBuf;
@@ -38,9 +40,9 @@ Examples:
   Serve the API for a program that drives Firecracker:
     aerostat --api-sock /tmp/a.sock --id my-guest
 
-Exit codes: 0 the guest powered off or reset, or a signal ended the process; 1 an error; 3 the
-guest's kernel panicked; 128 and its number for a second signal, which ends
-the process at once.";
+Exit codes: 0 the guest powered off or reset, or a signal ended the process; 1 an error; 2 wrong
+arguments, 153 without a command; 3 the guest's kernel panicked; 128 and its number for a second
+signal, which ends the process at once.";
 
 /// Runs Linux guests under KVM and keeps the host's memory whole while it does.
 ///
@@ -91,33 +93,6 @@ pub(super) enum Command {
     Openapi,
 }
 
-/// Firecracker's form, without a command.
-#[derive(Debug, Args)]
-pub(super) struct ServeArgs {
-    /// Socket to serve the API on
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    pub(super) api_sock: PathBuf,
-    /// Who may connect to that socket: permission bits in octal, whatever the umask
-    #[arg(long, value_name = "MODE", default_value_t = SocketMode::OWNER)]
-    pub(super) api_sock_mode: SocketMode,
-    /// Name of the guest: 1 to 64 letters, digits or hyphens
-    #[arg(long, default_value = "anonymous-instance", value_parser = size::instance_id)]
-    pub(super) id: String,
-    /// Start what this file describes at once
-    #[arg(long, value_name = "FILE")]
-    pub(super) config_file: Option<PathBuf>,
-    /// Serve no API; needs --config-file
-    #[arg(long, requires = "config_file")]
-    pub(super) no_api: bool,
-    /// Start though the host may swap the guest and the version of its kernel does not tell whether it can move what is
-    /// swapped: you know that it has the fixes (see aerostat check)
-    #[arg(long)]
-    pub(super) allow_host_swap: bool,
-    /// Say why the guest ended as JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// Kernel: a bzImage, or an ELF with a PVH note. Required unless --config-file names one
@@ -126,7 +101,7 @@ pub(super) struct RunArgs {
     /// Initial RAM disk
     #[arg(long, value_name = "PATH")]
     pub(super) initrd: Option<PathBuf>,
-    /// Kernel command line [default: console=ttyS0 reboot=k panic=-1 pci=off]
+    /// Kernel command line; pci=off and root= are added [default: console=ttyS0 reboot=k panic=-1]
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub(super) append: Option<String>,
     /// Raw disk image or block device; ",ro" makes it read-only; may be repeated. Without an initrd

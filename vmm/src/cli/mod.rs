@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Exit codes: 0 all is well (also: the guest powered off or reset, or a signal ended us), 1 an
-//! error, which one sentence on standard error explains, 3 the guest's kernel panicked.
+//! error, which one sentence on standard error explains, 3 the guest's kernel panicked. Wrong arguments: 2, and without a
+//! command Firecracker's 153.
 
 mod args;
 mod balloon;
@@ -25,11 +26,20 @@ mod table;
 
 use std::{ffi::OsString, process::ExitCode, sync::Arc};
 
-use clap::{Parser, error::ErrorKind};
+use clap::{CommandFactory, Parser, error::ErrorKind};
 
-use crate::api::{control::Launcher, openapi};
+use crate::api::{
+    control::Launcher,
+    controller::{API_VERSION, VERSION},
+    openapi,
+};
 use args::{Cli, Command};
 use check::CheckReport;
+
+/// Exit code for wrong arguments of Firecracker's form; its clients know it.
+const BAD_ARGUMENTS: u8 = 153;
+/// The same for a command, as is usual.
+const BAD_USAGE: u8 = 2;
 
 /// What a command comes to: an exit code, or an error that [`main`] prints.
 type Outcome = anyhow::Result<ExitCode>;
@@ -47,7 +57,7 @@ fn main_with(
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, args.iter().any(|arg| arg == "--json")),
+        Err(error) => return usage(&error, &args),
     };
     let json = cli.json();
     let outcome = match cli.command {
@@ -66,13 +76,36 @@ fn main_with(
 }
 
 /// Help and version go to standard output; a mistake is said in one sentence.
-fn usage(error: &clap::Error, json: bool) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // Nobody to tell if standard output is closed.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp => {
+            // Nobody to tell if standard output is closed.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayVersion => {
+            let _ = output::print(&version());
+            ExitCode::SUCCESS
+        }
+        _ => {
+            let json = args.iter().any(|arg| arg == "--json");
+            output::failure(anyhow::anyhow!(mistake(error)).as_ref(), json);
+            ExitCode::from(if names_command(args) { BAD_USAGE } else { BAD_ARGUMENTS })
+        }
     }
-    output::failure(anyhow::anyhow!(mistake(error)).as_ref(), json)
+}
+
+/// What `--version` says. Clients read the version of Firecracker off the first line, in which nothing else may be.
+fn version() -> String {
+    format!(
+        "Firecracker v{API_VERSION}\n\nAerostat v{VERSION}, with the API of that version of Firecracker\n"
+    )
+}
+
+/// Whether the arguments are those of a command.
+fn names_command(args: &[OsString]) -> bool {
+    let command = args.get(1).and_then(|arg| arg.to_str());
+    command.is_some_and(|name| Cli::command().find_subcommand(name).is_some())
 }
 
 /// The first paragraph of clap's message, as one sentence.

@@ -8,12 +8,16 @@ use memsvc::swap::Codec;
 
 use super::{Outcome, args::RunArgs, serve, session::Session, size};
 use crate::{
-    api::control::Launcher,
+    api::{control::Launcher, logger::Logger, server::MAX_BODY},
     vm::config::{
-        BalloonConfig, BootSource, CacheType, Drive, IoEngine, MacAddress, MemoryConfig, Mib,
-        NetworkInterface, SerialConfig, SwapConfig, VmConfig,
+        BalloonConfig, CacheType, Drive, IoEngine, MacAddress, MemoryConfig, Mib, NetworkInterface,
+        SerialConfig, SwapConfig, VmConfig,
     },
 };
+
+/// Kernel command line of a guest if nobody says: console on the first serial port, reset through the keyboard controller,
+/// and a reset at once after a panic, which ends the process.
+const DEFAULT_BOOT_ARGS: &str = "console=ttyS0 reboot=k panic=-1";
 
 /// Memory of a guest if nobody says.
 const DEFAULT_MEMORY: Mib = Mib(512);
@@ -115,9 +119,22 @@ impl FromStr for SwapDevice {
 
 /// Does it.
 pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
+    let logger = Logger::of_process(&args.id);
     let config = Some(config(&args)?);
     let RunArgs { id, api_sock, api_sock_mode, allow_host_swap, json, .. } = *args;
-    Session { id, api_sock: api_sock.as_deref(), api_sock_mode, config, allow_host_swap, json }.live(launcher)
+    Session {
+        id,
+        logger,
+        metrics: None,
+        startup: None,
+        api_sock: api_sock.as_deref(),
+        api_sock_mode,
+        max_body: MAX_BODY,
+        config,
+        allow_host_swap,
+        json,
+    }
+    .live(launcher)
 }
 
 /// The configuration file if there is one, else defaults; then the flags on top.
@@ -133,7 +150,7 @@ pub(super) fn config(args: &RunArgs) -> anyhow::Result<VmConfig> {
     memory(&mut config.memory, args);
     config.memory.compaction = config.memory.compaction.changed_by(args.when.with(args.compaction));
     if let Some(path) = &args.serial {
-        config.serial = Some(SerialConfig { serial_out_path: Some(path.clone()) });
+        config.serial = Some(SerialConfig { serial_out_path: Some(path.clone()), rate_limiter: None });
     }
     balloon(&mut config, args);
     disks(&mut config, args);
@@ -153,19 +170,16 @@ fn memory(config: &mut MemoryConfig, args: &RunArgs) {
 
 /// What the file says of the boot, changed by the flags that are given.
 fn boot(config: &mut VmConfig, args: &RunArgs) -> anyhow::Result<()> {
-    let kernel = args.kernel.clone();
-    match (&mut config.boot_source, kernel) {
-        (Some(boot), kernel) => {
-            boot.kernel_image_path = kernel.unwrap_or(std::mem::take(&mut boot.kernel_image_path));
-            boot.initrd_path = args.initrd.clone().or(boot.initrd_path.take());
-            boot.boot_args = args.append.clone().or(boot.boot_args.take());
-        }
-        (none, Some(kernel_image_path)) => {
-            let (initrd_path, boot_args) = (args.initrd.clone(), args.append.clone());
-            *none = Some(BootSource { kernel_image_path, initrd_path, boot_args });
-        }
-        (None, None) => bail!("The configuration file names no kernel: name one with --kernel."),
+    let boot = config.boot_source.get_or_insert_default();
+    if let Some(kernel) = &args.kernel {
+        boot.kernel_image_path.clone_from(kernel);
     }
+    if boot.kernel_image_path.as_os_str().is_empty() {
+        bail!("The configuration file names no kernel: name one with --kernel.");
+    }
+    boot.initrd_path = args.initrd.clone().or(boot.initrd_path.take());
+    let line = args.append.clone().or(boot.boot_args.take());
+    boot.boot_args = Some(line.unwrap_or_else(|| DEFAULT_BOOT_ARGS.to_owned()));
     Ok(())
 }
 
@@ -220,6 +234,7 @@ fn disks(config: &mut VmConfig, args: &RunArgs) {
             cache_type: CacheType::Writeback,
             io_engine: IoEngine::Sync,
             rate_limiter: None,
+            socket: None,
         });
     }
 }

@@ -1,25 +1,47 @@
 //! Firecracker's form: serve the API, start what the configuration file says if there is one.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc};
+use std::{fs::File, io::Read, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{Outcome, args::ServeArgs, session::Session};
-use crate::{api::control::Launcher, vm::config::VmConfig};
+use super::{BAD_ARGUMENTS, Outcome, args::ServeArgs, output, session::Session};
+use crate::{
+    api::{control::Launcher, logger::Logger},
+    vm::config::VmConfig,
+};
 
 /// Longest configuration file in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 
 /// Does it.
 pub(super) fn serve(args: ServeArgs, launcher: Arc<dyn Launcher>) -> Outcome {
-    let config = args.config_file.as_deref().map(read_config).transpose()?;
-    let ServeArgs { api_sock, api_sock_mode, id, no_api, allow_host_swap, json, .. } = args;
-    let api_sock = (!no_api).then_some(api_sock.as_path());
-    Session { id, api_sock, api_sock_mode, config, allow_host_swap, json }.live(launcher)
+    if let Some(sentence) = args.absent.refusal() {
+        output::failure(anyhow::anyhow!(sentence).as_ref(), args.json);
+        return Ok(ExitCode::from(BAD_ARGUMENTS));
+    }
+    let logger = Logger::of_process(&args.id);
+    if let Some(config) = args.outputs.logger() {
+        logger.configure(&config)?;
+    }
+    args.idle.warn();
+    Session {
+        config: args.config_file.as_deref().map(read_config).transpose()?,
+        logger,
+        metrics: args.outputs.metrics(),
+        startup: Some(&|| args.started.until_now()),
+        api_sock: (!args.no_api).then_some(args.api_sock.as_path()),
+        api_sock_mode: args.api_sock_mode,
+        max_body: args.http_api_max_payload_size,
+        id: args.id,
+        allow_host_swap: args.allow_host_swap,
+        json: args.json,
+    }
+    .live(launcher)
 }
 
-/// Reads a configuration file; it is validated when it is loaded.
+/// Reads a configuration file; it is validated when it is loaded. Sections that nobody knows are said in the log, as
+/// Firecracker takes them.
 pub(super) fn read_config(path: &Path) -> anyhow::Result<VmConfig> {
     let what = || format!("The configuration file {} cannot be read", path.display());
     let mut text = String::new();
@@ -32,20 +54,27 @@ pub(super) fn read_config(path: &Path) -> anyhow::Result<VmConfig> {
     if !text.trim_start().starts_with('{') {
         bail!("The configuration file {} is not valid: it must be a JSON object.", path.display());
     }
-    if let Some(section) = array_for_object(&text) {
+    // What is no JSON is said below.
+    let sections: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+    if let Some(section) = array_for_object(&sections) {
         bail!("The configuration file {} is not valid: {section} must be a JSON object.", path.display());
     }
-    crate::json::parse(text.as_bytes())
+    let config = crate::json::parse(text.as_bytes())
         .map_err(anyhow::Error::msg)
-        .with_context(|| format!("The configuration file {} is not valid", path.display()))
+        .with_context(|| format!("The configuration file {} is not valid", path.display()))?;
+    for section in sections.keys().filter(|section| !VmConfig::has_section(section)) {
+        tracing::warn!("The configuration file has a section {section:?}, which nobody knows: it is ignored");
+    }
+    Ok(config)
 }
 
 /// Sections that are lists.
-const LISTS: [&str; 2] = ["drives", "network-interfaces"];
+const LISTS: [&str; 3] = ["drives", "network-interfaces", "pmem"];
 
 /// A section that is an array and should not be.
-fn array_for_object(text: &str) -> Option<String> {
-    let document: serde_json::Map<String, Value> = serde_json::from_str(text).ok()?;
-    let is_wrong = |(name, section): &(String, Value)| section.is_array() && !LISTS.contains(&name.as_str());
-    document.into_iter().find(is_wrong).map(|(name, _)| name)
+fn array_for_object(sections: &Map<String, Value>) -> Option<&str> {
+    let is_wrong = |(name, section): &(&String, &Value)| {
+        section.is_array() && VmConfig::has_section(name) && !LISTS.contains(&name.as_str())
+    };
+    sections.iter().find(is_wrong).map(|(name, _)| name.as_str())
 }

@@ -17,12 +17,13 @@ use crate::{
         control::Launcher,
         controller::{ControlError, Controller},
         logger::Logger,
+        metrics::Startup,
         sentence,
         server::ApiServer,
     },
     socket::{ListeningSocket, SocketMode},
     vm::{
-        config::{MemoryLimits, VmConfig},
+        config::{MemoryLimits, MetricsConfig, VmConfig},
         exit::{Exit, ExitSlot},
     },
 };
@@ -34,10 +35,18 @@ const METRICS_PERIOD: Duration = Duration::from_secs(60);
 pub(super) struct Session<'a> {
     /// Name of the guest.
     pub(super) id: String,
+    /// The log of the process.
+    pub(super) logger: Logger,
+    /// Where metrics go from the start, if it is said.
+    pub(super) metrics: Option<MetricsConfig>,
+    /// How long the start took, if that is known: asked when the API is about to be served.
+    pub(super) startup: Option<&'a dyn Fn() -> Startup>,
     /// Socket to serve the API on, if any.
     pub(super) api_sock: Option<&'a Path>,
     /// The mode of its file.
     pub(super) api_sock_mode: SocketMode,
+    /// Longest body of a request, in bytes.
+    pub(super) max_body: usize,
     /// Start this at once.
     pub(super) config: Option<VmConfig>,
     /// Whether the host may swap the guest, whatever the configuration says.
@@ -52,10 +61,14 @@ impl Session<'_> {
         let exit = Arc::new(ExitSlot::default());
         signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
         memory_failure::watch(self.api_sock).context("A failure of the host's memory cannot be handled")?;
-        let logger = Logger::new(&self.id);
-        logger.install();
         let socket = self.api_sock.map(|path| ListeningSocket::bind(path, self.api_sock_mode)).transpose()?;
-        let mut controller = Controller::new(self.id, launcher, logger, Arc::clone(&exit));
+        let mut controller = Controller::new(self.id, launcher, self.logger, Arc::clone(&exit));
+        if let Some(metrics) = self.metrics {
+            controller.set_metrics(metrics)?;
+        }
+        if let Some(startup) = self.startup {
+            controller.set_startup(startup());
+        }
         let is_configured = self.config.is_some();
         if let Some(config) = self.config {
             controller.load(config)?;
@@ -69,7 +82,7 @@ impl Session<'_> {
         }
         let controller = Arc::new(Mutex::new(controller));
         let server = socket
-            .map(|socket| ApiServer::spawn(socket, Arc::clone(&controller), &exit.guard()))
+            .map(|socket| ApiServer::spawn(socket, Arc::clone(&controller), self.max_body, &exit.guard()))
             .transpose()
             .context("The API cannot be served")?;
         let reason = wait(&exit, &controller);

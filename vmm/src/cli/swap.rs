@@ -47,7 +47,7 @@ fn serve(args: &SwapServeArgs) -> Outcome {
         tier_timeout: args.tier_timeout,
     };
     config.validate()?;
-    Logger::new(&args.name).install();
+    Logger::of_process(&args.name);
     let swap = Swap::standalone(&SwapConfig { name: args.name.clone(), ..config.device() }, &exit.guard())?;
     let address = match (&args.socket, args.listen) {
         (Some(path), _) => Address::Unix(path.clone()),

@@ -2,7 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{args::BenchCommand, *};
+use super::{
+    args::{BenchCommand, ServeArgs},
+    *,
+};
+use crate::{
+    api::{logger::Logger, metrics::Startup},
+    vm::config::{LoggerConfig, SerialConfig, VmConfig},
+};
 
 fn refused(line: &str) -> String {
     let args = std::iter::once("aerostat").chain(line.split_whitespace());
@@ -31,11 +38,18 @@ fn flags_become_a_configuration() {
     );
     let disk = |id: &str, path: &str, read_only: bool| {
         json!({"drive_id": id, "is_root_device": false, "path_on_host": path,
-            "is_read_only": read_only, "cache_type": "Writeback", "io_engine": "Sync"})
+            "is_read_only": read_only, "partuuid": null, "cache_type": "Writeback", "io_engine": "Sync",
+            "rate_limiter": null, "socket": null})
+    };
+    let card = |id: &str, tap: &str, mac: Value, mtu: Value| {
+        json!({"iface_id": id, "host_dev_name": tap, "guest_mac": mac, "mtu": mtu, "rx_rate_limiter": null,
+            "tx_rate_limiter": null})
     };
     assert_eq!(
         config,
         json!({
+            "cpu-config": null, "logger": null, "metrics": null, "mmds-config": null, "vsock": null, "pmem": [],
+            "memory-hotplug": null,
             "boot-source": {"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "quiet"},
             "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false,
                 "track_dirty_pages": false, "huge_pages": "None"},
@@ -44,8 +58,8 @@ fn flags_become_a_configuration() {
                 "free_page_hinting": true, "free_page_reporting": false},
             "memory": {"watermarks": {"min_kib": 512, "low_kib": 2048, "high_kib": 3072},
                 "compaction": {"policy": "scanner", "extfrag_threshold": 1000, "proactiveness": 0}},
-            "network-interfaces": [{"iface_id": "net0", "host_dev_name": "tap0"},
-                {"iface_id": "net1", "host_dev_name": "tap1", "guest_mac": "02:00:00:00:00:0f", "mtu": 9000}],
+            "network-interfaces": [card("net0", "tap0", json!(null), json!(null)),
+                card("net1", "tap1", json!("02:00:00:00:00:0f"), json!(9000))],
             "serial": {"serial_out_path": "/s"},
             "swap": {"size_mib": 1024, "memory_mib": 256, "compression": "zstd", "tiers": ["/t", "nbd://h/e"],
                 "tier_timeout": 5},
@@ -99,7 +113,8 @@ fn flags_change_what_a_file_says() {
     assert_eq!(config["machine-config"]["mem_size_mib"], 2048);
     assert_eq!(config["memory"]["watermarks"]["high_kib"], 12);
     assert_eq!(config["memory"]["compaction"], json!({"policy": "off", "proactiveness": 1}));
-    assert_eq!(config.get("balloon"), None);
+    assert_eq!(config["balloon"], json!(null));
+    assert_eq!(config["boot-source"]["boot_args"], "console=ttyS0 reboot=k panic=-1");
     let config = configured(&format!(
         "--config-file {} --kernel /other --append quiet --watermarks 1,1,1 --proactiveness 2",
         path.display()
@@ -283,8 +298,122 @@ fn a_configuration_file_that_cannot_be_used_says_why() {
     assert!(read().ends_with("is not valid: it must be a JSON object."), "{}", read());
     std::fs::write(&path, r#"{"drives": [], "swap": [64]}"#).expect("written");
     assert!(read().ends_with("is not valid: swap must be a JSON object."), "{}", read());
+    for (section, value) in [
+        ("vsock", r#"{"guest_cid": 3}"#),
+        ("mmds-config", r#"{"network_interfaces": ["eth0"]}"#),
+        ("cpu-config", r#""/template""#),
+        ("pmem", r#"[{"id": "a"}]"#),
+        ("memory-hotplug", r#"{"total_size_mib": 1}"#),
+    ] {
+        std::fs::write(&path, format!(r#"{{"{section}": {value}}}"#)).expect("written");
+        let refused = format!("{section}: Aerostat does not have this section yet: remove it");
+        assert!(read().contains(&refused), "{}", read());
+    }
     std::fs::write(&path, " ".repeat((1 << 20) + 1)).expect("written");
     assert!(read().ends_with("is longer than 1 MiB."), "{}", read());
+}
+
+#[test]
+fn sections_without_anything_are_taken_and_unknown_ones_are_said_in_the_log() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (path, log) = (dir.path().join("vm.json"), dir.path().join("log"));
+    let file = json!({
+        "balloon": null, "drives": null, "machine-config": null, "network-interfaces": [], "logger": {}, "metrics": null,
+        "vsock": {}, "mmds-config": null, "cpu-config": {"kvm_capabilities": []}, "pmem": [], "memory-hotplug": {},
+        "memory": null, "swap": null, "serial": {}, "x\ny": [1], "gdb": {"socket": "/s"}
+    });
+    std::fs::write(&path, file.to_string()).expect("written");
+    let logger = Logger::new("vm7");
+    logger
+        .configure(&LoggerConfig { log_path: Some(log.clone()), ..LoggerConfig::default() })
+        .expect("a log");
+    let config =
+        tracing::subscriber::with_default(logger.subscriber(), || serve::read_config(&path)).expect("read");
+    let all = VmConfig {
+        logger: Some(LoggerConfig::default()),
+        serial: Some(SerialConfig::default()),
+        ..VmConfig::default()
+    };
+    assert_eq!(config, all);
+    let said = std::fs::read_to_string(log).expect("log");
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(
+        said.contains("a section \"gdb\", which nobody knows") && said.contains(r#"a section "x\ny""#),
+        "{said}"
+    );
+}
+
+#[test]
+fn every_section_is_known_by_its_name() {
+    let all = json!({"swap": {"size_mib": 1}, "serial": {}, "memory": {"limit_mib": 1}});
+    let config: VmConfig = serde_json::from_value(all).expect("fits");
+    let Value::Object(sections) = serde_json::to_value(config).expect("JSON") else { panic!("an object") };
+    assert_eq!(sections.len(), 15);
+    assert!(sections.keys().all(|section| VmConfig::has_section(section)));
+}
+
+/// What `aerostat …` without a command is told.
+fn told(line: &str) -> ServeArgs {
+    Cli::try_parse_from(std::iter::once("aerostat").chain(line.split_whitespace())).expect(line).serve
+}
+
+#[test]
+fn all_of_firecrackers_flags_are_taken() {
+    let args = told(
+        "--api-sock /a --id vm-1 --no-seccomp --start-time-us 1 --start-time-cpu-us 2 --parent-cpu-time-us 3 \
+         --boot-timer --level debug --log-path /l --module vmm --show-level --show-log-origin --metrics-path /m \
+         --http-api-max-payload-size 100000 --mmds-size-limit 7",
+    );
+    assert_eq!(args.http_api_max_payload_size, 100_000);
+    assert_eq!(args.absent.refusal(), None);
+    let logger = args.outputs.logger().expect("a log is asked for");
+    assert_eq!(
+        serde_json::to_value(logger).expect("JSON"),
+        json!({"log_path": "/l", "level": "Debug", "show_level": true, "show_log_origin": true, "module": "vmm"})
+    );
+    let metrics = args.outputs.metrics().expect("metrics are asked for");
+    assert_eq!(serde_json::to_value(metrics).expect("JSON"), json!({"metrics_path": "/m", "emit_id": false}));
+    let startup = args.started.until_now();
+    assert!(startup.wall_us > 3 && startup.cpu_us > 3, "{startup:?}");
+
+    let none = told("--seccomp-filter /f");
+    assert_eq!((none.outputs.logger(), none.outputs.metrics()), (None, None));
+    assert_eq!(none.http_api_max_payload_size, 51_200);
+    assert_eq!(none.started.until_now(), Startup::default());
+}
+
+#[test]
+fn flags_for_what_is_not_there_have_a_sentence() {
+    for (line, sentence) in [
+        ("--metadata /m", "--metadata asks for MMDS, which"),
+        ("--enable-pci", "--enable-pci asks for a PCI bus, which"),
+        ("--snapshot-version", "--snapshot-version asks for the format of snapshots, which"),
+        ("--describe-snapshot /s", "--describe-snapshot asks what is in a snapshot, which"),
+    ] {
+        let refusal = told(line).absent.refusal().expect(line);
+        assert!(refusal.starts_with(sentence), "{refusal}");
+    }
+}
+
+#[test]
+fn who_names_a_command_is_told_of_mistakes_as_is_usual() {
+    for (line, names) in
+        [("run --x", true), ("balloon", true), ("--x", false), ("frobnicate", false), ("", false)]
+    {
+        let args: Vec<_> =
+            std::iter::once("aerostat").chain(line.split_whitespace()).map(OsString::from).collect();
+        assert_eq!(names_command(&args), names, "{line}");
+    }
+}
+
+#[test]
+fn the_first_line_of_the_version_is_firecrackers() {
+    let (version, ours) = (version(), env!("CARGO_PKG_VERSION"));
+    let first = version.lines().next().expect("a line");
+    let numbers: Vec<_> = first.strip_prefix("Firecracker v").expect(first).split('.').collect();
+    assert!(numbers.len() == 3 && numbers.iter().all(|number| number.parse::<u32>().is_ok()), "{first}");
+    assert!(version.contains(&format!("Aerostat v{ours}")), "{version}");
 }
 
 #[test]

@@ -27,6 +27,8 @@ use crate::devices::virtio::net::{
 };
 use crate::link::{Config, LinkMetrics, Offloads, Peer, Service, Stream, Transmit};
 
+/// Name of the guest's card, as an `iface_id`.
+pub const CARD: &str = "swap-link";
 /// Address of the guest's card: locally administered, and "SWAP". The link has no other machines on it, so
 /// all guests have the same.
 pub const GUEST_MAC: [u8; 6] = [0x02, b'S', b'W', b'A', b'P', 2];

@@ -6,5 +6,5 @@ mod server;
 
 #[cfg(test)]
 pub(crate) use link::Served;
-pub use link::{GUEST_MAC, NoLink, SwapLink};
+pub use link::{CARD, GUEST_MAC, NoLink, SwapLink};
 pub use server::{Address, ServeError, Server};

@@ -130,7 +130,7 @@ impl Machine {
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
         rom::write(&ram).map_err(LaunchError::new)?;
-        let cmdline = config.kernel_command_line();
+        let cmdline = config.kernel_command_line().map_err(LaunchError::new)?;
         let source = BootSource {
             kernel: &boot.kernel_image_path,
             initrd: boot.initrd_path.as_deref(),

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, BusDevice};
-use super::config::{self, VmConfig, open_output};
+use super::config::{self, TokenBucket, VmConfig, open_output};
 use super::event_loop::Subscriber;
 use super::kvm::Vm;
 use super::memory::guest_ram;
@@ -33,10 +33,7 @@ use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::{GuestRam, SharedDevice};
 use crate::link::LinkMetrics;
-use crate::swap::SwapLink;
-
-/// Name of the swap link's card. No interface of an operator's can have it, since theirs have no hyphen.
-const SWAP: &str = "swap-link";
+use crate::swap::{self, SwapLink};
 
 /// The operator's side of network cards, by name.
 pub(super) type Networks = HashMap<String, Arc<NetControl>>;
@@ -110,6 +107,7 @@ impl Platform {
             terminal,
             metrics: PlatformMetrics::default(),
         };
+        platform.metrics.add("console".to_owned(), platform.console.metrics());
         let port = |start: u16, len: u16| (u64::from(start), u64::from(len));
         let (start, len) = port(layout::COM1_PORT, layout::COM_LEN);
         platform.ports.insert(start, len, Arc::new(Mutex::new(serial))).map_err(LaunchError::new)?;
@@ -135,7 +133,7 @@ impl Platform {
             let metrics = Arc::clone(link.metrics());
             platform.metrics.add("swap_link".to_owned(), &metrics);
             platform.link = Some(metrics);
-            let card = platform.add_network(SWAP, SwapLink::card(), link, vm, &announced_ram)?;
+            let card = platform.add_network(swap::CARD, SwapLink::card(), link, vm, &announced_ram)?;
             platform.reclaimers.push(card);
         }
         if let Some(balloon) = &config.balloon {
@@ -265,7 +263,9 @@ fn console(
     config: &VmConfig,
     guard: &Guard,
 ) -> Result<(ConsoleOutput, Option<ConsoleInput>, Option<RawMode>), LaunchError> {
-    let path = config.serial.as_ref().and_then(|serial| serial.serial_out_path.as_ref());
+    let serial = config.serial.as_ref();
+    let path = serial.and_then(|serial| serial.serial_out_path.as_ref());
+    let limit = serial.and_then(|serial| serial.rate_limiter).map(TokenBucket::limit);
     let (sink, input, terminal): (File, Option<ConsoleInput>, _) = match path {
         Some(path) => (open_output("serial output", path).map_err(LaunchError::new)?, None, None),
         None => {
@@ -275,7 +275,7 @@ fn console(
             (stdout, Some(Box::new(stdin)), terminal)
         }
     };
-    let output = ConsoleOutput::new("serial", Box::new(sink), guard).map_err(LaunchError::new)?;
+    let output = ConsoleOutput::new("serial", Box::new(sink), limit, guard).map_err(LaunchError::new)?;
     Ok((output, input, terminal))
 }
 

@@ -12,6 +12,15 @@ pub enum ControlError {
     /// Too early.
     #[error("The requested operation is not supported before starting the microVM.")]
     BeforeStart,
+    /// A change that changes nothing.
+    #[error("PATCH /machine-config names no field: name one that is to change.")]
+    NothingToChange,
+    /// The log has a place.
+    #[error("The log was configured before, which can be done once: start Aerostat anew to change it.")]
+    LoggerTwice,
+    /// Metrics have a place.
+    #[error("Metrics were configured before, which can be done once: start Aerostat anew to change them.")]
+    MetricsTwice,
     /// There is none.
     #[error("This guest has no swap device; configure one before it starts.")]
     NoSwap,

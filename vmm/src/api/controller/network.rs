@@ -1,7 +1,7 @@
 //! The network calls of the [`Controller`].
 
 use super::{super::types::NetworkInterfaceUpdate, ControlError, Controller};
-use crate::vm::config::{ConfigError, NetworkInterface};
+use crate::vm::config::{ConfigError, NetworkInterface, check_id};
 
 impl Controller {
     /// `PUT /network-interfaces/{id}`.
@@ -49,6 +49,7 @@ impl Controller {
 }
 
 fn same(path: &str, body: &str) -> Result<(), ConfigError> {
+    check_id(path)?;
     if path == body {
         return Ok(());
     }

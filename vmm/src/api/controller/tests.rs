@@ -70,7 +70,7 @@ fn nothing_is_configured_after_the_start() {
     // Files that are not there must not hide that it is too late.
     assert_eq!(refused(controller.set_boot_source(of(json!({"kernel_image_path": "/nope"})))), AFTER);
     assert_eq!(refused(controller.set_machine_config(MachineConfig::default())), AFTER);
-    assert_eq!(refused(controller.update_machine_config(MachineConfigUpdate::default())), AFTER);
+    assert_eq!(refused(controller.update_machine_config(of(json!({"smt": true})))), AFTER);
     let drive = json!({"drive_id": "a", "is_root_device": false, "path_on_host": "/nope"});
     assert_eq!(refused(controller.set_drive("a", of(drive))), AFTER);
     let interface = json!({"iface_id": "a", "host_dev_name": "nope"});
@@ -212,22 +212,52 @@ fn limits_of_a_network_card_change_while_the_guest_runs() {
     assert!(mismatch.starts_with("The path says interface \"eth1\""), "{mismatch}");
     assert_eq!(told.lock().expect("lock")[1..], ["limit eth0 Some(5) None"]);
     let shown = serde_json::to_value(&controller.config().network_interfaces[0]).expect("JSON");
-    let both = json!({"bandwidth": {"size": 5, "refill_time": 6}, "ops": {"size": 1, "refill_time": 2}});
-    assert_eq!((&shown["rx_rate_limiter"], shown.get("tx_rate_limiter")), (&both, None));
+    let both = json!({"bandwidth": {"size": 5, "one_time_burst": null, "refill_time": 6},
+        "ops": {"size": 1, "one_time_burst": null, "refill_time": 2}});
+    assert_eq!((&shown["rx_rate_limiter"], &shown["tx_rate_limiter"]), (&both, &json!(null)));
 }
 
 #[test]
-fn metrics_are_written_on_demand_and_at_the_end() {
+fn metrics_are_written_at_the_start_on_demand_and_at_the_end() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("metrics");
     let (mut controller, _) = fake::controller();
-    controller.set_metrics(of(json!({"metrics_path": path}))).expect("set");
+    let metrics = json!({"metrics_path": path, "emit_id": true, "properties": {"a": "b"}});
+    controller.set_metrics(of(metrics)).expect("set");
+    controller.set_startup(Startup { wall_us: 7, cpu_us: 8 });
     controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
+    let drive = json!({"drive_id": "root", "is_root_device": true, "path_on_host": fake::kernel(dir.path())});
+    controller.set_drive("root", of(drive)).expect("set");
+    controller.requests().count("PUT", "/drives/root").expect("counted").fails.inc();
     controller.start().expect("starts");
+    controller.requests().count("PUT", "/actions/").expect("counted");
     controller.act(ActionType::FlushMetrics).expect("flushes");
     controller.shut_down().expect("ends");
     let text = std::fs::read_to_string(path).expect("metrics");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!(lines.len(), 2);
-    assert!(lines.iter().all(|line| line["exits"] == 7 && line["utc_timestamp_ms"].is_u64()));
+    let [first, second, third] = lines.as_slice() else { panic!("three lines: {text}") };
+    for line in [first, second, third] {
+        assert!(line["utc_timestamp_ms"].is_u64());
+        assert_eq!((&line["id"], &line["properties"]), (&json!("vm7"), &json!({"a": "b"})));
+        let startup = json!({"process_startup_time_us": 7, "process_startup_time_cpu_us": 8});
+        assert_eq!(line["api_server"], startup, "it stays what it is");
+        assert_eq!(line["vcpu"]["exit_io_in_agg"], json!({"min_us": 0, "max_us": 0, "sum_us": 0}));
+        // Ours, since the start.
+        assert_eq!(
+            (&line["aerostat"]["exits"], &line["aerostat"]["block_root"]["reads"]),
+            (&json!(7), &json!(5))
+        );
+    }
+    // Firecracker's, since the line before.
+    let block = |line: &Value, group: &str| {
+        [&line[group]["read_count"], &line[group]["write_bytes"]].map(|count| count.as_u64().expect("number"))
+    };
+    for group in ["block", "block_root"] {
+        assert_eq!([block(first, group), block(second, group)], [[5, 4096], [0, 0]], "{group}");
+    }
+    let calls = |line: &Value| {
+        let group = &line["put_api_requests"];
+        ["drive_count", "drive_fails", "actions_count"].map(|name| group[name].as_u64().expect("number"))
+    };
+    assert_eq!([calls(first), calls(second), calls(third)], [[1, 1, 0], [0, 0, 1], [0, 0, 0]]);
 }

@@ -40,6 +40,8 @@ const HELP: &[(&str, &str)] = &[
     ("host_errors", "Requests that the host could not serve"),
     ("inflate_buffers", "Buffers of pages to give up"),
     ("inflated_pages", "Pages given up"),
+    ("limited_bytes", "Bytes of the console that came faster than the limit lets them"),
+    ("lost_bytes", "Bytes of the console that nobody read, or that could not be written"),
     ("malformed", "Frames of the guest that are not what they say, and fragments"),
     ("no_room", "Times the guest had no room for what was to be sent"),
     ("not_for_us", "Frames that are not from the link's guest to its peer"),
@@ -118,6 +120,7 @@ fn help(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::legacy::ConsoleMetrics;
     use crate::devices::virtio::{
         balloon::BalloonMetrics, blk::BlockMetrics, net::NetMetrics, rng::RngMetrics,
         transport::TransportMetrics,
@@ -134,6 +137,7 @@ mod tests {
             value(serde_json::to_value(RngMetrics::default())),
             value(serde_json::to_value(TransportMetrics::default())),
             value(serde_json::to_value(LinkMetrics::default())),
+            value(serde_json::to_value(ConsoleMetrics::default())),
         ] {
             for name in counters.as_object().expect("object").keys() {
                 assert!(help(name).is_some(), "HELP does not say what {name} means");

@@ -12,7 +12,7 @@ use axum::{
 use super::{Api, PATIENCE, Refusal, extract::Checked, failed_inside};
 use crate::{
     api::{
-        controller::VERSION,
+        controller::API_VERSION,
         fault::Fault,
         openapi,
         types::{Action, InstanceInfo, Version, VmUpdate, WantedState},
@@ -29,10 +29,10 @@ pub(super) async fn info(State(api): State<Api>) -> Result<Json<InstanceInfo>, F
     api.get(|controller| Ok(controller.info())).await
 }
 
-/// The version of this program.
+/// The version of Firecracker whose API this is.
 #[utoipa::path(get, path = "/version", tag = "instance", responses((status = 200, body = Version)))]
 pub(super) async fn version() -> Json<Version> {
-    Json(Version { firecracker_version: VERSION.to_owned() })
+    Json(Version { firecracker_version: API_VERSION.to_owned() })
 }
 
 /// Stop the guest's vCPUs or let them go on. Only after the start. A vCPU that waits for a device or for memory cannot be

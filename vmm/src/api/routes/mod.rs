@@ -1,5 +1,10 @@
 //! From HTTP to the controller: one small function per verb and path, grouped as operators think.
+//!
+//! ```text
+//! request ─▶ counted ─▶ final slash off ─▶ body read, up to its limit ─▶ handler of verb and path ─▶ controller
+//! ```
 
+mod absent;
 mod balloon;
 mod body;
 mod compaction;
@@ -14,8 +19,10 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
+    extract::{Request, State},
     http::{Method, StatusCode, Uri},
-    middleware,
+    middleware::{self, Next},
+    response::Response,
     routing::{get, patch, put},
 };
 use tokio::{
@@ -29,6 +36,7 @@ use super::{
     controller::{ControlError, Controller},
     errands::Errands,
     fault::Fault,
+    metrics::Requests,
     types::FaultMessage,
 };
 
@@ -105,9 +113,48 @@ fn failed_inside(_: JoinError) -> Fault {
     Fault::internal("The call failed inside Aerostat: see its log.")
 }
 
-/// All routes.
-pub(super) fn router(controller: Arc<Mutex<Controller>>, errands: Errands) -> Router {
+/// All of it, with what is done to a request before its path is looked at. Bodies have `max_body` bytes at most.
+pub(super) fn router(
+    controller: Arc<Mutex<Controller>>,
+    errands: Errands,
+    requests: Arc<Requests>,
+    max_body: usize,
+) -> Router {
     Router::new()
+        .fallback_service(routes().with_state(Api { controller, errands }))
+        .layer(middleware::from_fn_with_state(max_body, body::read_first))
+        .layer(middleware::map_request(without_final_slash))
+        .layer(middleware::from_fn_with_state(requests, count))
+}
+
+/// Counts the call.
+async fn count(State(requests): State<Arc<Requests>>, request: Request, next: Next) -> Response {
+    let tally = requests.count(request.method().as_str(), request.uri().path());
+    let answer = next.run(request).await;
+    if let (Some(tally), false) = (tally, answer.status().is_success()) {
+        tally.fails.inc();
+    }
+    answer
+}
+
+/// Firecracker takes a path with a final slash for the one without.
+async fn without_final_slash(mut request: Request) -> Request {
+    let uri = request.uri();
+    if let Some(path) = uri.path().strip_suffix('/').filter(|path| !path.is_empty()) {
+        let shorter = match uri.query() {
+            Some(query) => format!("{path}?{query}").parse::<Uri>(),
+            None => path.parse(),
+        };
+        if let Ok(shorter) = shorter {
+            *request.uri_mut() = shorter;
+        }
+    }
+    request
+}
+
+/// All routes.
+fn routes() -> Router<Api> {
+    let routes = Router::new()
         .route("/", get(instance::info))
         .route("/version", get(instance::version))
         .route("/vm", patch(instance::set_state))
@@ -142,11 +189,8 @@ pub(super) fn router(controller: Arc<Mutex<Controller>>, errands: Errands) -> Ro
         .route("/swap", get(swap::get).put(swap::set))
         .route("/logger", put(outputs::logger))
         .route("/metrics", get(outputs::scrape).put(outputs::metrics))
-        .route("/serial", put(outputs::serial))
-        .fallback(unknown)
-        .method_not_allowed_fallback(unknown)
-        .layer(middleware::from_fn(body::read_first))
-        .with_state(Api { controller, errands })
+        .route("/serial", put(outputs::serial));
+    absent::add_to(routes).fallback(unknown).method_not_allowed_fallback(unknown)
 }
 
 async fn unknown(method: Method, uri: Uri) -> Fault {

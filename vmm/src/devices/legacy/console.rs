@@ -6,16 +6,18 @@
 //! guest ◀─ FIFO ◀─ reader thread, which waits for room ◀─ blocking read ─ file
 //! ```
 //! Output is not delayed: the writer starts with the first byte, and what comes meanwhile goes with
-//! the next write. Input is read by blocking, which works alike for terminals, pipes, files and
+//! the next write. A limit of its rate drops what comes too fast. Input is read by blocking, which works alike for terminals, pipes, files and
 //! `/dev/null` (epoll takes only two of these), and ends with the file.
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use memsvc::guard::Guard;
+
+use crate::devices::virtio::Counter;
+use crate::devices::virtio::rate::{Limit, TokenBucket};
 
 /// Output that waits at most, bytes; what comes then is lost and counted.
 const QUEUE: usize = 1 << 20;
@@ -26,6 +28,15 @@ const CHUNK: usize = 4096;
 
 /// Where a console's input comes from.
 pub type ConsoleInput = Box<dyn Read + Send>;
+
+/// What was not written.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct ConsoleMetrics {
+    /// Bytes lost because nobody read, or because writing failed.
+    pub lost_bytes: Counter,
+    /// Bytes that came faster than the limit lets them.
+    pub limited_bytes: Counter,
+}
 
 /// The way out of a console. Clones share it; the writer ends when the last is gone and all is written.
 #[derive(Clone)]
@@ -48,7 +59,7 @@ struct Output {
     state: Mutex<Queue>,
     /// There is something to write, or it has been written.
     changed: Condvar,
-    lost: AtomicU64,
+    metrics: Arc<ConsoleMetrics>,
 }
 
 #[derive(Default)]
@@ -60,6 +71,25 @@ struct Queue {
     closed: bool,
     /// Nobody is left who could queue more.
     ended: bool,
+    limit: Option<RateLimit>,
+}
+
+/// A limit of the rate at which bytes are queued.
+struct RateLimit {
+    bucket: TokenBucket,
+    /// When time began for the bucket.
+    start: Instant,
+}
+
+impl RateLimit {
+    /// Takes a token for a byte, if there is one.
+    fn lets_pass(&mut self) -> bool {
+        let has_one = self.bucket.wait(self.start.elapsed()).is_none();
+        if has_one {
+            self.bucket.spend(1);
+        }
+        has_one
+    }
 }
 
 impl Output {
@@ -69,12 +99,19 @@ impl Output {
 }
 
 impl ConsoleOutput {
-    /// Starts a writer to `sink`.
-    pub fn new(name: &str, sink: Box<dyn Write + Send>, guard: &Guard) -> io::Result<Self> {
+    /// Starts a writer to `sink`, of no more bytes over time than `limit` lets pass.
+    pub fn new(
+        name: &str,
+        sink: Box<dyn Write + Send>,
+        limit: Option<Limit>,
+        guard: &Guard,
+    ) -> io::Result<Self> {
+        let bucket = limit.and_then(|limit| TokenBucket::new(limit, Duration::ZERO));
+        let limit = bucket.map(|bucket| RateLimit { bucket, start: Instant::now() });
         let shared = Arc::new(Output {
-            state: Mutex::new(Queue::default()),
+            state: Mutex::new(Queue { limit, ..Queue::default() }),
             changed: Condvar::new(),
-            lost: AtomicU64::new(0),
+            metrics: Arc::default(),
         });
         let writer = Arc::clone(&shared);
         guard.spawn(
@@ -93,9 +130,10 @@ impl ConsoleOutput {
     pub(super) fn push(&self, byte: u8) {
         let mut queue = self.shared.lock();
         if queue.bytes.len() >= QUEUE || queue.closed {
-            drop(queue);
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
-            return;
+            return self.shared.metrics.lost_bytes.inc();
+        }
+        if queue.limit.as_mut().is_some_and(|limit| !limit.lets_pass()) {
+            return self.shared.metrics.limited_bytes.inc();
         }
         queue.bytes.push(byte);
         // A writer at work looks again by itself.
@@ -118,15 +156,15 @@ impl ConsoleOutput {
         }
     }
 
-    /// Bytes lost because nobody read, or because writing failed.
-    pub fn lost(&self) -> u64 {
-        self.shared.lost.load(Ordering::Relaxed)
+    /// What was not written.
+    pub fn metrics(&self) -> &Arc<ConsoleMetrics> {
+        &self.shared.metrics
     }
 }
 
 impl fmt::Debug for ConsoleOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsoleOutput").field("lost", &self.lost()).finish_non_exhaustive()
+        f.debug_struct("ConsoleOutput").field("metrics", self.metrics()).finish_non_exhaustive()
     }
 }
 
@@ -147,7 +185,7 @@ fn write_all(shared: &Output, mut sink: Box<dyn Write + Send>) {
         drop(queue);
         let result = sink.write_all(&batch).and_then(|()| sink.flush());
         if result.is_err() {
-            shared.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            shared.metrics.lost_bytes.add(batch.len() as u64);
         }
         batch.clear();
         batch.shrink_to(CHUNK);
@@ -225,7 +263,7 @@ mod tests {
     #[test]
     fn a_panic_of_either_thread_ends_the_guest_and_holds_nobody_up() {
         let exit = Arc::new(ExitSlot::default());
-        let output = ConsoleOutput::new("serial", Box::new(Broken), &exit.guard()).unwrap();
+        let output = ConsoleOutput::new("serial", Box::new(Broken), None, &exit.guard()).unwrap();
         output.push(1);
         ends(&exit, "serial-out");
         let since = Instant::now();
@@ -235,5 +273,14 @@ mod tests {
         let exit = Arc::new(ExitSlot::default());
         read_all("serial", Box::new(Broken), &exit.guard(), |_| true).unwrap();
         ends(&exit, "serial-in");
+    }
+
+    #[test]
+    fn what_comes_faster_than_the_limit_lets_it_is_dropped_and_counted() {
+        let limit = Limit { size: 3, one_time_burst: 2, refill_time: Duration::from_secs(1 << 30) };
+        let exit = Arc::new(ExitSlot::default());
+        let output = ConsoleOutput::new("serial", Box::new(io::sink()), Some(limit), &exit.guard()).unwrap();
+        (0..9).for_each(|byte| output.push(byte));
+        assert_eq!((output.metrics().limited_bytes.get(), output.metrics().lost_bytes.get()), (4, 0));
     }
 }

@@ -19,7 +19,7 @@ mod serial;
 pub mod terminal;
 
 pub use acpi_pm::AcpiPm;
-pub use console::{ConsoleInput, ConsoleOutput};
+pub use console::{ConsoleInput, ConsoleMetrics, ConsoleOutput};
 pub use i8042::I8042;
 pub use power::{GuestEnd, Power};
 pub use serial::Serial;

@@ -313,7 +313,7 @@ mod tests {
     fn serial(input: Option<ConsoleInput>, power: &Arc<Power>) -> (Serial, EventFd, ConsoleOutput, Sink) {
         let sink = Sink::default();
         let guard = Guard::new(|why| panic!("{why}"));
-        let output = ConsoleOutput::new("test", Box::new(sink.clone()), &guard).unwrap();
+        let output = ConsoleOutput::new("test", Box::new(sink.clone()), None, &guard).unwrap();
         let irq = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let line = IrqLine::new(irq.try_clone().unwrap());
         let serial = Serial::new("test", line, output.clone(), input, Arc::clone(power), guard);

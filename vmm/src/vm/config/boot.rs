@@ -2,28 +2,30 @@
 
 use std::{fs::File, path::Path, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::ConfigError;
 
-/// The command line of a guest whose operator gives none: console on the first serial port, reset
-/// through the keyboard controller, and a reset at once after a panic, which ends the process.
-pub const DEFAULT_BOOT_ARGS: &str = "console=ttyS0 reboot=k panic=-1 pci=off";
+/// The command line of a guest whose operator gives none, as in Firecracker: reset through the keyboard controller, a
+/// reset a second after a panic, no modules, no serial port, no search for what is not there.
+pub const DEFAULT_BOOT_ARGS: &str = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux \
+                                     i8042.dumbkbd swiotlb=noforce";
 
 /// What the guest boots.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BootSource {
     /// A bzImage, or an ELF kernel with a PVH note.
     #[schema(value_type = String)]
     pub kernel_image_path: PathBuf,
     /// An initial RAM disk, if the kernel needs one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub initrd_path: Option<PathBuf>,
-    /// The kernel command line; `console=ttyS0 reboot=k panic=-1 pci=off` if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The kernel command line; Firecracker's `reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux
+    /// i8042.dumbkbd swiotlb=noforce` if left out. Words for devices follow it, before ` -- ` and what is for init.
+    #[serde(default)]
     pub boot_args: Option<String>,
 }
 
@@ -44,6 +46,14 @@ impl BootSource {
             None => Ok(()),
         }
     }
+}
+
+/// Shows a kernel that was not chosen yet as Firecracker does: without a name.
+pub(super) fn or_none_yet<S: Serializer>(
+    boot: &Option<BootSource>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    boot.as_ref().unwrap_or(&BootSource::default()).serialize(serializer)
 }
 
 /// Checks that a regular, non-empty file is there and may be read. What is in it shows when it is loaded.

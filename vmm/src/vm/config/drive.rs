@@ -11,34 +11,38 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ConfigError, RateLimiter, check_id};
+use super::{ConfigError, RateLimiter, absent::null_is_default};
 
 /// One disk of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Drive {
-    /// Name by which the API knows the disk: letters, digits, underscores.
+    /// Name by which the API knows the disk: in its calls letters, digits, underscores.
     pub drive_id: String,
     /// Whether the kernel is told to mount it as its root.
     pub is_root_device: bool,
-    /// A raw image or a block device.
-    #[schema(value_type = String)]
+    /// A raw image or a block device. Required: Firecracker's other kind, vhost-user, is not there.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[schema(value_type = String, required)]
     pub path_on_host: PathBuf,
     /// Whether the guest may only read.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub is_read_only: bool,
-    /// Partition that holds the root file system; only on the root device.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Partition that holds the root file system; only on the root device it matters.
+    #[serde(default)]
     pub partuuid: Option<String>,
     /// Whether the guest is offered a flush command.
     #[serde(default)]
     pub cache_type: CacheType,
     /// How requests are carried out: only `Sync`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub io_engine: IoEngine,
     /// Limits of rate: must be left out or empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub rate_limiter: Option<RateLimiter>,
+    /// Socket of a vhost-user disk: only `null`.
+    #[serde(default)]
+    pub socket: Option<String>,
 }
 
 /// What a guest's flush does.
@@ -62,22 +66,27 @@ pub enum IoEngine {
 }
 
 impl Drive {
-    /// What the kernel is told about its root, with a leading space.
+    /// What the kernel is told about its root.
     pub(super) fn root_args(&self) -> String {
         let mode = if self.is_read_only { "ro" } else { "rw" };
         match &self.partuuid {
-            Some(uuid) => format!(" root=PARTUUID={uuid} {mode}"),
-            None => format!(" root=/dev/vda {mode}"),
+            Some(uuid) => format!("root=PARTUUID={uuid} {mode}"),
+            None => format!("root=/dev/vda {mode}"),
         }
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        check_id(&self.drive_id)?;
-        if self.partuuid.is_some() && !self.is_root_device {
-            return Err(ConfigError::PartuuidWithoutRoot(self.drive_id.clone()));
+        if self.drive_id.is_empty() {
+            return Err(ConfigError::NoId("drive"));
+        }
+        if self.socket.is_some() {
+            return Err(ConfigError::VhostUser(self.drive_id.clone()));
+        }
+        if self.path_on_host.as_os_str().is_empty() {
+            return Err(ConfigError::NoPath(self.drive_id.clone()));
         }
         if self.partuuid.as_deref().is_some_and(|uuid| uuid.contains(char::is_whitespace)) {
-            return Err(ConfigError::BootArgs);
+            return Err(ConfigError::Partuuid(self.drive_id.clone()));
         }
         if self.io_engine == IoEngine::Async {
             return Err(ConfigError::NotOffered { field: "io_engine", value: "Async".to_owned() });

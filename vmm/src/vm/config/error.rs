@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use memsvc::core::compact::TuningError;
 use memsvc::swap::TierOpenError;
 
-use super::{Kib, MAX_DEVICES, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MacAddress, Mib};
+use super::{Kib, MAX_DEVICES, MAX_MEMORY, MAX_VCPUS, MacAddress, Mib};
 use crate::devices::virtio::net::TapError;
 
 /// Why a configuration is refused.
@@ -17,18 +17,24 @@ pub enum ConfigError {
     /// The kernel command line cannot be handed to a kernel.
     #[error("boot_args holds a NUL or line break, which a kernel command line cannot: remove it.")]
     BootArgs,
+    /// The kernel command line cannot be put together.
+    #[error("The kernel command line cannot be made of boot_args and partuuid")]
+    CommandLine(#[from] linux_loader::cmdline::Error),
     /// vCPU count out of range.
     #[error("vcpu_count is {0}, but must be 1 to {MAX_VCPUS}.")]
     VcpuCount(u32),
-    /// Too little memory, zero included.
-    #[error("The guest's memory (mem_size_mib) is {0}, but a guest needs at least {MIN_MEMORY}.")]
-    MemoryTooSmall(Mib),
+    /// Half a core.
+    #[error("vcpu_count is {0}, but must be 1 or even with smt: two vCPUs make a core.")]
+    OddVcpus(u32),
+    /// No memory.
+    #[error("The guest's memory (mem_size_mib) is 0, but a guest needs some: give it 128, or more.")]
+    NoMemory,
     /// More than there are numbers for frames.
     #[error("The guest's memory (mem_size_mib) is {0}, but a guest has {MAX_MEMORY} (15 TiB) at most.")]
     MemoryTooLarge(Mib),
-    /// Not a whole number of 2 MiB blocks.
-    #[error("The guest's memory (mem_size_mib) is {0}, but must be even: it comes in blocks of 2 MiB.")]
-    MemoryOdd(Mib),
+    /// CPUs that do not look as they are.
+    #[error("cpu_template is set to {0}, which Aerostat does not offer: leave it out.")]
+    CpuTemplate(String),
     /// An option that we do not have.
     #[error("{field} is set to {value}, which Aerostat does not offer: leave it out.")]
     NotOffered {
@@ -38,8 +44,19 @@ pub enum ConfigError {
         value: String,
     },
     /// An id with characters that Firecracker refuses as well.
-    #[error("The id \"{0}\" must be 1 to 64 letters, digits or underscores.")]
+    #[error("The id \"{0}\" in the path must be of letters, digits or underscores.")]
     BadId(String),
+    /// A device without a name.
+    #[error("A {0} has an empty id: name it.")]
+    NoId(&'static str),
+    /// A disk that is nowhere.
+    #[error("Drive \"{0}\" has no path_on_host: name a disk image or a block device.")]
+    NoPath(String),
+    /// A disk that another process serves.
+    #[error(
+        "Drive \"{0}\" has a socket, but Aerostat does not have vhost-user disks: give path_on_host instead."
+    )]
+    VhostUser(String),
     /// Two drives of one name in a configuration file.
     #[error("Two drives have the id \"{0}\": give each its own.")]
     DuplicateDrive(String),
@@ -52,6 +69,11 @@ pub enum ConfigError {
     /// Two network cards of one address.
     #[error("Two network interfaces have the guest_mac {0}: give each its own.")]
     DuplicateMac(MacAddress),
+    /// A network card with the name of that of the swap device.
+    #[error(
+        "The iface_id \"{0}\" is that of the swap device's own network card: give the interface another."
+    )]
+    SwapName(&'static str),
     /// A network card with the address of that of the swap device.
     #[error("The guest_mac {0} is that of the swap device's own network card: give the interface another.")]
     SwapMac(MacAddress),
@@ -90,9 +112,9 @@ pub enum ConfigError {
     /// More than one root device.
     #[error("Both \"{0}\" and \"{1}\" are root devices: a guest has only one.")]
     TwoRoots(String, String),
-    /// A partition UUID on a drive that is not the root.
-    #[error("Drive \"{0}\" has a partuuid, which only a root device can have: remove it.")]
-    PartuuidWithoutRoot(String),
+    /// A partition UUID that is two words.
+    #[error("Drive \"{0}\" has a partuuid with a space, which no partition has: remove it.")]
+    Partuuid(String),
     /// The balloon cannot hold more than there is.
     #[error("The balloon of {amount} is larger than the guest's memory of {memory}.")]
     BalloonTooLarge {

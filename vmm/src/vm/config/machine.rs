@@ -11,38 +11,42 @@ pub const MAX_VCPUS: u32 = 32;
 pub const MIN_MEMORY: Mib = Mib(64);
 /// The memory service has no numbers for more frames.
 pub const MAX_MEMORY: Mib = Mib(memsvc::MAX_RAM >> 20);
+/// Guest memory comes in whole blocks of so many MiB.
+const BLOCK: u64 = 2;
 
 /// CPUs and memory of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MachineConfig {
-    /// Number of vCPUs, 1 to 32.
+    /// Number of vCPUs, 1 to 32; with `smt` 1 or even.
     #[schema(minimum = 1, maximum = 32)]
     pub vcpu_count: u32,
-    /// Guest memory in MiB: at least 64, even.
-    #[schema(minimum = 64)]
+    /// Guest memory in MiB. Less than 64, or an odd number, is rounded up.
+    #[schema(minimum = 1)]
     pub mem_size_mib: Mib,
-    /// Simultaneous multithreading: only `false`.
+    /// Simultaneous multithreading: kept, and without effect.
     #[serde(default)]
     pub smt: bool,
-    /// Dirty page tracking: only `false`.
+    /// Dirty page tracking: kept, and without effect.
     #[serde(default)]
     pub track_dirty_pages: bool,
-    /// Pages of hugetlbfs: only `None`; guest memory is in transparent huge pages without it.
+    /// Which huge pages are asked for: kept, and without effect. Guest memory is in huge pages always.
     #[serde(default)]
     pub huge_pages: HugePages,
-    /// CPU template: only `None`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// CPU template: only `None`, which is not shown.
+    #[serde(default, skip_serializing_if = "is_no_template")]
     pub cpu_template: Option<String>,
 }
 
-/// Which pages of hugetlbfs back the guest.
+/// Which huge pages back the guest, in Firecracker's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum HugePages {
-    /// None: memory is anonymous, in transparent huge pages.
+    /// As the monitor likes.
     #[default]
     None,
-    /// 2 MiB pages of hugetlbfs: known, but not offered.
+    /// Transparent huge pages.
+    Transparent,
+    /// 2 MiB pages of hugetlbfs: the guest gets blocks of 2 MiB that are as whole.
     #[serde(rename = "2M")]
     Hugetlbfs2M,
 }
@@ -61,29 +65,35 @@ impl Default for MachineConfig {
 }
 
 impl MachineConfig {
+    /// Rounds memory up to what a guest can have, and says so in the log.
+    pub(super) fn round_up(&mut self) {
+        let asked = self.mem_size_mib;
+        // What cannot be at all is refused, not rounded.
+        if asked == Mib(0) || asked > MAX_MEMORY {
+            return;
+        }
+        self.mem_size_mib = Mib(asked.max(MIN_MEMORY).0.next_multiple_of(BLOCK));
+        if self.mem_size_mib != asked {
+            tracing::warn!("The guest gets {} of memory instead of {asked}", self.mem_size_mib);
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         if !(1..=MAX_VCPUS).contains(&self.vcpu_count) {
             return Err(ConfigError::VcpuCount(self.vcpu_count));
         }
+        if self.smt && self.vcpu_count > 1 && !self.vcpu_count.is_multiple_of(2) {
+            return Err(ConfigError::OddVcpus(self.vcpu_count));
+        }
         match self.mem_size_mib {
-            size if size < MIN_MEMORY => return Err(ConfigError::MemoryTooSmall(size)),
-            size if size > MAX_MEMORY => return Err(ConfigError::MemoryTooLarge(size)),
-            size if size.0 % 2 != 0 => return Err(ConfigError::MemoryOdd(size)),
-            _ => {}
-        }
-        let refuse = |field, value: &str| Err(ConfigError::NotOffered { field, value: value.to_owned() });
-        if self.smt {
-            return refuse("smt", "true");
-        }
-        if self.track_dirty_pages {
-            return refuse("track_dirty_pages", "true");
-        }
-        if self.huge_pages != HugePages::None {
-            return refuse("huge_pages", "2M");
-        }
-        match self.cpu_template.as_deref() {
-            None | Some("None") => Ok(()),
-            Some(template) => refuse("cpu_template", template),
+            Mib(0) => Err(ConfigError::NoMemory),
+            size if size > MAX_MEMORY => Err(ConfigError::MemoryTooLarge(size)),
+            _ if is_no_template(&self.cpu_template) => Ok(()),
+            _ => Err(ConfigError::CpuTemplate(self.cpu_template.clone().unwrap_or_default())),
         }
     }
+}
+
+fn is_no_template(template: &Option<String>) -> bool {
+    template.as_deref().is_none_or(|template| template == "None")
 }

@@ -7,12 +7,13 @@
 //! drives ───────────▶ [Drive]              balloon ──────────▶ BalloonConfig
 //! memory ───────────▶ MemoryConfig, CompactionConfig
 //! logger, metrics, serial ─▶ output.rs     network-interfaces ▶ [NetworkInterface]
-//! swap ─────────────▶ SwapConfig
+//! swap ─────────────▶ SwapConfig           what we do not have ▶ Absent
 //! ```
 //!
 //! Types say what can be written down, [`VmConfig::validate`] what makes sense. Every setter of the
 //! API changes a copy, validates it and only then keeps it, so a refused call leaves no trace.
 
+mod absent;
 mod balloon;
 mod boot;
 mod compaction;
@@ -27,6 +28,7 @@ mod rate;
 mod swap;
 mod units;
 
+pub use absent::Absent;
 pub use balloon::BalloonConfig;
 pub use boot::{BootSource, DEFAULT_BOOT_ARGS};
 pub use compaction::CompactionConfig;
@@ -42,54 +44,97 @@ pub(crate) use swap::MAX_MEMORY as MAX_SWAP_MEMORY;
 pub use swap::SwapConfig;
 pub use units::{Kib, Mib};
 
+use linux_loader::cmdline::Cmdline;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::arch::layout::MAX_MMIO_DEVICES;
-use crate::swap::GUEST_MAC;
+use crate::swap::{CARD, GUEST_MAC};
 
 /// Most drives and network interfaces of a guest, together, and the swap link: each has a virtio-mmio slot, as have the balloon
 /// and the rng.
 pub const MAX_DEVICES: usize = MAX_MMIO_DEVICES as usize - 2;
 
 /// Everything an operator says about a microVM; also the format of a configuration file and of
-/// `GET /vm/config`.
+/// `GET /vm/config`, which shows Firecracker's sections in any case and ours where they say something.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
 pub struct VmConfig {
-    /// What to boot. Required before the start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot_source: Option<BootSource>,
-    /// CPUs and memory; one vCPU and 128 MiB if left out.
-    #[serde(default)]
-    pub machine_config: MachineConfig,
-    /// Disks in the guest's order; the root device, if any, is the first.
-    #[serde(default)]
-    pub drives: Vec<Drive>,
     /// The memory balloon, if the guest is to have one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balloon: Option<BalloonConfig>,
-    /// How the memory service is to run; by its own formulas if left out.
-    #[serde(default, skip_serializing_if = "MemoryConfig::is_default")]
-    pub memory: MemoryConfig,
-    /// Network cards in the guest's order.
-    #[serde(default)]
-    pub network_interfaces: Vec<NetworkInterface>,
-    /// The swap device, if the guest is to have one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub swap: Option<SwapConfig>,
+    /// Disks in the guest's order; the root device, if any, is the first.
+    #[serde(deserialize_with = "absent::null_is_default")]
+    pub drives: Vec<Drive>,
+    /// What to boot. Required before the start.
+    #[serde(serialize_with = "boot::or_none_yet")]
+    pub boot_source: Option<BootSource>,
+    /// Firecracker's; empty.
+    #[schema(value_type = Option<Object>)]
+    pub cpu_config: Absent,
     /// Where the log goes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logger: Option<LoggerConfig>,
+    /// CPUs and memory; one vCPU and 128 MiB if left out.
+    #[serde(deserialize_with = "absent::null_is_default")]
+    pub machine_config: MachineConfig,
     /// Where metrics go.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<MetricsConfig>,
+    /// Firecracker's; empty.
+    #[schema(value_type = Option<Object>)]
+    pub mmds_config: Absent,
+    /// Network cards in the guest's order.
+    #[serde(deserialize_with = "absent::null_is_default")]
+    pub network_interfaces: Vec<NetworkInterface>,
+    /// Firecracker's; empty.
+    #[schema(value_type = Option<Object>)]
+    pub vsock: Absent,
+    /// Firecracker's; empty.
+    #[serde(serialize_with = "Absent::as_list")]
+    #[schema(value_type = Vec<Object>)]
+    pub pmem: Absent,
+    /// Firecracker's; empty.
+    #[schema(value_type = Option<Object>)]
+    pub memory_hotplug: Absent,
+    /// How the memory service is to run; by its own formulas if left out.
+    #[serde(deserialize_with = "absent::null_is_default", skip_serializing_if = "MemoryConfig::is_default")]
+    pub memory: MemoryConfig,
+    /// The swap device, if the guest is to have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapConfig>,
     /// Where the serial console goes; the standard streams if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<SerialConfig>,
 }
 
+/// Names of the sections.
+const SECTIONS: [&str; 15] = [
+    "balloon",
+    "drives",
+    "boot-source",
+    "cpu-config",
+    "logger",
+    "machine-config",
+    "metrics",
+    "mmds-config",
+    "network-interfaces",
+    "vsock",
+    "pmem",
+    "memory-hotplug",
+    "memory",
+    "swap",
+    "serial",
+];
+
 impl VmConfig {
+    /// Whether a section is called so.
+    pub fn has_section(name: &str) -> bool {
+        SECTIONS.contains(&name)
+    }
+
+    /// Makes the sizes that were asked for into what a guest can have, and says so in the log.
+    pub fn round_up(&mut self) {
+        self.machine_config.round_up();
+    }
+
     /// Checks what can be known without looking at files; an incomplete configuration is fine.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if let Some(boot) = &self.boot_source {
@@ -97,6 +142,7 @@ impl VmConfig {
         }
         self.machine_config.validate()?;
         drive::validate_all(&self.drives)?;
+        self.kernel_command_line()?;
         network::validate_all(&self.network_interfaces)?;
         let (drives, interfaces) = (self.drives.len(), self.network_interfaces.len());
         if drives + interfaces + usize::from(self.swap.is_some()) > MAX_DEVICES {
@@ -104,6 +150,9 @@ impl VmConfig {
         }
         if let Some(swap) = &self.swap {
             swap.validate()?;
+            if self.network_interfaces.iter().any(|interface| interface.iface_id == CARD) {
+                return Err(ConfigError::SwapName(CARD));
+            }
             let mut macs = self.network_interfaces.iter().filter_map(|interface| interface.guest_mac);
             if let Some(mac) = macs.find(|mac| mac.octets() == GUEST_MAC) {
                 return Err(ConfigError::SwapMac(mac));
@@ -137,15 +186,20 @@ impl VmConfig {
         self.boot_source.as_ref().ok_or(ConfigError::NoBootSource)
     }
 
-    /// The kernel command line: the operator's (or [`DEFAULT_BOOT_ARGS`]), then `root=` for the
-    /// root device, as Firecracker does.
-    pub fn kernel_command_line(&self) -> String {
+    /// The kernel command line, as Firecracker makes it: the operator's (or [`DEFAULT_BOOT_ARGS`]), `pci=off`, and `root=` for
+    /// the root device, all before what is for init.
+    ///
+    /// # Errors
+    /// The operator's words cannot be on one.
+    pub fn kernel_command_line(&self) -> Result<String, ConfigError> {
         let given = self.boot_source.as_ref().and_then(|boot| boot.boot_args.as_deref());
-        let mut line = given.unwrap_or(DEFAULT_BOOT_ARGS).to_owned();
+        // How long it may be the kernel says when it is loaded.
+        let mut line = Cmdline::try_from(given.unwrap_or(DEFAULT_BOOT_ARGS), usize::MAX)?;
+        line.insert("pci", "off")?;
         if let Some(root) = self.drives.iter().find(|drive| drive.is_root_device) {
-            line.push_str(&root.root_args());
+            line.insert_str(root.root_args())?;
         }
-        line
+        Ok(line.as_cstring()?.to_string_lossy().into_owned())
     }
 
     /// Adds a drive, or replaces the one of the same id in its place.
@@ -171,9 +225,12 @@ impl VmConfig {
     }
 }
 
-fn check_id(id: &str) -> Result<(), ConfigError> {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if (1..=64).contains(&id.len()) && id.chars().all(good) {
+/// The rule of Firecracker's API for ids; its configuration files may have any.
+///
+/// # Errors
+/// The id is empty, or has other characters than letters, digits and underscores.
+pub fn check_id(id: &str) -> Result<(), ConfigError> {
+    if !id.is_empty() && id.chars().all(|c| c.is_alphanumeric() || c == '_') {
         return Ok(());
     }
     Err(ConfigError::BadId(id.to_owned()))

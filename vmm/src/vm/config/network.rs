@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ConfigError, MacAddress, RateLimiter, check_id};
+use super::{ConfigError, MacAddress, RateLimiter};
 use crate::devices::virtio::net::{NetConfig, Tap, TapError};
 
 /// The smallest largest packet: less is no link for IPv4 (RFC 791; virtio section 5.1.4.1).
@@ -15,21 +15,21 @@ const MIN_MTU: u16 = 68;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkInterface {
-    /// Name by which the API knows the card: letters, digits, underscores.
+    /// Name by which the API knows the card: in its calls letters, digits, underscores.
     pub iface_id: String,
     /// A TAP interface of the host, which is there and in nobody's use.
     pub host_dev_name: String,
     /// The card's address; derived from the guest's id and `host_dev_name` if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub guest_mac: Option<MacAddress>,
     /// Bytes in the largest packet, at least 68; the guest decides if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub mtu: Option<u16>,
     /// Limits on what the guest receives.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub rx_rate_limiter: Option<RateLimiter>,
     /// Limits on what the guest sends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub tx_rate_limiter: Option<RateLimiter>,
 }
 
@@ -52,7 +52,9 @@ impl NetworkInterface {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        check_id(&self.iface_id)?;
+        if self.iface_id.is_empty() {
+            return Err(ConfigError::NoId("network interface"));
+        }
         if !Tap::is_name(&self.host_dev_name) {
             return Err(TapError::Name(self.host_dev_name.clone()).into());
         }

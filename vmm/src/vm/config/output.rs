@@ -1,36 +1,38 @@
 //! `logger`, `metrics`, `serial`: what the process writes, and where.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ConfigError;
+use super::{ConfigError, TokenBucket};
 
 /// Where the log goes and what is in it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoggerConfig {
     /// File or named pipe that lines are appended to; standard error if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub log_path: Option<PathBuf>,
     /// The least serious level that is logged; `Info` if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub level: Option<LogLevel>,
     /// Whether each line says its level.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub show_level: Option<bool>,
     /// Whether each line says where in the source it comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub show_log_origin: Option<bool>,
     /// Log only what comes from modules whose path starts with this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub module: Option<String>,
 }
 
@@ -56,8 +58,16 @@ pub enum LogLevel {
 impl TryFrom<String> for LogLevel {
     type Error = String;
 
-    /// By name, in capitals or not, as clients write them.
     fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    /// By name, in capitals or not, as clients write them.
+    fn from_str(name: &str) -> Result<Self, String> {
         match name.to_ascii_lowercase().as_str() {
             "off" => Ok(Self::Off),
             "error" => Ok(Self::Error),
@@ -79,6 +89,12 @@ pub struct MetricsConfig {
     /// File or named pipe; a line of JSON is appended at each flush.
     #[schema(value_type = String)]
     pub metrics_path: PathBuf,
+    /// Whether each line has the guest's id, as `id`.
+    #[serde(default)]
+    pub emit_id: bool,
+    /// Words of the operator's that each line has, as `properties`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub properties: Option<BTreeMap<String, String>>,
 }
 
 /// Where the serial console goes.
@@ -86,9 +102,12 @@ pub struct MetricsConfig {
 #[serde(deny_unknown_fields)]
 pub struct SerialConfig {
     /// File or named pipe that receives the console's output; the standard streams if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub serial_out_path: Option<PathBuf>,
+    /// Limit on the console's output, in bytes: what comes faster is dropped and counted. No limit if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<TokenBucket>,
 }
 
 impl SerialConfig {

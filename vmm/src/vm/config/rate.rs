@@ -12,10 +12,10 @@ use crate::devices::virtio::rate::{Limit, Limits};
 #[serde(deny_unknown_fields)]
 pub struct RateLimiter {
     /// Bytes over time; no limit if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub bandwidth: Option<TokenBucket>,
     /// Operations over time; no limit if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub ops: Option<TokenBucket>,
 }
 
@@ -26,7 +26,7 @@ pub struct TokenBucket {
     /// Tokens in a full bucket: bytes or operations.
     pub size: u64,
     /// Tokens that are there once only, at the start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub one_time_burst: Option<u64>,
     /// Milliseconds in which the bucket fills.
     pub refill_time: u64,
@@ -40,11 +40,18 @@ impl RateLimiter {
 
     /// The same for a device.
     pub fn limits(self) -> Limits {
-        let limit = |bucket: TokenBucket| Limit {
-            size: bucket.size,
-            one_time_burst: bucket.one_time_burst.unwrap_or_default(),
-            refill_time: Duration::from_millis(bucket.refill_time),
-        };
-        Limits { bandwidth: self.bandwidth.map(limit), ops: self.ops.map(limit) }
+        let Self { bandwidth, ops } = self;
+        Limits { bandwidth: bandwidth.map(TokenBucket::limit), ops: ops.map(TokenBucket::limit) }
+    }
+}
+
+impl TokenBucket {
+    /// The same for a device.
+    pub fn limit(self) -> Limit {
+        Limit {
+            size: self.size,
+            one_time_burst: self.one_time_burst.unwrap_or_default(),
+            refill_time: Duration::from_millis(self.refill_time),
+        }
     }
 }

@@ -18,27 +18,73 @@ fn drive(id: &str, root: bool) -> serde_json::Value {
 fn a_full_configuration_survives_a_round_trip() {
     let value = json!({
         "boot-source": {"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "quiet"},
-        "machine-config": {"vcpu_count": 4, "mem_size_mib": 6144, "smt": false,
-            "track_dirty_pages": false, "huge_pages": "None", "cpu_template": "None"},
+        "machine-config": {"vcpu_count": 4, "mem_size_mib": 6144, "smt": true,
+            "track_dirty_pages": true, "huge_pages": "2M"},
         "drives": [{"drive_id": "root", "is_root_device": true, "path_on_host": "/d",
             "is_read_only": true, "partuuid": "0eaa91a0-01", "cache_type": "Writeback",
-            "io_engine": "Sync", "rate_limiter": {}}],
+            "io_engine": "Sync", "rate_limiter": {"bandwidth": null, "ops": null}, "socket": null}],
         "balloon": {"amount_mib": 6144, "deflate_on_oom": true, "stats_polling_interval_s": 1,
             "free_page_hinting": true, "free_page_reporting": true},
         "memory": {"watermarks": {"min_kib": 0, "low_kib": 4096, "high_kib": 3145728},
             "compaction": {"policy": "scanner", "extfrag_threshold": 1000, "proactiveness": 0}},
-        "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:ac:10:00:02",
-            "mtu": 68, "rx_rate_limiter": {"bandwidth": {"size": 1, "one_time_burst": 2, "refill_time": 3}},
-            "tx_rate_limiter": {"ops": {"size": 0, "refill_time": 0}}},
-            {"iface_id": "eth1", "host_dev_name": "tap1"}],
+        "network-interfaces": [{"iface_id": "eth-0", "host_dev_name": "tap0", "guest_mac": "06:00:ac:10:00:02",
+            "mtu": 68, "rx_rate_limiter": {"bandwidth": {"size": 1, "one_time_burst": 2, "refill_time": 3}, "ops": null},
+            "tx_rate_limiter": {"bandwidth": null, "ops": {"size": 0, "one_time_burst": null, "refill_time": 0}}},
+            {"iface_id": "eth1", "host_dev_name": "tap1", "guest_mac": null, "mtu": null, "rx_rate_limiter": null,
+            "tx_rate_limiter": null}],
         "logger": {"log_path": "/l", "level": "Warning", "show_level": true,
             "show_log_origin": false, "module": "vmm"},
-        "metrics": {"metrics_path": "/m"},
-        "serial": {"serial_out_path": "/s"},
+        "metrics": {"metrics_path": "/m", "emit_id": true, "properties": {"a": "b"}},
+        "serial": {"serial_out_path": "/s",
+            "rate_limiter": {"size": 1, "one_time_burst": null, "refill_time": 3}},
+        "cpu-config": null, "memory-hotplug": null, "mmds-config": null, "pmem": [], "vsock": null,
     });
     let config = parse(value.clone()).expect("valid");
-    assert_eq!(config.kernel_command_line(), "quiet root=PARTUUID=0eaa91a0-01 ro");
+    assert_eq!(config.kernel_command_line().expect("words"), "quiet pci=off root=PARTUUID=0eaa91a0-01 ro");
     assert_eq!(serde_json::to_value(&config).expect("serializes"), value);
+}
+
+#[test]
+fn words_for_the_kernel_stand_before_those_for_init() {
+    let line = |boot_args: Option<&str>| {
+        let boot = json!({"kernel_image_path": "/k", "boot_args": boot_args});
+        let config = json!({"boot-source": boot, "drives": [drive("root", true)]});
+        parse(config).expect("valid").kernel_command_line().expect("words")
+    };
+    assert_eq!(line(None), format!("{DEFAULT_BOOT_ARGS} pci=off root=/dev/vda rw"));
+    assert_eq!(line(Some("")), "pci=off root=/dev/vda rw");
+    assert_eq!(line(Some(" quiet  -- -v a=b -- c")), "quiet pci=off root=/dev/vda rw -- -v a=b -- c");
+    assert_eq!(line(Some(r#"x=" -- " --y"#)), r#"x=" -- " --y pci=off root=/dev/vda rw"#);
+}
+
+#[test]
+fn memory_is_rounded_up_to_what_a_guest_can_have() {
+    let rounded = |mib: u64| {
+        let machine = json!({"vcpu_count": 1, "mem_size_mib": mib});
+        let mut machine: MachineConfig = serde_json::from_value(machine).expect("fits");
+        machine.round_up();
+        machine.mem_size_mib.0
+    };
+    for (asked, given) in [(0, 0), (1, 64), (63, 64), (64, 64), (65, 66), (128, 128), (u64::MAX, u64::MAX)] {
+        assert_eq!(rounded(asked), given);
+    }
+}
+
+#[test]
+fn null_is_taken_where_firecracker_takes_it() {
+    let drive = json!({"drive_id": "a", "is_root_device": false, "path_on_host": "/d", "is_read_only": null,
+        "partuuid": null, "io_engine": null, "rate_limiter": null, "socket": null});
+    let card = json!({"iface_id": "a", "host_dev_name": "tap0", "guest_mac": null, "mtu": null, "rx_rate_limiter": null,
+        "tx_rate_limiter": {"bandwidth": null, "ops": {"size": 1, "one_time_burst": null, "refill_time": 1}}});
+    let config = parse(json!({"drives": [drive], "network-interfaces": [card],
+        "boot-source": {"kernel_image_path": "/k", "initrd_path": null, "boot_args": null},
+        "machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": null},
+        "logger": {"log_path": null, "level": null, "show_level": null, "show_log_origin": null, "module": null},
+        "metrics": {"metrics_path": "/m", "properties": null},
+        "serial": {"serial_out_path": null, "rate_limiter": null}}));
+    assert!(config.is_ok(), "{config:?}");
+    let wrong = parse(json!({"machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "smt": null}}));
+    assert!(wrong.expect_err("refused").starts_with("invalid type: null"));
 }
 
 #[test]
@@ -72,10 +118,9 @@ fn each_mistake_has_its_sentence() {
     let cases = [
         (machine(0, 128), "vcpu_count is 0, but must be 1 to 32."),
         (machine(33, 128), "vcpu_count is 33, but must be 1 to 32."),
-        (machine(1, 0), "The guest's memory (mem_size_mib) is 0 MiB, but a guest needs at least 64 MiB."),
         (
-            machine(1, 129),
-            "The guest's memory (mem_size_mib) is 129 MiB, but must be even: it comes in blocks of 2 MiB.",
+            machine(1, 0),
+            "The guest's memory (mem_size_mib) is 0, but a guest needs some: give it 128, or more.",
         ),
         (
             machine(1, 1 << 60),
@@ -87,13 +132,10 @@ fn each_mistake_has_its_sentence() {
             "The guest's memory (mem_size_mib) is 16776192 MiB, but a guest has 15728640 MiB",
         ),
         (
-            machine_with("smt", json!(true)),
-            "smt is set to true, which Aerostat does not offer: leave it out.",
+            json!({"machine-config": {"vcpu_count": 3, "mem_size_mib": 128, "smt": true}}),
+            "vcpu_count is 3, but must be 1 or even with smt: two vCPUs make a core.",
         ),
-        (
-            machine_with("huge_pages", json!("2M")),
-            "huge_pages is set to 2M, which Aerostat does not offer: leave it out.",
-        ),
+        (machine_with("huge_pages", json!("1G")), "unknown variant `1G`"),
         (
             machine_with("cpu_template", json!("T2")),
             "cpu_template is set to T2, which Aerostat does not offer: leave it out.",
@@ -107,13 +149,15 @@ fn each_mistake_has_its_sentence() {
             json!({"drives": [drive("a", true), drive("b", true)]}),
             "Both \"a\" and \"b\" are root devices: a guest has only one.",
         ),
+        (json!({"drives": [drive("", true)]}), "A drive has an empty id: name it."),
         (
-            json!({"drives": [drive("../a", true)]}),
-            "The id \"../a\" must be 1 to 64 letters, digits or underscores.",
+            drive_with("partuuid", json!("x y")),
+            "Drive \"a\" has a partuuid with a space, which no partition has",
         ),
+        (drive_with("path_on_host", json!(null)), "Drive \"a\" has no path_on_host: name a disk image"),
         (
-            drive_with("partuuid", json!("x")),
-            "Drive \"a\" has a partuuid, which only a root device can have: remove it.",
+            drive_with("socket", json!("/s")),
+            "Drive \"a\" has a socket, but Aerostat does not have vhost-user disks: give path_on_host instead.",
         ),
         (
             drive_with("io_engine", json!("Async")),
@@ -162,7 +206,7 @@ fn each_mistake_has_its_sentence() {
         (compaction("order", 9), "unknown field `order`"),
         (network(&[json!({"mtu": 67})]), "mtu is 67, but must be at least 68, which IPv4 needs."),
         (network(&[json!({"mtu": 65536})]), "invalid value: integer `65536`, expected u16"),
-        (network(&[json!({"iface_id": "a/b"})]), "The id \"a/b\" must be"),
+        (network(&[json!({"iface_id": ""})]), "A network interface has an empty id: name it."),
         (
             network(&[json!({"host_dev_name": "tap%d"})]),
             "\"tap%d\" is no name of a network interface: it has 1 to 15 letters",
@@ -195,7 +239,18 @@ fn each_mistake_has_its_sentence() {
             json!({"swap": {"size_mib": 64, "tier_timeout": 9}}),
             "tier_timeout is a server's, and there is no tier: name one, or leave it out.",
         ),
-        (json!({"vsock": {}}), "unknown field `vsock`"),
+        (
+            {
+                let mut config = network(&[json!({"iface_id": "swap-link"})]);
+                config["swap"] = json!({"size_mib": 64});
+                config
+            },
+            "The iface_id \"swap-link\" is that of the swap device's own network card: give the interface another.",
+        ),
+        (
+            json!({"boot-source": {"kernel_image_path": "/k", "boot_args": "a\nb"}}),
+            "boot_args holds a NUL or line",
+        ),
     ];
     for (value, sentence) in cases {
         let error = parse(value.clone()).expect_err(&value.to_string());
@@ -242,7 +297,8 @@ fn the_root_device_is_vda_whenever_it_comes() {
     }
     let ids: Vec<&str> = config.drives.iter().map(|drive| drive.drive_id.as_str()).collect();
     assert_eq!(ids, ["root", "data", "more"]);
-    assert_eq!(config.kernel_command_line(), format!("{DEFAULT_BOOT_ARGS} root=/dev/vda rw"));
+    let line = config.kernel_command_line().expect("words");
+    assert_eq!(line, format!("{DEFAULT_BOOT_ARGS} pci=off root=/dev/vda rw"));
 }
 
 #[test]

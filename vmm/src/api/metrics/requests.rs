@@ -52,15 +52,14 @@ impl Requests {
         Some(&self.0[at])
     }
 
-    /// Adds the tallies to the groups that have them.
+    /// Puts the tallies into the groups that have them.
     pub(super) fn add_to(&self, groups: &mut Groups) {
         for ((verb, _, name), tally) in CALLS.iter().zip(&self.0) {
             let group = groups.entry(format!("{}_api_requests", verb.to_ascii_lowercase())).or_default();
-            for (what, count) in [("count", &tally.count), ("fails", &tally.fails)] {
-                // Calls that read have no counter of fails.
-                if let Some(total) = group.get_mut(&format!("{name}_{what}")) {
-                    *total = count.get();
-                }
+            group.insert(format!("{name}_count"), tally.count.get());
+            // Calls that read have no counter of fails.
+            if let Some(fails) = group.get_mut(&format!("{name}_fails")) {
+                *fails = tally.fails.get();
             }
         }
     }

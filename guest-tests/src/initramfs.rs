@@ -93,6 +93,21 @@ pub fn ready(kernel: Kernel) -> anyhow::Result<PathBuf> {
     if crate::kvm_host::inside() && path.exists() { Ok(path) } else { build(kernel) }
 }
 
+/// The archive of a kernel in `directory`, with another file in the place of one of its modules.
+///
+/// # Errors
+/// As [`build`], or `file` is missing.
+pub fn with_module(kernel: Kernel, file: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+    let module = fs::read(file).with_context(|| format!("no {}: run ci/setup", file.display()))?;
+    let mut archive = Archive::default();
+    archive.file(&format!("modules/{}", file_name(&file.to_string_lossy())), false, &module);
+    // A kernel unpacks one archive after the other.
+    let both = [fs::read(ready(kernel)?)?, archive.finish()].concat();
+    let path = directory.join("initramfs.cpio");
+    fs::write(&path, both)?;
+    Ok(path)
+}
+
 fn build_agent() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

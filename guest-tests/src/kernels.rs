@@ -57,6 +57,12 @@ impl Kernel {
         self.directory().join("vmlinux")
     }
 
+    /// The generic kernel's virtio_mmio, which finds devices by words on the kernel's command line, too.
+    #[must_use]
+    pub fn virtio_mmio_by_words() -> PathBuf {
+        Kernel::Generic6_12.directory().join("virtio_mmio.ko")
+    }
+
     /// Its `lib/modules/RELEASE`.
     #[must_use]
     pub fn modules(self) -> PathBuf {

@@ -90,8 +90,28 @@ pub(crate) fn load_set(set: &str) -> io::Result<()> {
 
 fn load(name: &str) -> io::Result<()> {
     let file = fs::File::open(format!("{MODULES}/{name}"))?;
-    match rustix::system::finit_module(&file, c"", 0) {
+    let options = CString::new(options(name, &fs::read_to_string("/proc/cmdline")?))?;
+    match rustix::system::finit_module(&file, &options, 0) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What the kernel's command line says to a module, as modprobe(8) passes it on: `MODULE.OPTION=VALUE`.
+fn options(file: &str, line: &str) -> String {
+    let module = file.trim_end_matches(".ko").replace('-', "_");
+    let own = |word| str::strip_prefix(word, module.as_str())?.strip_prefix('.');
+    line.split_whitespace().filter_map(own).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::options;
+
+    #[test]
+    fn a_module_gets_its_own_words_of_the_command_line() {
+        let line = "quiet virtio_mmio.device=4K@0xd0000000:5 virtio.x=1 virtio_mmio.device=4K@0xd0001000:6\n";
+        assert_eq!(options("virtio_mmio.ko", line), "device=4K@0xd0000000:5 device=4K@0xd0001000:6");
+        assert_eq!(options("virtio-rng.ko", line), "");
     }
 }

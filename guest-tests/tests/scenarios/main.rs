@@ -5,6 +5,7 @@
 //! is a nested host. With `AEROSTAT_SUBJECT=qemu-pc` they run against QEMU, and with `AEROSTAT_KVM_HOST=none` besides,
 //! QEMU emulates: that tries out the scenarios themselves.
 
+mod acpi;
 mod balloon;
 mod boot;
 mod debian;
@@ -58,6 +59,7 @@ fn run(mut arguments: Arguments) -> Conclusion {
     // Two guests at once would share a CPU and measure each other.
     arguments.test_threads.get_or_insert(1);
     let mut trials = boot::trials();
+    trials.extend(acpi::trials());
     trials.extend(disk::trials());
     trials.extend(balloon::trials());
     trials.extend(memory::trials());

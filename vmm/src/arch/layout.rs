@@ -7,7 +7,7 @@
 //! 0x0000_9000  boot page tables (6 pages)          │
 //! 0x0002_0000  command line                        ┘
 //! 0x0009_FC00  reserved (legacy BIOS area) … 0x000E_0000 RSDP, 0x000E_1000 ACPI tables,
-//!              0x000F_FFF0 reset vector, 1 MiB
+//!              0x000F_0000 MP table, 0x000F_FFF0 reset vector, 1 MiB
 //! 0x0010_0000  kernel, initrd, RAM up to 0xD000_0000 at most
 //! 0xD000_0000  virtio-mmio devices, 4 KiB each     ┐
 //! 0xFEC0_0000  I/O APIC                            │ the hole
@@ -76,6 +76,8 @@ pub const RSDP_ADDR: u64 = 0xE_0000;
 pub const ACPI_ADDR: u64 = 0xE_1000;
 /// End of the ACPI tables' area.
 pub const ACPI_END: u64 = 0xF_0000;
+/// MP table: in the BIOS's ROM, which kernels search.
+pub const MP_TABLE_ADDR: u64 = 0xF_0000;
 /// Where a CPU in real mode starts after a reset: F000:FFF0, in the segment of a PC's ROM.
 pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// Start of high memory, where kernels are loaded.
@@ -221,7 +223,7 @@ mod tests {
             prop_assert!(map.windows(2).all(|w| w[0].addr + w[0].len <= w[1].addr));
             // Nothing that the tables occupy is given away as usable.
             for e in map.iter().filter(|e| e.kind == MemoryKind::Usable) {
-                prop_assert!(e.addr + e.len <= RSDP_ADDR || e.addr >= ACPI_END);
+                prop_assert!(e.addr + e.len <= RSDP_ADDR || e.addr > RESET_VECTOR);
             }
         }
 

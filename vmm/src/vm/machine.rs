@@ -30,7 +30,7 @@ use crate::api::types::{GuestStats, HintingStatus};
 use crate::arch::acpi::{self, Hardware};
 use crate::arch::cpuid::Template;
 use crate::arch::kernel::{self, BootSource};
-use crate::arch::{layout, rom};
+use crate::arch::{cmdline, layout, mptable, rom};
 use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{ConsoleOutput, GuestEnd, I8042, Power};
 use crate::devices::virtio::balloon::{BalloonControl, BalloonError};
@@ -130,7 +130,9 @@ impl Machine {
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
         rom::write(&ram).map_err(LaunchError::new)?;
+        mptable::write(&ram, cpus).map_err(LaunchError::new)?;
         let cmdline = config.kernel_command_line().map_err(LaunchError::new)?;
+        let cmdline = cmdline::with_devices(&cmdline, &platform.slots);
         let source = BootSource {
             kernel: &boot.kernel_image_path,
             initrd: boot.initrd_path.as_deref(),

@@ -1,0 +1,57 @@
+//! A kernel that does not read ACPI.
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::ensure;
+use guest_tests::tap::Tap;
+use guest_tests::{Kernel, Spec, Subject, initramfs};
+use libtest_mimic::Trial;
+
+use crate::{RAM_MIB, ours};
+
+const MIB: u64 = 1 << 20;
+const HOST: &str = "198.18.0.1";
+const GUEST: &str = "198.18.0.2/24";
+const PINGS: u32 = 5;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    ours("acpi::a_kernel_without_it_finds_cpus_disk_and_network", off).into_iter().collect()
+}
+
+/// With the driver's words, as Kata and firectl start their kernels.
+fn off() -> anyhow::Result<()> {
+    let kernel = Kernel::Generic6_12;
+    let directory = tempfile::tempdir()?;
+    let disk = directory.path().join("disk");
+    File::create(&disk)?.set_len(16 * MIB)?;
+    let initrd = initramfs::with_module(kernel, &Kernel::virtio_mmio_by_words(), directory.path())?;
+    let tap = Tap::create(&format!("{HOST}/24"))?;
+    let spec = Spec::new(Subject::Aerostat, kernel).memory_mib(RAM_MIB).cpus(2).initrd(&initrd);
+    let mut vm = spec.disk(&disk).tap(tap.name()).append("acpi=off reboot=k pci=off").start()?;
+
+    ensure!(vm.ready.failed.is_empty(), "modules that did not load: {:?}", vm.ready.failed);
+    ensure!(vm.agent.read_file("/sys/firmware/acpi/tables/DSDT").is_err(), "the kernel reads ACPI");
+    ensure!(vm.agent.cpus()? == 2, "{} CPUs online", vm.agent.cpus()?);
+
+    vm.agent.disk_write("vda", 0, 8 * MIB, 1)?;
+    vm.agent.disk_flush("vda")?;
+    vm.agent.disk_verify("vda", 0, 8 * MIB, 1)?;
+    vm.agent.net_up(GUEST)?;
+    let pinged = vm.agent.net_ping(HOST, PINGS, Duration::from_millis(100), 1000)?;
+    ensure!(pinged.received == PINGS && pinged.wrong == 0, "of {PINGS} pings: {pinged:?}");
+    ensure!(vm.agent.random(64)?.bytes().any(|digit| digit != b'0'), "all bytes are 0");
+
+    // The lines of ACPI, in the order of the devices, and edge-triggered as there.
+    let interrupts = vm.agent.read_file("/proc/interrupts")?;
+    for (line, device) in (5..).zip(["virtio0", "virtio1", "virtio2", "virtio3"]) {
+        let found = interrupts.lines().find(|text| text.trim_start().starts_with(&format!("{line}:")));
+        let is_right = |text: &str| text.contains(&format!("{line}-edge")) && text.contains(device);
+        ensure!(found.is_some_and(is_right), "{device} is not on line {line}:\n{interrupts}");
+    }
+
+    vm.agent.reboot()?;
+    let status = vm.wait_exit()?;
+    ensure!(status.success(), "the monitor ended with {status}:\n{}", vm.transcript());
+    Ok(())
+}

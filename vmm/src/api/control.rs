@@ -2,7 +2,7 @@
 //! runs. The [`Controller`](super::controller::Controller) calls them, one call at a time, never
 //! from an event loop. No call waits for a device or for the guest, but for [`RunningVm::pause`], which has a limit.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use memsvc::{
     MemoryStats,
@@ -60,6 +60,13 @@ pub trait RunningVm: Send {
     /// Sets new limits on what the guest receives and sends through a network interface that it has. What is
     /// left out stays.
     fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError>;
+    /// Puts another file, if one is named, behind a drive that the guest has, and sets new limits. What is left out stays.
+    fn update_drive(
+        &mut self,
+        drive_id: &str,
+        path: Option<&Path>,
+        limits: RateLimiter,
+    ) -> Result<(), ActionError>;
 
     /// What the memory service has and did.
     fn memory_stats(&self) -> MemoryStats;

@@ -12,6 +12,7 @@
 
 mod balloon;
 mod compaction;
+mod drive;
 mod error;
 mod network;
 
@@ -29,8 +30,8 @@ use super::{
 };
 use crate::vm::{
     config::{
-        BalloonConfig, BootSource, ConfigError, Drive, LoggerConfig, MachineConfig, MemoryLimits,
-        MetricsConfig, SerialConfig, SwapConfig, VmConfig, WatermarksConfig, check_id,
+        BalloonConfig, BootSource, ConfigError, EntropyConfig, LoggerConfig, MachineConfig, MemoryLimits,
+        MetricsConfig, SerialConfig, SwapConfig, VmConfig, WatermarksConfig,
     },
     exit::ExitSlot,
 };
@@ -174,24 +175,18 @@ impl Controller {
         })
     }
 
-    /// `PUT /drives/{id}`.
-    pub fn set_drive(&mut self, id: &str, drive: Drive) -> Result<(), ControlError> {
-        check_id(id)?;
-        if drive.drive_id != id {
-            let mismatch = ConfigError::DriveIdMismatch { path: id.to_owned(), body: drive.drive_id };
-            return Err(mismatch.into());
-        }
-        self.change(|config| {
-            drive.check_file()?;
-            config.set_drive(drive);
-            Ok(())
-        })
-    }
-
     /// `PUT /balloon`.
     pub fn set_balloon_config(&mut self, balloon: BalloonConfig) -> Result<(), ControlError> {
         self.change(|config| {
             config.balloon = Some(balloon);
+            Ok(())
+        })
+    }
+
+    /// `PUT /entropy`.
+    pub fn set_entropy(&mut self, entropy: EntropyConfig) -> Result<(), ControlError> {
+        self.change(|config| {
+            config.entropy = Some(entropy);
             Ok(())
         })
     }

@@ -29,7 +29,9 @@ use super::{
 use crate::{
     devices::virtio::{
         balloon::{Balloon, BalloonBackend, BalloonConfig, BalloonControl},
+        blk::{BlockBackend, BlockControl, BlockDevice, CacheType},
         net::{Inbox, Net, NetBackend, NetConfig, NetControl, Outgoing, Transmitted},
+        rate::Limits,
     },
     vm::{
         config::{self, Mib, RateLimiter, VmConfig},
@@ -63,6 +65,7 @@ struct Wedged {
     balloon: Arc<BalloonControl>,
     network: Arc<NetControl>,
 }
+    disk: Arc<BlockControl>,
 
 impl Wedged {
     fn new(balloon: Option<&config::BalloonConfig>) -> Self {
@@ -74,10 +77,19 @@ impl Wedged {
         };
         let balloon = Balloon::new(config, Nobody).expect("a balloon");
         let network = Net::new(NetConfig::default(), Nobody).expect("a card");
-        let wedged = Self { balloon: Arc::clone(balloon.control()), network: Arc::clone(network.control()) };
-        let (balloon, network) = (Mutex::new(balloon), Mutex::new(network));
+        let image = tempfile::NamedTempFile::new().expect("an image");
+        image.as_file().set_len(512).expect("a sector");
+        let image = BlockBackend::open(image.path(), false).expect("a disk");
+        let disk = BlockDevice::new(image, "disk", CacheType::Unsafe, Limits::default()).expect("a disk");
+        let wedged = Self {
+            balloon: Arc::clone(balloon.control()),
+            disk: Arc::clone(disk.control()),
+            network: Arc::clone(network.control()),
+        };
+        let (balloon, disk, network) = (Mutex::new(balloon), Mutex::new(disk), Mutex::new(network));
         thread::spawn(move || {
-            let _held = (balloon.lock().expect("lock"), network.lock().expect("lock"));
+            let _held =
+                (balloon.lock().expect("lock"), disk.lock().expect("lock"), network.lock().expect("lock"));
             loop {
                 thread::park();
             }
@@ -257,6 +269,21 @@ impl RunningVm for FakeVm {
     fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
         if let Some(wedged) = &self.wedged {
             wedged.network.set_limits(rx.limits(), tx.limits());
+    fn update_drive(
+        &mut self,
+        drive_id: &str,
+        path: Option<&Path>,
+        limits: RateLimiter,
+    ) -> Result<(), ActionError> {
+        if let Some(wedged) = &self.wedged {
+            let updated = wedged.disk.update(path, limits.limits());
+            updated.map_err(|error| ActionError::caused("The disk stays as it is", error))?;
+        }
+        let size = limits.bandwidth.map(|bucket| bucket.size);
+        self.note(format!("drive {drive_id} {path:?} {size:?}"));
+        Ok(())
+    }
+
         }
         let size = |limiter: RateLimiter| limiter.bandwidth.map(|bucket| bucket.size);
         self.note(format!("limit {iface_id} {:?} {:?}", size(rx), size(tx)));

@@ -122,6 +122,11 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
         ("PUT", "/serial", json!({"serial_out_path": served.dir.path().join("serial")})),
         (
             "PUT",
+            "/entropy",
+            json!({"rate_limiter": {"ops": {"size": 7, "refill_time": 8}, "bandwidth": null}}),
+        ),
+        (
+            "PUT",
             "/balloon",
             json!({"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true}),
         ),
@@ -148,6 +153,7 @@ fn a_client_of_firecracker_boots_a_guest_on_one_connection() {
     assert_eq!(client.call("GET", "/version", "").json()["firecracker_version"], API_VERSION);
     let config = client.call("GET", "/vm/config", "").json();
     assert_eq!(config["machine-config"]["mem_size_mib"], 256);
+    assert_eq!(config["entropy"]["rate_limiter"]["ops"]["size"], 7);
     assert_eq!(
         (&config["balloon"]["amount_mib"], &config["drives"][0]["drive_id"]),
         (&json!(128), &json!("root"))

@@ -1,7 +1,7 @@
 //! What goes over the socket, apart from the configuration itself (see [`crate::vm::config`]).
 //! The names of fields are Firecracker's.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, path::PathBuf};
 
 use memsvc::{
     core::page_type::PageType,
@@ -109,6 +109,22 @@ pub struct MachineConfigUpdate {
     /// CPU template: only `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_template: Option<String>,
+}
+
+/// `PATCH /drives/{drive_id}`: another file behind a disk, or the same one, which has grown or shrunk; the guest hears of
+/// the size. New limits, as for a network interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DriveUpdate {
+    /// The drive, as in the path.
+    pub drive_id: String,
+    /// A raw image or a block device; the one that is there stays if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub path_on_host: Option<PathBuf>,
+    /// Limits on requests and what they move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
 }
 
 /// `PATCH /network-interfaces/{iface_id}`: new limits. Buckets that are left out stay as they are, those that

@@ -7,6 +7,7 @@
 //! It is taken apart in the opposite order, which is the order of the fields of [`Machine`]: first
 //! those who touch guest memory, last the service that owns it.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::event_loop::EventLoop;
 use super::exit::{Exit, ExitSlot};
 use super::kvm::{self, Vm};
 use super::memory::guest_memory;
-use super::platform::{Networks, Platform, PlatformMetrics};
+use super::platform::{Drives, Networks, Platform, PlatformMetrics};
 use super::vcpu::{Surroundings, Vcpus};
 use crate::api::control::{ActionError, Compaction, LaunchError, Launcher, RunningVm, Statistics};
 use crate::api::types::{GuestStats, HintingStatus};
@@ -53,6 +54,7 @@ pub struct Machine {
     _terminal: Option<RawMode>,
     balloon: Option<Arc<BalloonControl>>,
     networks: Networks,
+    drives: Drives,
     /// What the swap link did.
     link: Option<Arc<LinkMetrics>>,
     keyboard: Arc<Mutex<I8042>>,
@@ -158,6 +160,7 @@ impl Machine {
         let surroundings = Surroundings { ports: Arc::clone(&ports), mmio: Arc::clone(&mmio), power };
         let vcpus =
             Vcpus::start(&vm, cpus, &cpuid, &ram, entry, &surroundings, &guard).map_err(LaunchError::new)?;
+            drives,
         let devices = EventLoop::start("devices", &guard, || (), subscribers).map_err(LaunchError::new)?;
         let touched_all = {
             let reclaimer = Arc::clone(memory.reclaimer());
@@ -184,6 +187,7 @@ impl Machine {
     }
 
     fn balloon(&self) -> Result<&BalloonControl, ActionError> {
+            drives,
         self.balloon
             .as_deref()
             .ok_or_else(|| ActionError::new("This guest has no balloon; configure one before it starts."))
@@ -261,6 +265,18 @@ impl RunningVm for Machine {
     }
 
     fn buddy_info(&self) -> BuddyInfo {
+    fn update_drive(
+        &mut self,
+        drive_id: &str,
+        path: Option<&Path>,
+        limits: RateLimiter,
+    ) -> Result<(), ActionError> {
+        let unknown = || ActionError::new(format!("The guest has no drive \"{drive_id}\"."));
+        let drive = self.drives.get(drive_id).ok_or_else(unknown)?;
+        let updated = drive.update(path, limits.limits());
+        updated.map_err(|cause| ActionError::caused(format!("Drive \"{drive_id}\" stays as it is"), cause))
+    }
+
         self.memory.buddy_info()
     }
 

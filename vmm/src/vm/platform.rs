@@ -27,13 +27,16 @@ use crate::arch::layout::{self, MmioSlot};
 use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{AcpiPm, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
 use crate::devices::virtio::balloon::{self, Balloon, BalloonControl};
-use crate::devices::virtio::blk::{BlockBackend, BlockDevice, CacheType};
+use crate::devices::virtio::blk::{BlockBackend, BlockControl, BlockDevice, CacheType};
 use crate::devices::virtio::net::{Net, NetBackend, NetConfig, NetControl, Tap};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::{GuestRam, SharedDevice};
 use crate::link::LinkMetrics;
 use crate::swap::{self, SwapLink};
+
+/// The operator's side of disks, by name.
+pub(super) type Drives = HashMap<String, Arc<BlockControl>>;
 
 /// The operator's side of network cards, by name.
 pub(super) type Networks = HashMap<String, Arc<NetControl>>;
@@ -52,6 +55,8 @@ pub(super) struct Platform {
     pub(super) reclaimers: Vec<Subscriber>,
     /// The operator's side of the balloon.
     pub(super) balloon: Option<Arc<BalloonControl>>,
+    /// That of the disks, by `drive_id`.
+    pub(super) drives: Drives,
     /// That of the network cards, by `iface_id`.
     pub(super) networks: Networks,
     /// What the swap link did, if there is one.
@@ -101,6 +106,7 @@ impl Platform {
             reclaimers: Vec::new(),
             balloon: None,
             networks: Networks::new(),
+            drives: Drives::new(),
             link: None,
             keyboard: Arc::clone(&keyboard),
             console,
@@ -139,7 +145,8 @@ impl Platform {
         if let Some(balloon) = &config.balloon {
             platform.add_balloon(balloon, config.machine_config.mem_size_mib, vm, memory, &announced_ram)?;
         }
-        let rng = Rng::new();
+        let limits = config.entropy.and_then(|entropy| entropy.rate_limiter).unwrap_or_default().limits();
+        let rng = Rng::new(limits).map_err(LaunchError::new)?;
         platform.metrics.add("rng".to_owned(), rng.metrics());
         let rng = platform.add_virtio("rng", Arc::new(Mutex::new(rng)), vm, &ram)?;
         platform.subscribers.push(rng);
@@ -153,10 +160,12 @@ impl Platform {
             config::CacheType::Unsafe => CacheType::Unsafe,
             config::CacheType::Writeback => CacheType::Writeback,
         };
-        let device = BlockDevice::new(backend, &drive.drive_id, cache);
+        let limits = drive.rate_limiter.unwrap_or_default().limits();
+        let device = BlockDevice::new(backend, &drive.drive_id, cache, limits).map_err(LaunchError::new)?;
         let name = format!("block_{}", drive.drive_id);
         self.metrics.add(name.clone(), device.metrics());
         let drive = self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)?;
+        self.drives.insert(drive.drive_id.clone(), Arc::clone(device.control()));
         self.subscribers.push(drive);
         Ok(())
     }

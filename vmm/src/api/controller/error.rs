@@ -36,6 +36,9 @@ pub enum ControlError {
     /// There is no balloon.
     #[error("The guest has no balloon: give it one with PUT /balloon (or --balloon) before it starts.")]
     NoBalloon,
+    /// There is no such drive.
+    #[error("The guest has no drive \"{0}\": it has those that PUT /drives (or --disk) gave it.")]
+    NoDrive(String),
     /// There is no such network interface.
     #[error(
         "The guest has no network interface \"{0}\": it has those that PUT /network-interfaces (or --net) gave it."

@@ -261,3 +261,44 @@ fn metrics_are_written_at_the_start_on_demand_and_at_the_end() {
     };
     assert_eq!([calls(first), calls(second), calls(third)], [[1, 1, 0], [0, 0, 1], [0, 0, 0]]);
 }
+
+#[test]
+fn a_drive_is_changed_while_the_guest_runs_and_its_configuration_with_it() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let [old, new] = ["old", "new"].map(|name| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, [0; 512]).expect("written");
+        path
+    });
+    let (mut controller, told) = fake::controller();
+    controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
+    let limits = json!({"ops": {"size": 1, "refill_time": 1}, "bandwidth": {"size": 2, "refill_time": 2}});
+    let drive =
+        json!({"drive_id": "d", "is_root_device": false, "path_on_host": old, "rate_limiter": limits});
+    controller.set_drive("d", of(drive)).expect("set");
+    let path = |path: &std::path::Path| of(json!({"drive_id": "d", "path_on_host": path}));
+    assert_eq!(refused(controller.update_drive("d", path(&new))), BEFORE);
+    controller.start().expect("starts");
+
+    let other = of(json!({"drive_id": "e"}));
+    assert!(refused(controller.update_drive("d", other)).starts_with("The path says drive \"d\""));
+    let unknown = of(json!({"drive_id": "e"}));
+    assert!(refused(controller.update_drive("e", unknown)).starts_with("The guest has no drive \"e\""));
+    let missing = refused(controller.update_drive("d", path(&dir.path().join("nope"))));
+    assert!(missing.starts_with("The disk ") && missing.contains("nope"), "{missing}");
+    assert_eq!(controller.config().drives[0].path_on_host, old);
+
+    controller.update_drive("d", path(&new)).expect("changed");
+    let faster = json!({"drive_id": "d", "rate_limiter": {"bandwidth": {"size": 7, "refill_time": 2}}});
+    controller.update_drive("d", of(faster)).expect("changed");
+    controller.update_drive("d", of(json!({"drive_id": "d"}))).expect("nothing is to be changed");
+    let drive = &controller.config().drives[0];
+    assert_eq!(drive.path_on_host, new);
+    let limits = serde_json::to_value(drive.rate_limiter).expect("JSON");
+    assert_eq!((&limits["ops"]["size"], &limits["bandwidth"]["size"]), (&json!(1), &json!(7)));
+    let new = format!("drive d Some({new:?}) None");
+    assert_eq!(
+        *told.lock().expect("lock"),
+        ["launch vm7", &new, "drive d None Some(7)", "drive d None None"]
+    );
+}

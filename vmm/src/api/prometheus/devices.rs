@@ -48,6 +48,7 @@ const HELP: &[(&str, &str)] = &[
     ("opened", "Connections that the service took"),
     ("poisoned_ranges", "Ranges kept, because the guest wants its poison value back"),
     ("queue_errors", "Rings that made no sense; each stopped the device until its reset"),
+    ("rate_limited", "Times that the rate limiter stopped requests"),
     ("read_bytes", "Bytes read"),
     ("reads", "Reads served"),
     (
@@ -90,6 +91,7 @@ const HELP: &[(&str, &str)] = &[
     ("unknown_stats", "Statistics with a tag that nobody knows"),
     ("unserved", "Frames of protocols that nobody here speaks"),
     ("unsupported", "Requests of a type that the device does not know"),
+    ("updates", "Times that the operator has put another file behind the disk, or the same one anew"),
     ("write_zeroes", "Write zeroes served"),
     ("writes", "Writes served"),
     ("written_bytes", "Bytes written"),

@@ -9,9 +9,11 @@ use super::{
 use crate::{
     api::{
         fault::Fault,
-        types::{MachineConfigUpdate, NetworkInterfaceUpdate},
+        types::{DriveUpdate, MachineConfigUpdate, NetworkInterfaceUpdate},
     },
-    vm::config::{BootSource, Drive, MachineConfig, MemoryLimits, NetworkInterface, WatermarksConfig},
+    vm::config::{
+        BootSource, Drive, EntropyConfig, MachineConfig, MemoryLimits, NetworkInterface, WatermarksConfig,
+    },
 };
 
 /// Choose kernel, initrd and command line.
@@ -75,6 +77,17 @@ pub(super) async fn drive(
     api.change(move |controller| controller.set_drive(&id, drive)).await
 }
 
+/// Put another file behind a disk, tell the guest of a new size, change its limits. Only after the start. The guest should
+/// not use the disk meanwhile: requests under way end on the old file.
+#[utoipa::path(patch, path = "/drives/{drive_id}", tag = "configuration", params(("drive_id" = String, Path, description = "The drive_id of the body")), request_body = DriveUpdate, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn update_drive(
+    State(api): State<Api>,
+    Id(id): Id,
+    Checked(update): Checked<DriveUpdate>,
+) -> Result<StatusCode, Fault> {
+    api.change(move |controller| controller.update_drive(&id, update)).await
+}
+
 /// Add a network card, or replace the one of this id.
 #[utoipa::path(put, path = "/network-interfaces/{iface_id}", tag = "configuration", params(("iface_id" = String, Path, description = "The iface_id of the body")), request_body = NetworkInterface, responses((status = 204, description = "Done"), Refusal))]
 pub(super) async fn network_interface(
@@ -93,4 +106,13 @@ pub(super) async fn update_network_interface(
     Checked(update): Checked<NetworkInterfaceUpdate>,
 ) -> Result<StatusCode, Fault> {
     api.change(move |controller| controller.update_network_interface(&id, update)).await
+}
+
+/// Choose how fast the guest gets random bytes. It has an entropy device without this call, too.
+#[utoipa::path(put, path = "/entropy", tag = "configuration", request_body = EntropyConfig, responses((status = 204, description = "Done"), Refusal))]
+pub(super) async fn entropy(
+    State(api): State<Api>,
+    Checked(entropy): Checked<EntropyConfig>,
+) -> Result<StatusCode, Fault> {
+    api.change(move |controller| controller.set_entropy(entropy)).await
 }

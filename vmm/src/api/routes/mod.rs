@@ -176,11 +176,12 @@ fn routes() -> Router<Api> {
             "/machine-config",
             get(config::machine_config).put(config::set_machine_config).patch(config::update_machine_config),
         )
-        .route("/drives/{drive_id}", put(config::drive))
+        .route("/drives/{drive_id}", put(config::drive).patch(config::update_drive))
         .route(
             "/network-interfaces/{iface_id}",
             put(config::network_interface).patch(config::update_network_interface),
         )
+        .route("/entropy", put(config::entropy))
         .route("/balloon", get(balloon::get).put(balloon::set).patch(balloon::update))
         .route("/balloon/statistics", get(balloon::stats).patch(balloon::update_stats))
         .route("/balloon/hinting/start", patch(balloon::hinting_start))
@@ -230,8 +231,10 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
         config::watermarks,
         config::memory_limits,
         config::drive,
+        config::update_drive,
         config::network_interface,
         config::update_network_interface,
+        config::entropy,
         balloon::get,
         balloon::set,
         balloon::update,

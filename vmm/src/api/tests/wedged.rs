@@ -44,6 +44,12 @@ const CALLS: &[(&str, &str, &str, u16)] = &[
     // Its driver has not come yet.
     ("PATCH", "/balloon/hinting/start", "", 400),
     ("PATCH", "/balloon/hinting/stop", "", 400),
+    (
+        "PATCH",
+        "/drives/disk",
+        r#"{"drive_id":"disk","rate_limiter":{"ops":{"size":1,"refill_time":1}}}"#,
+        204,
+    ),
     ("PATCH", "/network-interfaces/net0", r#"{"iface_id":"net0"}"#, 204),
     ("PUT", "/memory/compaction", r#"{"proactiveness":1}"#, 204),
     ("PUT", "/memory/compact", "", 200),
@@ -68,6 +74,7 @@ const CALLS: &[(&str, &str, &str, u16)] = &[
 ];
 
 fn call(served: &Served, verb: &str, path: &str, body: &str) -> super::Answer {
+    ("PUT", "/entropy", "{}", 400),
     let since = Instant::now();
     let answer = Connection::open(served).call(verb, path, body);
     assert!(since.elapsed() < BOUND, "{verb} {path} took {:?}", since.elapsed());
@@ -78,8 +85,11 @@ fn call(served: &Served, verb: &str, path: &str, body: &str) -> super::Answer {
 fn every_call_is_answered_while_the_devices_and_a_vcpu_wait_for_ever() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (mut controller, told) = fake::wedged_controller();
+    let image = dir.path().join("image");
+    std::fs::write(&image, [0; 512]).expect("written");
     let config = json!({
         "boot-source": {"kernel_image_path": fake::kernel(dir.path())},
+        "drives": [{"drive_id": "disk", "path_on_host": image, "is_root_device": false}],
         "balloon": {
             "amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true
         },

@@ -13,6 +13,7 @@ use super::balloon::{Balloon, BalloonBackend, BalloonConfig};
 use super::blk::{BlockBackend, BlockDevice, CacheType};
 use super::net::fake::Fake;
 use super::net::{Net, NetConfig};
+use super::rate::Limits;
 use super::rng::Rng;
 use super::testing::{BUFFERS, Buf, Driver, SIZE, V1};
 use super::{SharedDevice, VirtioDevice, lock};
@@ -167,7 +168,7 @@ proptest! {
         let mut image = tempfile::NamedTempFile::new().expect("image");
         image.write_all(&[7; 64 * 512]).expect("image");
         let backend = BlockBackend::open(image.path(), false).expect("disk");
-        let disk = BlockDevice::new(backend, "fuzz", CacheType::Unsafe);
+        let disk = BlockDevice::new(backend, "fuzz", CacheType::Unsafe, Limits::default()).expect("disk");
         let offered = disk.features();
         torment(Arc::new(Mutex::new(disk)), offered, 1, acts, || ());
         prop_assert_eq!(image.as_file().metadata().expect("image").len(), 64 * 512, "it never grows");
@@ -175,7 +176,7 @@ proptest! {
 
     #[test]
     fn the_entropy_device_stands_it(acts in acts()) {
-        let rng = Rng::new();
+        let rng = Rng::new(Limits::default()).expect("rng");
         let offered = rng.features();
         torment(Arc::new(Mutex::new(rng)), offered, 1, acts, || ());
     }

@@ -37,7 +37,7 @@ pub struct Drive {
     /// How requests are carried out: only `Sync`.
     #[serde(default, deserialize_with = "null_is_default")]
     pub io_engine: IoEngine,
-    /// Limits of rate: must be left out or empty.
+    /// Limits on requests and what they move; none if left out.
     #[serde(default)]
     pub rate_limiter: Option<RateLimiter>,
     /// Socket of a vhost-user disk: only `null`.
@@ -91,12 +91,7 @@ impl Drive {
         if self.io_engine == IoEngine::Async {
             return Err(ConfigError::NotOffered { field: "io_engine", value: "Async".to_owned() });
         }
-        match &self.rate_limiter {
-            Some(RateLimiter { bandwidth, ops }) if bandwidth.is_some() || ops.is_some() => {
-                Err(ConfigError::NotOffered { field: "rate_limiter", value: "a limit".to_owned() })
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Checks that the disk is there and may be opened as it will be.

@@ -7,7 +7,8 @@
 //! drives ───────────▶ [Drive]              balloon ──────────▶ BalloonConfig
 //! memory ───────────▶ MemoryConfig, CompactionConfig
 //! logger, metrics, serial ─▶ output.rs     network-interfaces ▶ [NetworkInterface]
-//! swap ─────────────▶ SwapConfig           what we do not have ▶ Absent
+//! swap ─────────────▶ SwapConfig           entropy ──────────▶ EntropyConfig
+//! what we do not have ▶ Absent
 //! ```
 //!
 //! Types say what can be written down, [`VmConfig::validate`] what makes sense. Every setter of the
@@ -18,6 +19,7 @@ mod balloon;
 mod boot;
 mod compaction;
 mod drive;
+mod entropy;
 mod error;
 mod mac;
 mod machine;
@@ -33,6 +35,7 @@ pub use balloon::BalloonConfig;
 pub use boot::{BootSource, DEFAULT_BOOT_ARGS};
 pub use compaction::CompactionConfig;
 pub use drive::{CacheType, Drive, IoEngine};
+pub use entropy::EntropyConfig;
 pub use error::ConfigError;
 pub use mac::MacAddress;
 pub use machine::{HugePages, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, MachineConfig};
@@ -94,6 +97,8 @@ pub struct VmConfig {
     /// Firecracker's; empty.
     #[schema(value_type = Option<Object>)]
     pub memory_hotplug: Absent,
+    /// Limits of the entropy device, which is there without them, too.
+    pub entropy: Option<EntropyConfig>,
     /// How the memory service is to run; by its own formulas if left out.
     #[serde(deserialize_with = "absent::null_is_default", skip_serializing_if = "MemoryConfig::is_default")]
     pub memory: MemoryConfig,

@@ -22,7 +22,7 @@ fn a_full_configuration_survives_a_round_trip() {
             "track_dirty_pages": true, "huge_pages": "2M"},
         "drives": [{"drive_id": "root", "is_root_device": true, "path_on_host": "/d",
             "is_read_only": true, "partuuid": "0eaa91a0-01", "cache_type": "Writeback",
-            "io_engine": "Sync", "rate_limiter": {"bandwidth": null, "ops": null}, "socket": null}],
+            "io_engine": "Sync", "rate_limiter": {"bandwidth": null, "ops": {"size": 5, "one_time_burst": null, "refill_time": 100}}, "socket": null}],
         "balloon": {"amount_mib": 6144, "deflate_on_oom": true, "stats_polling_interval_s": 1,
             "free_page_hinting": true, "free_page_reporting": true},
         "memory": {"watermarks": {"min_kib": 0, "low_kib": 4096, "high_kib": 3145728},
@@ -32,6 +32,7 @@ fn a_full_configuration_survives_a_round_trip() {
             "tx_rate_limiter": {"bandwidth": null, "ops": {"size": 0, "one_time_burst": null, "refill_time": 0}}},
             {"iface_id": "eth1", "host_dev_name": "tap1", "guest_mac": null, "mtu": null, "rx_rate_limiter": null,
             "tx_rate_limiter": null}],
+        "entropy": {"rate_limiter": {"bandwidth": {"size": 1000, "one_time_burst": 0, "refill_time": 100}, "ops": null}},
         "logger": {"log_path": "/l", "level": "Warning", "show_level": true,
             "show_log_origin": false, "module": "vmm"},
         "metrics": {"metrics_path": "/m", "emit_id": true, "properties": {"a": "b"}},
@@ -89,7 +90,8 @@ fn null_is_taken_where_firecracker_takes_it() {
 
 #[test]
 fn what_is_left_out_has_firecrackers_defaults() {
-    let config = parse(json!({})).expect("valid");
+    let config = parse(json!({"entropy": null})).expect("valid");
+    assert_eq!(config, VmConfig::default());
     assert_eq!((config.machine_config.vcpu_count, config.machine_config.mem_size_mib), (1, Mib(128)));
     assert!(matches!(config.require_boot_source(), Err(ConfigError::NoBootSource)));
 }
@@ -162,10 +164,6 @@ fn each_mistake_has_its_sentence() {
         (
             drive_with("io_engine", json!("Async")),
             "io_engine is set to Async, which Aerostat does not offer: leave it out.",
-        ),
-        (
-            drive_with("rate_limiter", json!({"ops": {"size": 1, "refill_time": 1}})),
-            "rate_limiter is set to a limit, which Aerostat does not offer: leave it out.",
         ),
         (
             json!({"balloon": {"amount_mib": 129, "deflate_on_oom": false}}),

@@ -3,15 +3,17 @@
 //! A disk is locked for as long as it is open (an open-file-description lock on the whole file,
 //! for writing or shared for reading), so that two monitors never write one image. File systems
 //! that know no locks are let through with a warning. A size that is not a whole number of sectors
-//! is rounded down, as other monitors do, with a warning: the guest does not see the last bytes.
+//! is rounded down, as other monitors do, with a warning: the guest does not see the last bytes. A file that has
+//! grown or shrunk is looked at again without being opened: the lock is that of one opening.
 
 #![allow(unsafe_code)] // fcntl locks and vectored I/O into guest RAM, which no slice may borrow.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing::warn;
 use vm_memory::VolatileSlice;
@@ -53,10 +55,10 @@ pub(super) enum Direction {
     Write,
 }
 
-/// An open, locked disk image.
-#[derive(Debug)]
+/// An open, locked disk image; a clone shares opening and lock.
+#[derive(Clone, Debug)]
 pub struct BlockBackend {
-    file: File,
+    file: Arc<File>,
     sectors: u64,
     read_only: bool,
     has_holes: bool,
@@ -68,7 +70,7 @@ impl BlockBackend {
         let host = |cause| OpenError::Host { path: path.into(), cause };
         // First by name, so that opening never blocks on a pipe or disturbs a device.
         check_type(path, &std::fs::metadata(path).map_err(|cause| missing(path, cause))?)?;
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(!read_only)
             .custom_flags(libc::O_NONBLOCK)
@@ -81,15 +83,19 @@ impl BlockBackend {
             })?;
         check_type(path, &file.metadata().map_err(host)?)?;
         lock_file(&file, path, read_only)?;
-        let bytes = file.seek(SeekFrom::End(0)).map_err(host)?;
-        if bytes < SECTOR {
-            return Err(OpenError::TooSmall { path: path.into() });
-        }
-        if bytes % SECTOR != 0 {
-            warn!(disk = %path.display(), "the guest does not see the last {} bytes: they fill no sector", bytes % SECTOR);
-        }
+        let sectors = sectors(&file, path)?;
         let has_holes = !read_only && hole::can_be_made(&file);
-        Ok(Self { file, sectors: bytes / SECTOR, read_only, has_holes })
+        Ok(Self { file: Arc::new(file), sectors, read_only, has_holes })
+    }
+
+    /// The image at `path` in the place of this one, which may be the same file, of another size by now.
+    pub(super) fn exchanged(&self, path: &Path) -> Result<Self, OpenError> {
+        let of = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let new = std::fs::metadata(path).map_err(|cause| missing(path, cause))?;
+        if self.file.metadata().is_ok_and(|own| of(own) == of(new)) {
+            return Ok(Self { sectors: sectors(&self.file, path)?, ..self.clone() });
+        }
+        Self::open(path, self.read_only)
     }
 
     /// Size in sectors of 512 bytes.
@@ -100,6 +106,12 @@ impl BlockBackend {
     /// Whether writes are refused.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// The same on a file system that knows no holes.
+    #[cfg(test)]
+    pub(super) fn without_holes(self) -> Self {
+        Self { has_holes: false, ..self }
     }
 
     /// Whether the host can take back what lies behind sectors.
@@ -114,7 +126,7 @@ impl BlockBackend {
 
     /// So many bytes from `offset` read as zeroes; with `unmap` nothing need be kept for them.
     pub(super) fn zero(&self, offset: u64, bytes: u64, unmap: bool) -> io::Result<()> {
-        if unmap {
+        if unmap && self.has_holes {
             return hole::punch(&self.file, offset, bytes);
         }
         hole::zero(&self.file, offset, bytes)
@@ -173,6 +185,18 @@ impl BlockBackend {
             }
         }
     }
+}
+
+/// Whole sectors in a file.
+fn sectors(mut file: &File, path: &Path) -> Result<u64, OpenError> {
+    let bytes = file.seek(SeekFrom::End(0)).map_err(|cause| OpenError::Host { path: path.into(), cause })?;
+    if bytes < SECTOR {
+        return Err(OpenError::TooSmall { path: path.into() });
+    }
+    if bytes % SECTOR != 0 {
+        warn!(disk = %path.display(), "the guest does not see the last {} bytes: they fill no sector", bytes % SECTOR);
+    }
+    Ok(bytes / SECTOR)
 }
 
 /// Drops the first `moved` bytes.

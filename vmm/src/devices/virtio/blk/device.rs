@@ -1,5 +1,6 @@
-//! The disk device: its queue and its features.
+//! The disk device: its queue, its features, and what the operator changes of it.
 
+use std::io;
 use std::sync::Arc;
 
 use virtio_bindings::bindings::virtio_blk::{
@@ -11,9 +12,18 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 use super::backend::BlockBackend;
 use super::request::Layout;
 use super::service::{Service, Turn};
-use super::{BlockMetrics, TURN, config};
+use super::{BlockControl, BlockMetrics, TURN, config};
 use crate::devices::virtio::device::config_bytes;
-use crate::devices::virtio::{ActivateError, Active, ConfigBytes, DeviceKind, VirtioDevice, Work};
+use crate::devices::virtio::rate::{Limits, RateLimiter};
+use crate::devices::virtio::{ActivateError, Active, ConfigBytes, DeviceKind, OwnEvent, VirtioDevice, Work};
+
+/// Its only queue.
+const REQUESTS: usize = 0;
+
+/// There are tokens again.
+const TOKENS: u16 = 0;
+/// The operator asks for something.
+const ASKED: u16 = 1;
 
 /// Entries in the queue.
 const QUEUE_SIZE: u16 = 256;
@@ -38,22 +48,49 @@ pub struct BlockDevice {
     layout: Layout,
     /// What earlier turns did of the request that is next.
     done: u64,
+    limiter: RateLimiter,
+    control: Arc<BlockControl>,
+    /// The driver is offered discards and write zeroes, whatever file comes later.
+    offers_ranges: bool,
 }
 
 impl BlockDevice {
-    /// A disk called `drive_id`, of which the guest sees the first 20 bytes as its serial number.
-    pub fn new(backend: BlockBackend, drive_id: &str, cache: CacheType) -> Self {
+    /// A disk called `drive_id`, of which the guest sees the first 20 bytes as its serial number. Fails where the host
+    /// has no timer or event to spare.
+    pub fn new(backend: BlockBackend, drive_id: &str, cache: CacheType, limits: Limits) -> io::Result<Self> {
         let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
         for (to, from) in id.iter_mut().zip(drive_id.bytes()) {
             *to = from;
         }
-        let service = Service { backend, cache, id, metrics: Arc::default() };
-        Self { service, active: None, layout: Layout::default(), done: 0 }
+        Ok(Self {
+            active: None,
+            layout: Layout::default(),
+            done: 0,
+            limiter: RateLimiter::new(limits)?,
+            control: Arc::new(BlockControl::new(backend.clone())?),
+            offers_ranges: backend.has_holes(),
+            service: Service { backend, cache, id, metrics: Arc::default() },
+        })
     }
 
     /// Its counters.
     pub fn metrics(&self) -> &Arc<BlockMetrics> {
         &self.service.metrics
+    }
+
+    /// The operator's side of it.
+    pub fn control(&self) -> &Arc<BlockControl> {
+        &self.control
+    }
+
+    /// Another file is behind the disk from now on. A request that is half done begins again.
+    pub(super) fn exchange(&mut self, backend: BlockBackend) {
+        self.service.backend = backend;
+        self.service.metrics.updates.inc();
+        self.done = 0;
+        if let Some(active) = &self.active {
+            active.interrupt.config_changed(&self.config_space());
+        }
     }
 }
 
@@ -65,13 +102,13 @@ impl VirtioDevice for BlockDevice {
     fn features(&self) -> u64 {
         let flush = self.service.cache == CacheType::Writeback;
         let read_only = self.service.backend.is_read_only();
-        let holes = u64::from(self.service.backend.has_holes());
+        let ranges = u64::from(self.offers_ranges);
         1 << VIRTIO_BLK_F_SEG_MAX
             | 1 << VIRTIO_BLK_F_BLK_SIZE
             | u64::from(flush) << VIRTIO_BLK_F_FLUSH
             | u64::from(read_only) << VIRTIO_BLK_F_RO
-            | holes << VIRTIO_BLK_F_DISCARD
-            | holes << VIRTIO_BLK_F_WRITE_ZEROES
+            | ranges << VIRTIO_BLK_F_DISCARD
+            | ranges << VIRTIO_BLK_F_WRITE_ZEROES
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
@@ -85,8 +122,7 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn config_space(&self) -> ConfigBytes {
-        let backend = &self.service.backend;
-        config_bytes(config::space(backend.sectors(), MAX_SEGMENTS, backend.has_holes()))
+        config_bytes(config::space(self.service.backend.sectors(), MAX_SEGMENTS, self.offers_ranges))
     }
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {
@@ -99,11 +135,31 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn process_queue(&mut self, index: usize) -> Work {
-        let Self { service, active: Some(active), layout, done } = self else {
+        let Self { service, active: Some(active), layout, done, limiter, .. } = self else {
             return Work::Done;
         };
-        let mut turn = Turn { features: active.features, left: TURN, done };
+        let mut turn = Turn { features: active.features, left: TURN, done, limiter, moved: 0 };
         active.serve(index, |memory, chain| service.serve(memory, chain, layout, &mut turn))
+    }
+
+    fn own_events(&self) -> Vec<OwnEvent> {
+        vec![
+            OwnEvent { fd: self.limiter.timer(), token: TOKENS },
+            OwnEvent { fd: self.control.event(), token: ASKED },
+        ]
+    }
+
+    fn process_event(&mut self, token: u16) -> Option<usize> {
+        if token == ASKED {
+            let asked = self.control.take();
+            // Its timer says when it goes on.
+            self.limiter.change(asked.limits);
+            if let Some(backend) = asked.backend {
+                self.exchange(backend);
+            }
+            return None;
+        }
+        (self.process_queue(REQUESTS) == Work::More).then_some(REQUESTS)
     }
 
     fn stop_queue(&mut self, index: usize) {

@@ -26,6 +26,10 @@ pub struct BlockMetrics {
     /// Times that what was written was made to survive a crash of the host: for flushes, and for each write of a
     /// driver that sends none.
     pub syncs: Counter,
+    /// Times that the operator has put another file behind it, or the same one anew.
+    pub updates: Counter,
+    /// Times that the rate limiter stopped requests.
+    pub rate_limited: Counter,
     /// Requests of a type that this disk does not know.
     pub unsupported: Counter,
     /// Requests without a header or a status byte, or with buffers outside RAM.

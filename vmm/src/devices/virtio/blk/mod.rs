@@ -11,6 +11,7 @@
 
 mod backend;
 mod config;
+mod control;
 mod device;
 mod hole;
 mod metrics;
@@ -19,6 +20,7 @@ mod request;
 mod service;
 
 pub use backend::{BlockBackend, OpenError};
+pub use control::BlockControl;
 pub use device::{BlockDevice, CacheType};
 pub use metrics::BlockMetrics;
 

@@ -1,6 +1,7 @@
 //! Serving a disk's requests, one after another, a turn's work at a time.
 
 use std::io;
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use super::backend::{BlockBackend, Direction};
 use super::ranges::{self, Ranges};
 use super::request::{Layout, Malformed, Request, cut, slices, total, write_status};
 use super::{BlockMetrics, CacheType, SECTOR};
+use crate::devices::virtio::rate::RateLimiter;
 use crate::devices::virtio::{Chain, Completion, GuestRam};
 
 /// Data bytes in a request. Far more than Linux asks for (1280 KiB, unless told otherwise).
@@ -38,6 +40,9 @@ pub(super) struct Turn<'a> {
     pub(super) left: u64,
     /// What earlier turns did of the request that is next: bytes of its data, or ranges.
     pub(super) done: &'a mut u64,
+    pub(super) limiter: &'a mut RateLimiter,
+    /// Bytes of a request that were read or written.
+    pub(super) moved: u64,
 }
 
 /// Why a request is not served.
@@ -63,6 +68,10 @@ impl Service {
         if turn.left == 0 {
             return Completion::NextTurn;
         }
+        if *turn.done == 0 && !turn.limiter.is_open() {
+            self.metrics.rate_limited.inc();
+            return Completion::Later;
+        }
         let written = match layout.parse(memory, chain) {
             Ok(request) => {
                 let (status, data) = match self.execute(memory, &request, turn) {
@@ -79,6 +88,7 @@ impl Service {
             Err(Malformed::NoStatus) => None,
         };
         *turn.done = 0;
+        turn.limiter.spend(mem::take(&mut turn.moved));
         Completion::Used(written.unwrap_or_else(|| {
             self.metrics.bad_requests.inc();
             0
@@ -154,7 +164,11 @@ impl Service {
             .map_err(|cause| self.host_error(&cause))?;
         turn.left -= piece.end - start;
         *turn.done = piece.end;
-        if piece.end < bytes { Err(Unserved::NextTurn) } else { Ok(bytes) }
+        if piece.end < bytes {
+            return Err(Unserved::NextTurn);
+        }
+        turn.moved = bytes;
+        Ok(bytes)
     }
 
     /// Serves the ranges of a request.
@@ -170,6 +184,8 @@ impl Service {
                 return Err(Unserved::NextTurn);
             }
             let (served, bytes) = match request.kind {
+                // A file that came later may have no holes.
+                VIRTIO_BLK_T_DISCARD if !self.backend.has_holes() => return Err(self.unsupported()),
                 VIRTIO_BLK_T_DISCARD => {
                     (self.backend.discard(range.offset, range.bytes), &self.metrics.discarded_bytes)
                 }

@@ -1,5 +1,6 @@
 //! The disk against a driver in memory.
 
+mod operator;
 mod ranges;
 mod turns;
 
@@ -14,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{BlockBackend, BlockDevice, BlockMetrics, CacheType, OpenError};
 use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::rate::Limits;
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, SIZE, V1};
 
 const IN: u32 = 0;
@@ -45,7 +47,7 @@ fn started(image: &Path, read_only: bool) -> (Driver, Arc<BlockMetrics>) {
 /// With a driver that does without the features `aside`.
 fn started_with(image: &Path, read_only: bool, cache: CacheType, aside: u64) -> (Driver, Arc<BlockMetrics>) {
     let backend = BlockBackend::open(image, read_only).expect("disk");
-    let disk = BlockDevice::new(backend, "root", cache);
+    let disk = BlockDevice::new(backend, "root", cache, Limits::default()).expect("disk");
     let metrics = Arc::clone(disk.metrics());
     let features = V1 | disk.features() & !aside;
     (Driver::started(Arc::new(Mutex::new(disk)), features & !(3 << 28), 1), metrics)

@@ -1,5 +1,5 @@
 //! The entropy device. It has no configuration space and no features of its own. One turn of the event loop hands out
-//! at most 256 KiB, and a request gets at most 64 KiB.
+//! at most 256 KiB, and a request gets at most 64 KiB. Where its limiter has no tokens, requests wait in the queue.
 
 use std::io;
 use std::sync::Arc;
@@ -9,9 +9,16 @@ use vm_memory::Bytes;
 
 use super::RngMetrics;
 use crate::devices::virtio::device::config_bytes;
+use crate::devices::virtio::rate::{Limits, RateLimiter};
 use crate::devices::virtio::{
-    ActivateError, Active, Chain, Completion, ConfigBytes, DeviceKind, GuestRam, VirtioDevice, Work,
+    ActivateError, Active, Chain, Completion, ConfigBytes, DeviceKind, GuestRam, OwnEvent, VirtioDevice, Work,
 };
+
+/// Its only queue.
+const REQUESTS: usize = 0;
+
+/// Its only event: there are tokens again.
+const TOKENS: u16 = 0;
 
 /// Most bytes that one request gets: a guest that asks for more asks again.
 const MAX_PER_REQUEST: usize = 64 << 10;
@@ -26,24 +33,21 @@ const PIECE: usize = 4096;
 pub struct Rng {
     active: Option<Active>,
     piece: Box<[u8; PIECE]>,
+    limiter: RateLimiter,
     metrics: Arc<RngMetrics>,
 }
 
 impl Rng {
-    /// A device that hands out what the host's kernel gives.
-    pub fn new() -> Self {
-        Self { active: None, piece: Box::new([0; PIECE]), metrics: Arc::default() }
+    /// A device that hands out what the host's kernel gives, no faster than `limits` say. Fails where the host has no
+    /// timer to spare.
+    pub fn new(limits: Limits) -> io::Result<Self> {
+        let limiter = RateLimiter::new(limits)?;
+        Ok(Self { active: None, piece: Box::new([0; PIECE]), limiter, metrics: Arc::default() })
     }
 
     /// Its counters.
     pub fn metrics(&self) -> &Arc<RngMetrics> {
         &self.metrics
-    }
-}
-
-impl Default for Rng {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -76,7 +80,7 @@ impl VirtioDevice for Rng {
     }
 
     fn process_queue(&mut self, index: usize) -> Work {
-        let Self { active: Some(active), piece, metrics } = self else {
+        let Self { active: Some(active), piece, limiter, metrics } = self else {
             return Work::Done;
         };
         let mut handed_out = 0;
@@ -84,12 +88,25 @@ impl VirtioDevice for Rng {
             if handed_out >= TURN {
                 return Completion::NextTurn;
             }
+            if !limiter.is_open() {
+                metrics.rate_limited.inc();
+                return Completion::Later;
+            }
             metrics.requests.inc();
             let filled = fill(memory, chain, piece, metrics);
+            limiter.spend(filled.into());
             handed_out += filled;
             metrics.bytes.add(filled.into());
             Completion::Used(filled)
         })
+    }
+
+    fn own_events(&self) -> Vec<OwnEvent> {
+        vec![OwnEvent { fd: self.limiter.timer(), token: TOKENS }]
+    }
+
+    fn process_event(&mut self, _token: u16) -> Option<usize> {
+        (self.process_queue(REQUESTS) == Work::More).then_some(REQUESTS)
     }
 
     fn stop_queue(&mut self, index: usize) {

@@ -1,12 +1,18 @@
 //! The entropy device against a driver in memory.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::{Rng, RngMetrics};
+use crate::devices::virtio::rate::{Limit, Limits};
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, V1};
 
 fn started() -> (Driver, Arc<RngMetrics>) {
-    let rng = Rng::new();
+    started_with(Limits::default())
+}
+
+fn started_with(limits: Limits) -> (Driver, Arc<RngMetrics>) {
+    let rng = Rng::new(limits).expect("rng");
     let metrics = Arc::clone(rng.metrics());
     (Driver::started(Arc::new(Mutex::new(rng)), V1, 1), metrics)
 }
@@ -46,5 +52,41 @@ fn a_turn_hands_out_no_more_than_stated() {
     for _ in 0..2 {
         driver.turn();
         assert_eq!(driver.used(0).len(), 4, "of 64 KiB each");
+    }
+}
+
+/// A limit on bytes, and one on operations.
+fn limits(size: u64, ops: u64, refill_time: Duration) -> [Limits; 2] {
+    let limit = |size| Some(Limit { size, one_time_burst: size, refill_time });
+    [Limits { bandwidth: limit(size), ops: None }, Limits { bandwidth: None, ops: limit(ops) }]
+}
+
+#[test]
+fn requests_beyond_the_limit_wait_in_the_queue() {
+    for limits in limits(64, 1, Duration::from_secs(7200)) {
+        let (mut driver, metrics) = started_with(limits);
+        for _ in 0..3 {
+            driver.add(0, &[Buf::In(BUFFERS, 64)]);
+        }
+        driver.kick(0);
+        assert_eq!(driver.used(0).len(), 2, "the burst and the bucket: {limits:?}");
+        driver.kick(0);
+        assert_eq!((driver.used(0), metrics.bytes.get(), metrics.rate_limited.get()), (vec![], 128, 2));
+    }
+}
+
+#[test]
+fn requests_that_wait_for_tokens_need_no_further_kick() {
+    for limits in limits(64, 1, Duration::from_millis(2)) {
+        let (mut driver, _) = started_with(limits);
+        for _ in 0..5 {
+            driver.add(0, &[Buf::In(BUFFERS, 64)]);
+        }
+        driver.kick(0);
+        let mut served = driver.used(0).len();
+        while served < 5 {
+            driver.wait();
+            served += driver.used(0).len();
+        }
     }
 }

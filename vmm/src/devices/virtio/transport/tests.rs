@@ -10,12 +10,13 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::MmioTransport;
+use crate::devices::virtio::rate::Limits;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, Rings, SIZE, V1, rings};
 use crate::devices::virtio::{SharedDevice, Status};
 
 fn rng() -> SharedDevice {
-    Arc::new(Mutex::new(Rng::new()))
+    Arc::new(Mutex::new(Rng::new(Limits::default()).expect("rng")))
 }
 
 fn works(driver: &mut Driver) -> bool {

@@ -1,0 +1,167 @@
+//! What the operator changes while the guest runs: the file, and the limits.
+
+use std::time::Duration;
+
+use super::*;
+use crate::devices::virtio::rate::Limit;
+use crate::devices::virtio::{SharedDevice, lock};
+
+/// What a driver is interrupted for.
+const CONFIG_CHANGED: u32 = 2;
+const NO_LIMIT: Limit = Limit { size: 0, one_time_burst: 0, refill_time: Duration::ZERO };
+
+struct Fixture {
+    driver: Driver,
+    disk: Arc<Mutex<BlockDevice>>,
+    metrics: Arc<BlockMetrics>,
+}
+
+fn limited(image: &Path, limits: Limits) -> Fixture {
+    let backend = BlockBackend::open(image, false).expect("disk");
+    let disk = BlockDevice::new(backend, "root", CacheType::Writeback, limits).expect("disk");
+    let metrics = Arc::clone(disk.metrics());
+    let disk = Arc::new(Mutex::new(disk));
+    let features = V1 | lock(&disk).features() & !(3 << 28);
+    let driver = Driver::started(Arc::clone(&disk) as SharedDevice, features, 1);
+    driver.interrupts();
+    Fixture { driver, disk, metrics }
+}
+
+/// An image of so many sectors of sevens.
+fn sevens(sectors: usize) -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("image");
+    file.write_all(&vec![7; sectors * 512]).expect("image");
+    file
+}
+
+#[test]
+fn another_file_is_read_and_written_and_the_driver_hears_of_its_size() {
+    let (old, new) = (image(), sevens(8));
+    let Fixture { mut driver, disk, metrics } = limited(old.path(), Limits::default());
+    let control = Arc::clone(lock(&disk).control());
+    let busy = lock(&disk);
+    control.update(Some(new.path()), Limits::default()).expect("exchanged");
+    drop(busy);
+    driver.run();
+    assert_eq!(driver.interrupts().1 & CONFIG_CHANGED, CONFIG_CHANGED);
+    assert_eq!([driver.get(0x100), driver.get(0x104)], [8, 0], "capacity");
+    assert_eq!(request(&mut driver, IN, 7, &[Buf::In(DATA, 512)]), (OK, 513));
+    assert_eq!(driver.bytes(DATA, 512), [7; 512]);
+    assert_eq!(request(&mut driver, IN, 8, &[Buf::In(DATA, 512)]), (IOERR, 1), "it ends there");
+    driver.put(DATA, &[9; 512]);
+    assert_eq!(request(&mut driver, OUT, 1, &[Buf::Out(DATA, 512)]), (OK, 1));
+    assert_eq!(fs::read(new.path()).expect("image")[512..1024], [9; 512]);
+    assert_eq!(fs::read(old.path()).expect("image")[512..1024], [1; 512]);
+    assert_eq!(metrics.updates.get(), 1);
+    BlockBackend::open(old.path(), false).expect("the old file is nobody's");
+    assert!(matches!(BlockBackend::open(new.path(), false), Err(OpenError::InUse { .. })));
+}
+
+#[test]
+fn the_same_file_is_looked_at_again_and_stays_locked() {
+    let image = image();
+    let Fixture { mut driver, disk, .. } = limited(image.path(), Limits::default());
+    image.as_file().set_len(65 * 512).expect("grown");
+    let control = Arc::clone(lock(&disk).control());
+    for _ in 0..2 {
+        control.update(Some(image.path()), Limits::default()).expect("its own lock is not in the way");
+        driver.run();
+        assert_eq!(driver.get(0x100), 65);
+        assert!(matches!(BlockBackend::open(image.path(), false), Err(OpenError::InUse { .. })));
+    }
+    assert_eq!(request(&mut driver, IN, 64, &[Buf::In(DATA, 512)]), (OK, 513));
+}
+
+#[test]
+fn a_file_that_cannot_be_used_changes_nothing() {
+    let (image, other) = (image(), sevens(8));
+    let Fixture { mut driver, disk, metrics } = limited(image.path(), Limits::default());
+    let control = Arc::clone(lock(&disk).control());
+    let _user = BlockBackend::open(other.path(), true).expect("somebody reads it");
+    let empty = NamedTempFile::new().expect("file");
+    for path in [Path::new("/nowhere/disk"), Path::new("/"), empty.path(), other.path()] {
+        control.update(Some(path), Limits { ops: Some(NO_LIMIT), ..Limits::default() }).expect_err("refused");
+    }
+    driver.run();
+    assert_eq!((driver.get(0x100), driver.interrupts(), metrics.updates.get()), (64, (0, 0), 0));
+    assert_eq!(request(&mut driver, IN, 63, &[Buf::In(DATA, 512)]), (OK, 513));
+}
+
+/// A part of it on each file would be neither.
+#[test]
+fn a_request_that_is_half_done_begins_again_on_the_new_file() {
+    const MIB: u32 = 1 << 20;
+    let [old, new] = [(); 2].map(|()| {
+        let file = NamedTempFile::new().expect("image");
+        file.as_file().set_len(16 << 20).expect("image");
+        file
+    });
+    let Fixture { mut driver, disk, .. } = limited(old.path(), Limits::default());
+    driver.put(DATA, &[5; MIB as usize]);
+    let buffers = prepared(&driver, OUT, 0, &[Buf::Out(DATA, MIB); 14]);
+    driver.add(0, &buffers);
+    driver.set(0x50, 0);
+    driver.turn();
+    assert_eq!(driver.used(0), [], "of 14 MiB, 4 are written");
+    lock(&disk).control().update(Some(new.path()), Limits::default()).expect("exchanged");
+    driver.run();
+    assert_eq!(driver.used(0).len(), 1);
+    let written = fs::read(new.path()).expect("image");
+    assert!(written[..14 << 20].iter().all(|byte| *byte == 5), "all of it");
+}
+
+#[test]
+fn requests_beyond_the_limit_wait_until_it_is_lifted() {
+    let image = image();
+    let refill_time = Duration::from_secs(7200);
+    let [bytes, ops] = [1024, 2].map(|size| Some(Limit { size, one_time_burst: 0, refill_time }));
+    for limits in [Limits { bandwidth: bytes, ops: None }, Limits { bandwidth: None, ops }] {
+        let Fixture { mut driver, disk, metrics } = limited(image.path(), limits);
+        let buffers = prepared(&driver, IN, 0, &[Buf::In(DATA, 512)]);
+        for _ in 0..4 {
+            driver.add(0, &buffers);
+        }
+        driver.kick(0);
+        assert_eq!((driver.used(0).len(), metrics.reads.get()), (2, 2), "{limits:?}");
+        assert!(metrics.rate_limited.get() > 0);
+        let lifted = Limits { bandwidth: Some(NO_LIMIT), ops: Some(NO_LIMIT) };
+        lock(&disk).control().update(None, lifted).expect("no file is named");
+        let mut served = 0;
+        while served < 2 {
+            driver.wait();
+            served += driver.used(0).len();
+        }
+        assert_eq!((driver.get(0x100), metrics.updates.get()), (64, 0));
+    }
+}
+
+/// Flushes and what makes no sense cost an operation, and no bytes.
+#[test]
+fn every_request_is_an_operation() {
+    let image = image();
+    let refill_time = Duration::from_secs(7200);
+    let limit = Limit { size: 3, one_time_burst: 0, refill_time };
+    let limits = Limits { bandwidth: Some(Limit { size: 1, ..limit }), ops: Some(limit) };
+    let Fixture { mut driver, .. } = limited(image.path(), limits);
+    assert_eq!(request(&mut driver, FLUSH, 0, &[]), (OK, 1));
+    assert_eq!(request(&mut driver, SECURE_ERASE, 0, &[Buf::Out(DATA, 16)]), (UNSUPP, 1));
+    assert_eq!(request(&mut driver, GET_ID, 0, &[Buf::In(DATA, 20)]), (OK, 21));
+    let buffers = prepared(&driver, FLUSH, 0, &[]);
+    driver.add(0, &buffers);
+    driver.kick(0);
+    assert_eq!(driver.used(0), []);
+}
+
+/// What was offered stays offered; a file that cannot have holes refuses what it cannot do.
+#[test]
+fn a_file_without_holes_refuses_discards_of_a_driver_that_was_offered_them() {
+    const DISCARD: u32 = 11;
+    let (image, other) = (image(), sevens(8));
+    let Fixture { mut driver, disk, .. } = limited(image.path(), Limits::default());
+    let range = [0u64.to_le_bytes(), 8u64.to_le_bytes()].concat();
+    driver.put(DATA, &range);
+    assert_eq!(request(&mut driver, DISCARD, 0, &[Buf::Out(DATA, 16)]), (OK, 1));
+    let other = BlockBackend::open(other.path(), false).expect("disk");
+    lock(&disk).exchange(other.without_holes());
+    assert_eq!(request(&mut driver, DISCARD, 0, &[Buf::Out(DATA, 16)]), (UNSUPP, 1));
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use guest_tests::subject::OCCUPIED_WHEN;
 use vmm::api::control::{LaunchError, Launcher, RunningVm};
+use vmm::devices::virtio::net::Taps;
 use vmm::heap;
 use vmm::vm::config::VmConfig;
 use vmm::vm::exit::ExitSlot;
@@ -28,9 +29,10 @@ impl Launcher for Occupied {
         &self,
         id: &str,
         config: &VmConfig,
+        taps: &mut Taps,
         exit: &Arc<ExitSlot>,
     ) -> Result<Box<dyn RunningVm>, LaunchError> {
-        let machine = Machine::launch(id, config, exit)?;
+        let machine = Machine::launch(id, config, taps, exit)?;
         let (when, memory) = (self.when.clone(), Arc::downgrade(machine.memory()));
         thread::spawn(move || {
             while let Some(memory) = memory.upgrade() {

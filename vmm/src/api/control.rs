@@ -12,6 +12,7 @@ use memsvc::{
 };
 
 use super::types::{GuestStats, HintingStatus};
+use crate::devices::virtio::net::Taps;
 use crate::vm::{
     config::{Mib, RateLimiter, VmConfig},
     exit::ExitSlot,
@@ -20,11 +21,13 @@ use crate::vm::{
 /// Starts guests.
 pub trait Launcher: Send + Sync {
     /// Builds the machine that `config` describes and lets its vCPUs run. The configuration has been
-    /// validated. On an error nothing is left behind. Whatever ends the guest later is said in `exit`.
+    /// validated. On an error nothing is left behind. Its TAP interfaces are in `taps`, or are opened. Whatever ends the
+    /// guest later is said in `exit`.
     fn launch(
         &self,
         id: &str,
         config: &VmConfig,
+        taps: &mut Taps,
         exit: &Arc<ExitSlot>,
     ) -> Result<Box<dyn RunningVm>, LaunchError>;
 }
@@ -57,9 +60,6 @@ pub trait RunningVm: Send {
     /// The commands of host and guest.
     fn hinting_status(&self) -> Result<HintingStatus, ActionError>;
 
-    /// Sets new limits on what the guest receives and sends through a network interface that it has. What is
-    /// left out stays.
-    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError>;
     /// Puts another file, if one is named, behind a drive that the guest has, and sets new limits. What is left out stays.
     fn update_drive(
         &mut self,
@@ -67,6 +67,9 @@ pub trait RunningVm: Send {
         path: Option<&Path>,
         limits: RateLimiter,
     ) -> Result<(), ActionError>;
+    /// Sets new limits on what the guest receives and sends through a network interface that it has. What is
+    /// left out stays.
+    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError>;
 
     /// What the memory service has and did.
     fn memory_stats(&self) -> MemoryStats;

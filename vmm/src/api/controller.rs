@@ -28,6 +28,7 @@ use super::{
     prometheus::{Running, Scrape},
     types::{ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, SwapReport},
 };
+use crate::devices::virtio::net::Taps;
 use crate::vm::{
     config::{
         BalloonConfig, BootSource, ConfigError, EntropyConfig, LoggerConfig, MachineConfig, MemoryLimits,
@@ -53,6 +54,8 @@ pub struct Controller {
     requests: Arc<Requests>,
     startup: Startup,
     metrics: Option<MetricsFile>,
+    /// The TAP interfaces of the configuration, until the guest has them.
+    taps: Taps,
     vm: Option<Box<dyn RunningVm>>,
 }
 
@@ -68,6 +71,7 @@ impl Controller {
             requests: Arc::default(),
             startup: Startup::default(),
             metrics: None,
+            taps: Taps::default(),
             vm: None,
         }
     }
@@ -114,6 +118,7 @@ impl Controller {
         config.round_up();
         config.validate()?;
         config.check_files()?;
+        self.hold_taps(&config)?;
         config.order_drives();
         let VmConfig { logger, metrics, .. } = std::mem::take(&mut self.config);
         self.config = VmConfig { logger, metrics, ..config };
@@ -258,7 +263,7 @@ impl Controller {
         self.config.validate()?;
         self.config.require_boot_source()?;
         self.config.check_files()?;
-        self.vm = Some(self.launcher.launch(&self.id, &self.config, &self.exit)?);
+        self.vm = Some(self.launcher.launch(&self.id, &self.config, &mut self.taps, &self.exit)?);
         let machine = &self.config.machine_config;
         tracing::info!(version = VERSION, cpus = machine.vcpu_count, memory = %machine.mem_size_mib, "The guest runs");
         // As Firecracker does, so that how long the start took is told at once.

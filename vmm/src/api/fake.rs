@@ -30,7 +30,7 @@ use crate::{
     devices::virtio::{
         balloon::{Balloon, BalloonBackend, BalloonConfig, BalloonControl},
         blk::{BlockBackend, BlockControl, BlockDevice, CacheType},
-        net::{Inbox, Net, NetBackend, NetConfig, NetControl, Outgoing, Transmitted},
+        net::{Inbox, Net, NetBackend, NetConfig, NetControl, Outgoing, Taps, Transmitted},
         rate::Limits,
     },
     vm::{
@@ -63,9 +63,9 @@ struct FakeVm {
 /// Real devices whose locks somebody holds for ever, and a vCPU that never leaves the guest.
 struct Wedged {
     balloon: Arc<BalloonControl>,
+    disk: Arc<BlockControl>,
     network: Arc<NetControl>,
 }
-    disk: Arc<BlockControl>,
 
 impl Wedged {
     fn new(balloon: Option<&config::BalloonConfig>) -> Self {
@@ -153,6 +153,7 @@ impl Launcher for FakeLauncher {
         &self,
         id: &str,
         config: &VmConfig,
+        _: &mut Taps,
         _: &Arc<ExitSlot>,
     ) -> Result<Box<dyn RunningVm>, LaunchError> {
         if config.machine_config.mem_size_mib == Mib(666) {
@@ -266,9 +267,6 @@ impl RunningVm for FakeVm {
         Ok(HintingStatus { host_cmd: 2, guest_cmd: None })
     }
 
-    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
-        if let Some(wedged) = &self.wedged {
-            wedged.network.set_limits(rx.limits(), tx.limits());
     fn update_drive(
         &mut self,
         drive_id: &str,
@@ -284,6 +282,9 @@ impl RunningVm for FakeVm {
         Ok(())
     }
 
+    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
+        if let Some(wedged) = &self.wedged {
+            wedged.network.set_limits(rx.limits(), tx.limits());
         }
         let size = |limiter: RateLimiter| limiter.bandwidth.map(|bucket| bucket.size);
         self.note(format!("limit {iface_id} {:?} {:?}", size(rx), size(tx)));

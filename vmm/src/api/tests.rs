@@ -384,8 +384,8 @@ fn every_mistake_gets_400_and_one_sentence() {
         (
             "PUT",
             "/network-interfaces/eth0",
-            r#"{"iface_id":"eth0","host_dev_name":"aerostat-none"}"#,
-            "The network interface aerostat-none does not exist: make it with \"ip tuntap add",
+            r#"{"iface_id":"eth0","host_dev_name":"lo"}"#,
+            "lo is no TAP interface of one queue: make one with \"ip tuntap add",
         ),
         (
             "PATCH",

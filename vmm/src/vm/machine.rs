@@ -36,6 +36,7 @@ use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{ConsoleOutput, GuestEnd, I8042, Power};
 use crate::devices::virtio::balloon::{BalloonControl, BalloonError};
 use crate::devices::virtio::lock;
+use crate::devices::virtio::net::Taps;
 use crate::link::LinkMetrics;
 
 /// How long output that waits may take to be written at the end.
@@ -53,8 +54,8 @@ pub struct Machine {
     console: ConsoleOutput,
     _terminal: Option<RawMode>,
     balloon: Option<Arc<BalloonControl>>,
-    networks: Networks,
     drives: Drives,
+    networks: Networks,
     /// What the swap link did.
     link: Option<Arc<LinkMetrics>>,
     keyboard: Arc<Mutex<I8042>>,
@@ -70,9 +71,10 @@ impl Launcher for KvmLauncher {
         &self,
         id: &str,
         config: &VmConfig,
+        taps: &mut Taps,
         exit: &Arc<ExitSlot>,
     ) -> Result<Box<dyn RunningVm>, LaunchError> {
-        Ok(Box::new(Machine::launch(id, config, exit)?))
+        Ok(Box::new(Machine::launch(id, config, taps, exit)?))
     }
 }
 
@@ -81,8 +83,13 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Launcher::launch`].
-    pub fn launch(id: &str, config: &VmConfig, exit: &Arc<ExitSlot>) -> Result<Self, LaunchError> {
-        let machine = Self::build(id, config, exit)?;
+    pub fn launch(
+        id: &str,
+        config: &VmConfig,
+        taps: &mut Taps,
+        exit: &Arc<ExitSlot>,
+    ) -> Result<Self, LaunchError> {
+        let machine = Self::build(id, config, taps, exit)?;
         machine.vcpus.resume();
         Ok(machine)
     }
@@ -92,7 +99,12 @@ impl Machine {
         &self.memory
     }
 
-    fn build(id: &str, config: &VmConfig, exit: &Arc<ExitSlot>) -> Result<Self, LaunchError> {
+    fn build(
+        id: &str,
+        config: &VmConfig,
+        taps: &mut Taps,
+        exit: &Arc<ExitSlot>,
+    ) -> Result<Self, LaunchError> {
         let boot = config.require_boot_source().map_err(LaunchError::new)?;
         let bytes = config.machine_config.mem_size_mib.bytes().unwrap_or(u64::MAX);
         let cpus = u8::try_from(config.machine_config.vcpu_count).map_err(LaunchError::new)?;
@@ -128,7 +140,7 @@ impl Machine {
         let cpuid = Template::new(&kvm, cpus).map_err(LaunchError::new)?;
         vm.set_memory(memory.regions(), cpuid.address_bits()).map_err(LaunchError::new)?;
 
-        let platform = Platform::new(id, config, &mut vm, &memory, &power, &guard)?;
+        let platform = Platform::new(id, config, taps, &mut vm, &memory, &power, &guard)?;
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
         rom::write(&ram).map_err(LaunchError::new)?;
@@ -148,6 +160,7 @@ impl Machine {
             subscribers,
             reclaimers,
             balloon,
+            drives,
             networks,
             link,
             keyboard,
@@ -160,7 +173,6 @@ impl Machine {
         let surroundings = Surroundings { ports: Arc::clone(&ports), mmio: Arc::clone(&mmio), power };
         let vcpus =
             Vcpus::start(&vm, cpus, &cpuid, &ram, entry, &surroundings, &guard).map_err(LaunchError::new)?;
-            drives,
         let devices = EventLoop::start("devices", &guard, || (), subscribers).map_err(LaunchError::new)?;
         let touched_all = {
             let reclaimer = Arc::clone(memory.reclaimer());
@@ -175,6 +187,7 @@ impl Machine {
             console,
             _terminal: terminal,
             balloon,
+            drives,
             networks,
             link,
             keyboard,
@@ -187,7 +200,6 @@ impl Machine {
     }
 
     fn balloon(&self) -> Result<&BalloonControl, ActionError> {
-            drives,
         self.balloon
             .as_deref()
             .ok_or_else(|| ActionError::new("This guest has no balloon; configure one before it starts."))
@@ -253,18 +265,6 @@ impl RunningVm for Machine {
         self.balloon()?.hinting_status().map_err(refused)
     }
 
-    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
-        let unknown = || ActionError::new(format!("The guest has no network interface \"{iface_id}\"."));
-        let network = self.networks.get(iface_id).ok_or_else(unknown)?;
-        network.set_limits(rx.limits(), tx.limits());
-        Ok(())
-    }
-
-    fn memory_stats(&self) -> MemoryStats {
-        self.memory.stats()
-    }
-
-    fn buddy_info(&self) -> BuddyInfo {
     fn update_drive(
         &mut self,
         drive_id: &str,
@@ -277,6 +277,18 @@ impl RunningVm for Machine {
         updated.map_err(|cause| ActionError::caused(format!("Drive \"{drive_id}\" stays as it is"), cause))
     }
 
+    fn limit_network(&mut self, iface_id: &str, rx: RateLimiter, tx: RateLimiter) -> Result<(), ActionError> {
+        let unknown = || ActionError::new(format!("The guest has no network interface \"{iface_id}\"."));
+        let network = self.networks.get(iface_id).ok_or_else(unknown)?;
+        network.set_limits(rx.limits(), tx.limits());
+        Ok(())
+    }
+
+    fn memory_stats(&self) -> MemoryStats {
+        self.memory.stats()
+    }
+
+    fn buddy_info(&self) -> BuddyInfo {
         self.memory.buddy_info()
     }
 

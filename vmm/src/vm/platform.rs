@@ -28,7 +28,7 @@ use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{AcpiPm, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
 use crate::devices::virtio::balloon::{self, Balloon, BalloonControl};
 use crate::devices::virtio::blk::{BlockBackend, BlockControl, BlockDevice, CacheType};
-use crate::devices::virtio::net::{Net, NetBackend, NetConfig, NetControl, Tap};
+use crate::devices::virtio::net::{Net, NetBackend, NetConfig, NetControl, Taps};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::{GuestRam, SharedDevice};
@@ -89,6 +89,7 @@ impl Platform {
     pub(super) fn new(
         id: &str,
         config: &VmConfig,
+        taps: &mut Taps,
         vm: &mut Vm,
         memory: &Arc<MemoryService>,
         power: &Arc<Power>,
@@ -105,8 +106,8 @@ impl Platform {
             subscribers: Vec::new(),
             reclaimers: Vec::new(),
             balloon: None,
-            networks: Networks::new(),
             drives: Drives::new(),
+            networks: Networks::new(),
             link: None,
             keyboard: Arc::clone(&keyboard),
             console,
@@ -130,7 +131,7 @@ impl Platform {
             platform.add_drive(drive, vm, &ram)?;
         }
         for interface in &config.network_interfaces {
-            let tap = Tap::open(&interface.host_dev_name).map_err(LaunchError::new)?;
+            let tap = taps.take(&interface.host_dev_name).map_err(LaunchError::new)?;
             let card = platform.add_network(&interface.iface_id, interface.device(id), tap, vm, &ram)?;
             platform.subscribers.push(card);
         }
@@ -164,8 +165,8 @@ impl Platform {
         let device = BlockDevice::new(backend, &drive.drive_id, cache, limits).map_err(LaunchError::new)?;
         let name = format!("block_{}", drive.drive_id);
         self.metrics.add(name.clone(), device.metrics());
-        let drive = self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)?;
         self.drives.insert(drive.drive_id.clone(), Arc::clone(device.control()));
+        let drive = self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)?;
         self.subscribers.push(drive);
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! The network calls of the [`Controller`].
 
+use std::mem;
+
 use super::{super::types::NetworkInterfaceUpdate, ControlError, Controller};
-use crate::vm::config::{ConfigError, NetworkInterface, check_id};
+use crate::vm::config::{ConfigError, NetworkInterface, VmConfig, check_id};
 
 impl Controller {
     /// `PUT /network-interfaces/{id}`.
@@ -11,14 +13,21 @@ impl Controller {
         interface: NetworkInterface,
     ) -> Result<(), ControlError> {
         same(id, &interface.iface_id)?;
-        self.change(|config| {
-            let host_dev_name = interface.host_dev_name.clone();
+        let mut taps = mem::take(&mut self.taps);
+        let changed = self.change(|config| {
+            let name = interface.host_dev_name.clone();
             config.set_network_interface(interface);
             config.validate()?;
-            let mut interfaces = config.network_interfaces.iter();
-            let changed = interfaces.find(|interface| interface.host_dev_name == host_dev_name);
-            changed.map_or(Ok(()), NetworkInterface::check_interface)
-        })
+            Ok(taps.hold(&name)?)
+        });
+        taps.retain(|name| self.config.network_interfaces.iter().any(|known| known.host_dev_name == name));
+        self.taps = taps;
+        changed
+    }
+
+    /// Opens the TAP interfaces that `config` names.
+    pub(super) fn hold_taps(&mut self, config: &VmConfig) -> Result<(), ConfigError> {
+        config.network_interfaces.iter().try_for_each(|known| Ok(self.taps.hold(&known.host_dev_name)?))
     }
 
     /// `PATCH /network-interfaces/{id}`.

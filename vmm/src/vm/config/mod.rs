@@ -170,13 +170,12 @@ impl VmConfig {
         Ok(())
     }
 
-    /// Checks that every file, directory and interface of the host that the configuration names is there and can be used.
+    /// Checks that every file and directory of the host that the configuration names is there and can be used.
     pub fn check_files(&self) -> Result<(), ConfigError> {
         if let Some(boot) = &self.boot_source {
             boot.check_files()?;
         }
         self.drives.iter().try_for_each(Drive::check_file)?;
-        self.network_interfaces.iter().try_for_each(NetworkInterface::check_interface)?;
         if let Some(swap) = &self.swap {
             swap.check_directories()?;
         }

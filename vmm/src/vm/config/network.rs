@@ -17,7 +17,7 @@ const MIN_MTU: u16 = 68;
 pub struct NetworkInterface {
     /// Name by which the API knows the card: in its calls letters, digits, underscores.
     pub iface_id: String,
-    /// A TAP interface of the host, which is there and in nobody's use.
+    /// A TAP interface of the host in nobody's use; made, and gone with the guest, if it is not there.
     pub host_dev_name: String,
     /// The card's address; derived from the guest's id and `host_dev_name` if left out.
     #[serde(default)]
@@ -34,12 +34,6 @@ pub struct NetworkInterface {
 }
 
 impl NetworkInterface {
-    /// Checks that the TAP interface is there and can be had, by having it for a moment.
-    pub fn check_interface(&self) -> Result<(), ConfigError> {
-        Tap::open(&self.host_dev_name)?;
-        Ok(())
-    }
-
     /// The same for the device of the guest called `guest`.
     pub fn device(&self, guest: &str) -> NetConfig {
         let mac = self.guest_mac.unwrap_or_else(|| MacAddress::derive(guest, &self.host_dev_name));

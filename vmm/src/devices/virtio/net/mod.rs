@@ -24,6 +24,7 @@ mod inbox;
 mod metrics;
 mod outgoing;
 mod tap;
+mod taps;
 
 pub use backend::{NetBackend, Transmitted};
 pub use control::NetControl;
@@ -33,6 +34,7 @@ pub use inbox::{Inbox, Room};
 pub use metrics::NetMetrics;
 pub use outgoing::Outgoing;
 pub use tap::{Tap, TapError};
+pub use taps::Taps;
 
 /// Feature bits (section 5.1.3).
 pub mod feature {

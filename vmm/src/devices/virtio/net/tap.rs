@@ -46,7 +46,7 @@ pub enum TapError {
     )]
     Name(String),
     #[error(
-        "The network interface {0} does not exist: make it with \"ip tuntap add {0} mode tap user $USER\", and set it up with \"ip link set {0} up\"."
+        "The network interface {0} does not exist, and who runs Aerostat may not make it: make it with \"ip tuntap add {0} mode tap user $USER\", or give Aerostat CAP_NET_ADMIN."
     )]
     Missing(String),
     #[error(
@@ -104,7 +104,8 @@ const MAX_FAILURES: u32 = 16;
 const MAX_QUEUED: u32 = 16 << 10;
 
 impl Tap {
-    /// Attaches to the TAP interface `name`, which exists. Nobody else can while this lives.
+    /// Attaches to the TAP interface `name`. Nobody else can while this lives. One that does not exist is made, down and
+    /// without an address, and goes with this.
     ///
     /// # Errors
     /// One sentence, for the operator.
@@ -121,11 +122,6 @@ impl Tap {
         for (to, from) in request.name.iter_mut().zip(name.bytes()) {
             *to = from;
         }
-        // The driver would make what is not there, but nobody would have connected it to anything.
-        // SAFETY: the name is at most 15 bytes long, so a NUL ends it.
-        if unsafe { libc::if_nametoindex(request.name.as_ptr().cast()) } == 0 {
-            return Err(TapError::Missing(owned()));
-        }
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
         let file = options.open("/dev/net/tun").map_err(TapError::NoDriver)?;
@@ -136,6 +132,10 @@ impl Tap {
             return Err(match cause.raw_os_error() {
                 Some(libc::EBUSY) => TapError::InUse(owned()),
                 Some(libc::EINVAL) => TapError::NotATap(owned()),
+                // SAFETY: the name is at most 15 bytes long, so a NUL ends it.
+                Some(libc::EPERM) if unsafe { libc::if_nametoindex(request.name.as_ptr().cast()) } == 0 => {
+                    TapError::Missing(owned())
+                }
                 Some(libc::EPERM) => TapError::NotYours(owned()),
                 _ => TapError::Host { name: owned(), cause },
             });

@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
 use super::Tap;
-use crate::devices::virtio::net::{HEADER, Header, Net, NetConfig, NetMetrics, feature};
+use crate::devices::virtio::net::{HEADER, Header, Net, NetConfig, NetMetrics, Taps, feature};
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, V1};
 
 const RX: usize = 0;
@@ -251,10 +253,6 @@ fn an_interface_that_cannot_be_used_is_refused_in_one_sentence() {
         return;
     }
     let refused = |name: &str| Tap::open(name).expect_err(name).to_string();
-    assert!(
-        refused("tap1")
-            .starts_with("The network interface tap1 does not exist: make it with \"ip tuntap add")
-    );
     assert!(refused("lo").starts_with("lo is no TAP interface of one queue"));
     for name in ["", "a b", "a/b", "..", "tap%d", "abcdefghijklmnop"] {
         assert!(refused(name).contains("is no name of a network interface"), "{name}");
@@ -263,4 +261,39 @@ fn an_interface_that_cannot_be_used_is_refused_in_one_sentence() {
     assert!(refused("tap0").contains("is in use by another process"));
     drop(first);
     Tap::open("tap0").expect("it is free again");
+
+    // Without the right to administer the network, which root has here until now.
+    let none =
+        CapabilitySets { effective: CapabilitySet::empty(), ..capabilities(None).expect("capabilities") };
+    set_capabilities(None, none).expect("given up");
+    assert!(
+        refused("tap1").starts_with("The network interface tap1 does not exist, and who runs Aerostat may")
+    );
+}
+
+#[test]
+fn an_interface_that_is_absent_is_there_while_it_is_held() {
+    if !has_a_network("an_interface_that_is_absent_is_there_while_it_is_held") {
+        return;
+    }
+    // Its number; `None` where it is not there.
+    let look = |name: &str| {
+        let said = Command::new("ip").args(["-o", "link", "show", name]).output().expect("ip");
+        let number = String::from_utf8_lossy(&said.stdout).split(':').next().map(str::to_owned);
+        number.filter(|_| said.status.success())
+    };
+    let mut taps = Taps::default();
+    for _ in 0..2 {
+        taps.hold("tap1").expect("made, and kept");
+        taps.hold("tap0").expect("attached");
+        assert!(look("tap1").is_some());
+    }
+    taps.retain(|name| name == "tap1");
+    Tap::open("tap0").expect("it is free again");
+    let held = look("tap1");
+    let card = taps.take("tap1").expect("the one that is held");
+    assert_eq!(look("tap1"), held, "no new one");
+    drop((card, taps));
+    assert_eq!(look("tap1"), None, "it went with the card");
+    assert!(look("tap0").is_some(), "this one did not");
 }

@@ -1,0 +1,36 @@
+//! TAP interfaces that are open before there are cards for them. One that opening has made is there for as long as it is
+//! open, so an operator can set it up between naming it and the start of the guest.
+
+use std::collections::HashMap;
+
+use super::{Tap, TapError};
+
+/// Open interfaces by name.
+#[derive(Debug, Default)]
+pub struct Taps(HashMap<String, Tap>);
+
+impl Taps {
+    /// Opens the interface `name`, if it is not open here.
+    ///
+    /// # Errors
+    /// As [`Tap::open`].
+    pub fn hold(&mut self, name: &str) -> Result<(), TapError> {
+        if !self.0.contains_key(name) {
+            self.0.insert(name.to_owned(), Tap::open(name)?);
+        }
+        Ok(())
+    }
+
+    /// Closes all that nobody wants.
+    pub fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| is_wanted(name));
+    }
+
+    /// The interface `name` for a card.
+    ///
+    /// # Errors
+    /// As [`Tap::open`].
+    pub fn take(&mut self, name: &str) -> Result<Tap, TapError> {
+        self.0.remove(name).map_or_else(|| Tap::open(name), Ok)
+    }
+}

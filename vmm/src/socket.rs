@@ -84,7 +84,7 @@ pub enum SocketError {
     },
 }
 
-/// A listening socket; its file goes when it is dropped.
+/// A listening socket; its file goes when it is dropped, unless it is to be left.
 #[derive(Debug)]
 pub struct ListeningSocket {
     listener: UnixListener,
@@ -103,8 +103,15 @@ impl ListeningSocket {
         let failed = |source| failed(path, source);
         let listener = listen_at(path, Mode::from_raw_mode(mode.0)).map_err(|error| failed(error.into()))?;
         let meta = fs::symlink_metadata(path).map_err(failed)?;
-        let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
+        let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()), is_left: false };
         Ok(Self { listener, file })
+    }
+
+    /// The same, whose file stays at the end: stale, as the next start finds.
+    #[must_use]
+    pub fn left(mut self) -> Self {
+        self.file.is_left = true;
+        self
     }
 
     /// The listener, and the guard that removes its file when dropped.
@@ -113,11 +120,12 @@ impl ListeningSocket {
     }
 }
 
-/// Removes the socket's file when dropped, unless it is another's by now.
+/// Removes the socket's file when dropped, unless it is another's by now, or to be left.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    is_left: bool,
 }
 
 impl SocketFile {
@@ -131,7 +139,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours =
             fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
-        if ours {
+        if ours && !self.is_left {
             // If it cannot be removed, the next start finds it stale and tries again.
             let _ = fs::remove_file(&self.path);
         }
@@ -190,6 +198,9 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok(), "the live one still listens");
         drop(socket);
         assert!(!path.exists(), "removed at the end");
+        drop(ListeningSocket::bind(&path, SocketMode::OWNER).expect("bind").left());
+        assert!(path.exists(), "left at the end");
+        drop(ListeningSocket::bind(&path, SocketMode::OWNER).expect("stale: replaced"));
     }
 
     #[test]

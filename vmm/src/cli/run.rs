@@ -129,6 +129,7 @@ pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
         startup: None,
         api_sock: api_sock.as_deref(),
         api_sock_mode,
+        leaves_socket: false,
         max_body: MAX_BODY,
         config,
         allow_host_swap,

@@ -32,6 +32,8 @@ pub(super) fn serve(args: ServeArgs, launcher: Arc<dyn Launcher>) -> Outcome {
         startup: Some(&|| args.started.until_now()),
         api_sock: (!args.no_api).then_some(args.api_sock.as_path()),
         api_sock_mode: args.api_sock_mode,
+        // Clients remove it themselves, and one fails where it is gone.
+        leaves_socket: true,
         max_body: args.http_api_max_payload_size,
         id: args.id,
         allow_host_swap: args.allow_host_swap,

@@ -45,6 +45,8 @@ pub(super) struct Session<'a> {
     pub(super) api_sock: Option<&'a Path>,
     /// The mode of its file.
     pub(super) api_sock_mode: SocketMode,
+    /// Whether its file is left at the end.
+    pub(super) leaves_socket: bool,
     /// Longest body of a request, in bytes.
     pub(super) max_body: usize,
     /// Start this at once.
@@ -62,6 +64,7 @@ impl Session<'_> {
         signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
         memory_failure::watch(self.api_sock).context("A failure of the host's memory cannot be handled")?;
         let socket = self.api_sock.map(|path| ListeningSocket::bind(path, self.api_sock_mode)).transpose()?;
+        let socket = if self.leaves_socket { socket.map(ListeningSocket::left) } else { socket };
         let mut controller = Controller::new(self.id, launcher, self.logger, Arc::clone(&exit));
         if let Some(metrics) = self.metrics {
             controller.set_metrics(metrics)?;

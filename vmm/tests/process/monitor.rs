@@ -77,12 +77,14 @@ impl Monitor {
         self.end();
     }
 
-    /// Waits for its end, which is to be a good one; what it said.
+    /// Waits for its end, which is to be a good one and leaves the socket's file, as Firecracker does: clients remove it, and
+    /// some fail where it is gone. Gives what it said.
     pub(crate) fn end(mut self) -> String {
         let process = self.process.take().expect("it runs");
         let output = process.wait_with_output().expect("its end");
         let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         assert_eq!(output.status.code(), Some(0), "{text:?}");
+        assert!(self.socket.exists() && !self.takes_connections(), "{text:?}");
         text.concat()
     }
 }

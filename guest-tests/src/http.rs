@@ -58,6 +58,17 @@ pub fn text(socket: &Path, path: &str) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// A counter of each device that has it, from `GET /metrics`.
+///
+/// # Errors
+/// As [`text`], or what is told is no number.
+pub fn of_devices(socket: &Path, counter: &str) -> anyhow::Result<Vec<u64>> {
+    let start = format!("aerostat_device_{counter}_total{{");
+    let metrics = text(socket, "/metrics")?;
+    let lines = metrics.lines().filter(|line| line.starts_with(&start));
+    lines.map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)).collect()
+}
+
 /// Status and body of the answer to a request.
 fn exchange(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<(u16, Vec<u8>)> {
     let what = || format!("{method} {path} at {}", socket.display());

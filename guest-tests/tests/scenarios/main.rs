@@ -8,6 +8,7 @@
 mod acpi;
 mod balloon;
 mod boot;
+mod clients;
 mod debian;
 mod disk;
 mod host;
@@ -66,6 +67,7 @@ fn run(mut arguments: Arguments) -> Conclusion {
     trials.extend(life::trials());
     trials.extend(swap::trials());
     trials.extend(operator::trials());
+    trials.extend(clients::trials());
     trials.extend(debian::trials());
     trials.extend(noisy_host::trials());
     trials.extend(host::trials());
@@ -111,10 +113,7 @@ fn ours(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Op
 
 /// A counter of each device that has it, from `GET /metrics`.
 fn of_devices(vm: &TestVm, counter: &str) -> anyhow::Result<Vec<u64>> {
-    let start = format!("aerostat_device_{counter}_total{{");
-    let metrics = http::text(vm.control.socket()?, "/metrics")?;
-    let lines = metrics.lines().filter(|line| line.starts_with(&start));
-    lines.map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)).collect()
+    http::of_devices(vm.control.socket()?, counter)
 }
 
 /// A guest with the oldest kernel.

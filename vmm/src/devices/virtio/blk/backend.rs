@@ -28,8 +28,6 @@ pub enum OpenError {
     Missing { path: PathBuf },
     #[error("disk {} is neither a regular file nor a block device", .path.display())]
     NotADisk { path: PathBuf },
-    #[error("disk {} is smaller than one sector of 512 bytes", .path.display())]
-    TooSmall { path: PathBuf },
     #[error("disk {} may not be written; open it read-only or change its permissions", .path.display())]
     NotWritable {
         path: PathBuf,
@@ -190,9 +188,6 @@ impl BlockBackend {
 /// Whole sectors in a file.
 fn sectors(mut file: &File, path: &Path) -> Result<u64, OpenError> {
     let bytes = file.seek(SeekFrom::End(0)).map_err(|cause| OpenError::Host { path: path.into(), cause })?;
-    if bytes < SECTOR {
-        return Err(OpenError::TooSmall { path: path.into() });
-    }
     if bytes % SECTOR != 0 {
         warn!(disk = %path.display(), "the guest does not see the last {} bytes: they fill no sector", bytes % SECTOR);
     }

@@ -32,6 +32,9 @@ pub(super) struct Client {
     pub(super) files: BTreeMap<String, File>,
     /// The arguments that the monitor gets.
     pub(super) start: Vec<String>,
+    /// Arguments among them that are refused, each with the word behind it, and what the sentence says.
+    #[serde(default)]
+    pub(super) refused_arguments: BTreeMap<String, String>,
     /// The command line of the jailer that starts it, where the client cannot do without.
     pub(super) jailer: Option<Vec<String>>,
     /// What it writes to `{dir}/config.json`.
@@ -169,6 +172,20 @@ impl Client {
             );
         }
         Ok(())
+    }
+
+    /// The arguments, less those that are refused, but for one of these.
+    pub(super) fn arguments(&self, but: Option<&str>) -> Vec<String> {
+        let mut words = self.start.iter().cloned();
+        let mut arguments = Vec::new();
+        while let Some(word) = words.next() {
+            if self.refused_arguments.contains_key(&word) && but != Some(&word) {
+                words.next();
+            } else {
+                arguments.push(word);
+            }
+        }
+        arguments
     }
 
     /// A request as it goes over the wire.

@@ -302,12 +302,9 @@ impl Guest {
         refused("mmds", self.call(async |vm| vm.create_mmds_untyped(&value).await))?;
         refused("mmds", self.call(async |vm| vm.get_mmds_untyped().await))?;
         refused("hotplug/memory", self.call(async |vm| vm.get_memory_hotplug_status().await))?;
-        let mut produced = |name| self.produced(stage.file(name));
-        let snapshot = CreateSnapshot {
-            snapshot_type: None,
-            snapshot: produced("snapshot")?,
-            mem_file: produced("memory")?,
-        };
+        let mut unwritten = |name| self.unwritten(stage.file(name));
+        let (snapshot, mem_file) = (unwritten("snapshot")?, unwritten("memory")?);
+        let snapshot = CreateSnapshot { snapshot_type: None, snapshot, mem_file };
         self.call(async |vm| vm.pause().await)?;
         refused("snapshot/create", self.call(async |vm| vm.create_snapshot(snapshot).await))?;
         self.call(async |vm| vm.resume().await)

@@ -39,8 +39,9 @@ pub(super) type Resources = ResourceSystem<DirectProcessSpawner, TokioRuntime>;
 pub(super) struct Guest {
     pub(super) agent: AgentClient,
     vm: Machine,
-    /// Of the files that the arguments name. The crate handles a file twice that is in the guest's own.
-    _resources: Resources,
+    /// For files that the arguments name, which the crate would handle twice if they were the guest's own; and for those
+    /// that are never written, which it could not clean up.
+    others: Resources,
     runtime: Runtime,
 }
 
@@ -53,7 +54,7 @@ impl Guest {
         configuration: impl FnOnce(&mut Resources) -> anyhow::Result<VmConfigurationData>,
     ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (mut vm, resources) = runtime.block_on(async {
+        let (mut vm, others) = runtime.block_on(async {
             let mut of_arguments = resources();
             let mut of_guest = resources();
             let executor = UnrestrictedVmmExecutor::new(arguments(&mut of_arguments)?).id(VmmId::new(ID)?);
@@ -90,7 +91,7 @@ impl Guest {
         let replies = console::replies(stdout, &transcript);
         let look = Box::new(|| "  started by fctools\n".to_owned());
         let agent = AgentClient::new(Box::new(stdin), replies, transcript, look);
-        let mut guest = Self { agent, vm, _resources: resources, runtime };
+        let mut guest = Self { agent, vm, others, runtime };
         let ready = guest.agent.wait_ready()?;
         ensure!(ready.failed.is_empty(), "modules that did not load: {:?}", ready.failed);
         Ok(guest)
@@ -113,9 +114,9 @@ impl Guest {
         Ok(resource)
     }
 
-    /// A file that the monitor is to write.
-    pub(super) fn produced(&mut self, path: PathBuf) -> anyhow::Result<Resource> {
-        Ok(self.vm.get_resource_system_mut().create_resource(path, ResourceType::Produced)?)
+    /// A file that the monitor would write, if it did.
+    pub(super) fn unwritten(&mut self, path: PathBuf) -> anyhow::Result<Resource> {
+        Ok(self.others.create_resource(path, ResourceType::Produced)?)
     }
 
     /// Ends it in this way, and has the crate clean up; how the monitor ended.

@@ -97,7 +97,7 @@ fn load(name: &str) -> io::Result<()> {
     }
 }
 
-/// What the kernel's command line says to a module, as modprobe(8) passes it on: `MODULE.OPTION=VALUE`.
+/// Options of a module from the kernel's command line, as modprobe(8) passes them on: `MODULE.OPTION=VALUE`.
 fn options(file: &str, line: &str) -> String {
     let module = file.trim_end_matches(".ko").replace('-', "_");
     let own = |word| str::strip_prefix(word, module.as_str())?.strip_prefix('.');

@@ -16,11 +16,17 @@ const GUEST: &str = "198.18.0.2/24";
 const PINGS: u32 = 5;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    ours("acpi::a_kernel_without_it_finds_cpus_disk_and_network", off).into_iter().collect()
+    let without = || finds("acpi=off");
+    let with = || finds("");
+    let trials = [
+        ours("acpi::a_kernel_without_it_finds_cpus_disk_and_network", without),
+        ours("acpi::a_kernel_with_it_finds_all_once_though_it_knows_the_words", with),
+    ];
+    trials.into_iter().flatten().collect()
 }
 
-/// With the driver's words, as Kata and firectl start their kernels.
-fn off() -> anyhow::Result<()> {
+/// With a driver that knows words on the command line, and `acpi=off` as Kata and firectl say it, or without.
+fn finds(acpi: &str) -> anyhow::Result<()> {
     let kernel = Kernel::Generic6_12;
     let directory = tempfile::tempdir()?;
     let disk = directory.path().join("disk");
@@ -28,12 +34,15 @@ fn off() -> anyhow::Result<()> {
     let initrd = initramfs::with_module(kernel, &Kernel::virtio_mmio_by_words(), directory.path())?;
     let tap = Tap::create(&format!("{HOST}/24"))?;
     let spec = Spec::new(Subject::Aerostat, kernel).memory_mib(RAM_MIB).cpus(2).initrd(&initrd);
-    let mut vm = spec.disk(&disk).tap(tap.name()).append("acpi=off reboot=k pci=off").start()?;
+    let mut vm = spec.disk(&disk).tap(tap.name()).append(&format!("{acpi} reboot=k pci=off")).start()?;
 
     ensure!(vm.ready.failed.is_empty(), "modules that did not load: {:?}", vm.ready.failed);
-    ensure!(vm.agent.read_file("/sys/firmware/acpi/tables/DSDT").is_err(), "the kernel reads ACPI");
+    let has_acpi = vm.agent.read_file("/proc/iomem")?.contains("LNRO0005");
+    ensure!(has_acpi == acpi.is_empty(), "devices by ACPI: {has_acpi}");
     ensure!(vm.agent.cpus()? == 2, "{} CPUs online", vm.agent.cpus()?);
 
+    let disks = vm.agent.disks()?;
+    ensure!(disks.len() == 1, "the guest sees {disks:?}");
     vm.agent.disk_write("vda", 0, 8 * MIB, 1)?;
     vm.agent.disk_flush("vda")?;
     vm.agent.disk_verify("vda", 0, 8 * MIB, 1)?;

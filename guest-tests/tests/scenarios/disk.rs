@@ -1,16 +1,21 @@
 //! Disks keep what they are given.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use guest_tests::initramfs;
+use guest_tests::testvm::wait_until;
+use guest_tests::{Request, initramfs};
 use libtest_mimic::Trial;
+use serde_json::json;
 
-use crate::{guest, scenario};
+use crate::{guest, of_devices, ours, scenario};
 
 const MIB: u64 = 1 << 20;
+/// How long an answer may take that is waited for here.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -18,6 +23,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("disk::is_the_root_of_a_guest", root),
         scenario("disk::several_are_told_apart_and_read_only_is_kept", several),
     ]
+    .into_iter()
+    .chain(ours("disk::io_uring_keeps_what_it_is_given_beside_the_balloon_and_a_pause", by_ring))
+    .collect()
 }
 
 fn image(directory: &Path, name: &str, mib: u64) -> anyhow::Result<PathBuf> {
@@ -90,4 +98,40 @@ fn several() -> anyhow::Result<()> {
     vm.shut_down()?;
     ensure!(std::fs::read(&second)?.iter().all(|byte| *byte == 0), "the read-only image was changed");
     Ok(())
+}
+
+/// With limits from the start, which the operator lifts, and another file in the end.
+fn by_ring() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let disk = image(directory.path(), "disk", 64)?;
+    let limiter = json!({"ops": {"size": 1, "refill_time": 500}});
+    let drive = json!({"drive_id": "ring", "path_on_host": disk, "is_root_device": false,
+        "cache_type": "Writeback", "io_engine": "Async", "rate_limiter": limiter});
+    let config = directory.path().join("config.json");
+    fs::write(&config, json!({"drives": [drive], "entropy": {"rate_limiter": limiter}}).to_string())?;
+    let mut vm = guest()?.argument("--config-file").argument(&config.display().to_string()).start()?;
+    let limited = of_devices(&vm, "rate_limited")?;
+    ensure!(limited.len() == 2 && limited.iter().all(|times| *times > 0), "disk and rng: {limited:?}");
+    let free = json!({"drive_id": "ring", "rate_limiter": {"ops": {"size": 0, "refill_time": 0}}});
+    vm.control.api("PATCH", "/drives/ring", free)?;
+
+    vm.balloon(64)?;
+    vm.agent.disk_write("vda", 0, 16 * MIB, 1)?;
+    let write = Request::BlockWrite { device: "vda".into(), offset: 16 * MIB, bytes: 32 * MIB, seed: 2 };
+    let write = vm.agent.send(write)?;
+    vm.control.pause()?;
+    vm.control.resume()?;
+    vm.control.set_balloon(128)?;
+    vm.agent.reply(write, PATIENCE)?;
+    vm.wait_balloon(128)?;
+    vm.balloon(0)?;
+    vm.agent.disk_verify("vda", 0, 16 * MIB, 1)?;
+    vm.agent.disk_verify("vda", 16 * MIB, 32 * MIB, 2)?;
+    ensure!(of_devices(&vm, "syncs")?.iter().any(|times| *times > 0), "no flush has reached the disk");
+
+    let other = image(directory.path(), "other", 8)?;
+    vm.control.api("PATCH", "/drives/ring", json!({"drive_id": "ring", "path_on_host": other}))?;
+    let shrunk = wait_until(|| Ok(vm.agent.disks()?.iter().all(|disk| disk.bytes == 8 * MIB)))?;
+    ensure!(shrunk, "the guest sees {:?}", vm.agent.disks()?);
+    vm.shut_down()
 }

@@ -21,8 +21,8 @@ use crate::vm::{
 /// Starts guests.
 pub trait Launcher: Send + Sync {
     /// Builds the machine that `config` describes and lets its vCPUs run. The configuration has been
-    /// validated. On an error nothing is left behind. Its TAP interfaces are in `taps`, or are opened. Whatever ends the
-    /// guest later is said in `exit`.
+    /// validated. On an error nothing is left behind. Its TAP interfaces are in `taps`, or are opened. The reason
+    /// for a later end of the guest is said in `exit`.
     fn launch(
         &self,
         id: &str,
@@ -60,7 +60,7 @@ pub trait RunningVm: Send {
     /// The commands of host and guest.
     fn hinting_status(&self) -> Result<HintingStatus, ActionError>;
 
-    /// Puts another file, if one is named, behind a drive that the guest has, and sets new limits. What is left out stays.
+    /// Puts another file, if one is named, behind a drive that the guest has, and sets new limits. Those left out stay.
     fn update_drive(
         &mut self,
         drive_id: &str,

@@ -29,9 +29,8 @@ use super::{
 use crate::{
     devices::virtio::{
         balloon::{Balloon, BalloonBackend, BalloonConfig, BalloonControl},
-        blk::{BlockBackend, BlockControl, BlockDevice, CacheType},
+        blk::{BlockBackend, BlockConfig, BlockControl, BlockDevice},
         net::{Inbox, Net, NetBackend, NetConfig, NetControl, Outgoing, Taps, Transmitted},
-        rate::Limits,
     },
     vm::{
         config::{self, Mib, RateLimiter, VmConfig},
@@ -80,7 +79,7 @@ impl Wedged {
         let image = tempfile::NamedTempFile::new().expect("an image");
         image.as_file().set_len(512).expect("a sector");
         let image = BlockBackend::open(image.path(), false).expect("a disk");
-        let disk = BlockDevice::new(image, "disk", CacheType::Unsafe, Limits::default()).expect("a disk");
+        let disk = BlockDevice::new(image, &BlockConfig::default()).expect("a disk");
         let wedged = Self {
             balloon: Arc::clone(balloon.control()),
             disk: Arc::clone(disk.control()),

@@ -3,7 +3,7 @@
 
 use super::layout::{MMIO_LEN, MmioSlot};
 
-/// What stands between words for the kernel and words for init.
+/// The mark between words for the kernel and words for init.
 const INIT: &str = " -- ";
 
 /// The command line with a word for each device, in the order of their numbers; all before words for init.

@@ -105,7 +105,7 @@ fn table(cpus: u8) -> Vec<u8> {
     table
 }
 
-/// What makes the sum of all bytes zero.
+/// The byte that makes the sum of all zero.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg()
 }

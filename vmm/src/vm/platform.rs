@@ -27,7 +27,7 @@ use crate::arch::layout::{self, MmioSlot};
 use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{AcpiPm, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
 use crate::devices::virtio::balloon::{self, Balloon, BalloonControl};
-use crate::devices::virtio::blk::{BlockBackend, BlockControl, BlockDevice, CacheType};
+use crate::devices::virtio::blk::{BlockBackend, BlockConfig, BlockControl, BlockDevice, CacheType, Engine};
 use crate::devices::virtio::net::{Net, NetBackend, NetConfig, NetControl, Taps};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::MmioTransport;
@@ -161,8 +161,13 @@ impl Platform {
             config::CacheType::Unsafe => CacheType::Unsafe,
             config::CacheType::Writeback => CacheType::Writeback,
         };
+        let engine = match drive.io_engine {
+            config::IoEngine::Sync => Engine::Sync,
+            config::IoEngine::Async => Engine::Async,
+        };
         let limits = drive.rate_limiter.unwrap_or_default().limits();
-        let device = BlockDevice::new(backend, &drive.drive_id, cache, limits).map_err(LaunchError::new)?;
+        let options = BlockConfig { drive_id: &drive.drive_id, cache, engine, limits };
+        let device = BlockDevice::new(backend, &options).map_err(LaunchError::new)?;
         let name = format!("block_{}", drive.drive_id);
         self.metrics.add(name.clone(), device.metrics());
         self.drives.insert(drive.drive_id.clone(), Arc::clone(device.control()));

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use virtio_queue::desc::split::Descriptor;
 
 use super::balloon::{Balloon, BalloonBackend, BalloonConfig};
-use super::blk::{BlockBackend, BlockDevice, CacheType};
+use super::blk::{BlockBackend, BlockConfig, BlockDevice, CacheType, Engine};
 use super::net::fake::Fake;
 use super::net::{Net, NetConfig};
 use super::rate::Limits;
@@ -164,11 +164,13 @@ proptest! {
     }
 
     #[test]
-    fn the_disk_stands_it(acts in acts()) {
+    fn the_disk_stands_it(acts in acts(), is_async: bool) {
         let mut image = tempfile::NamedTempFile::new().expect("image");
         image.write_all(&[7; 64 * 512]).expect("image");
         let backend = BlockBackend::open(image.path(), false).expect("disk");
-        let disk = BlockDevice::new(backend, "fuzz", CacheType::Unsafe, Limits::default()).expect("disk");
+        let engine = if is_async { Engine::Async } else { Engine::Sync };
+        let config = BlockConfig { cache: CacheType::Unsafe, engine, ..BlockConfig::default() };
+        let disk = BlockDevice::new(backend, &config).expect("disk");
         let offered = disk.features();
         torment(Arc::new(Mutex::new(disk)), offered, 1, acts, || ());
         prop_assert_eq!(image.as_file().metadata().expect("image").len(), 64 * 512, "it never grows");

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{ConfigError, RateLimiter, absent::null_is_default};
+use crate::devices::virtio::blk::check_ring;
 
 /// One disk of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -34,7 +35,7 @@ pub struct Drive {
     /// Whether the guest is offered a flush command.
     #[serde(default)]
     pub cache_type: CacheType,
-    /// How requests are carried out: only `Sync`.
+    /// How requests are carried out.
     #[serde(default, deserialize_with = "null_is_default")]
     pub io_engine: IoEngine,
     /// Limits on requests and what they move; none if left out.
@@ -58,10 +59,10 @@ pub enum CacheType {
 /// How requests are carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum IoEngine {
-    /// By plain reads and writes.
+    /// By plain reads and writes, one after another.
     #[default]
     Sync,
-    /// By io_uring: known, but not offered.
+    /// By io_uring: many at a time, if the host's kernel lets the monitor have it.
     Async,
 }
 
@@ -88,14 +89,14 @@ impl Drive {
         if self.partuuid.as_deref().is_some_and(|uuid| uuid.contains(char::is_whitespace)) {
             return Err(ConfigError::Partuuid(self.drive_id.clone()));
         }
-        if self.io_engine == IoEngine::Async {
-            return Err(ConfigError::NotOffered { field: "io_engine", value: "Async".to_owned() });
-        }
         Ok(())
     }
 
-    /// Checks that the disk is there and may be opened as it will be.
+    /// Checks that the disk is there and may be opened as it will be, and that the kernel has what its engine needs.
     pub fn check_file(&self) -> Result<(), ConfigError> {
+        if self.io_engine == IoEngine::Async {
+            check_ring()?;
+        }
         const WHAT: &str = "disk";
         let path = &self.path_on_host;
         let failed = |source| ConfigError::File { what: WHAT, path: path.clone(), source };

@@ -6,6 +6,7 @@ use memsvc::core::compact::TuningError;
 use memsvc::swap::TierOpenError;
 
 use super::{Kib, MAX_DEVICES, MAX_MEMORY, MAX_VCPUS, MacAddress, Mib};
+use crate::devices::virtio::blk::NoRing;
 use crate::devices::virtio::net::TapError;
 
 /// Why a configuration is refused.
@@ -198,6 +199,9 @@ pub enum ConfigError {
     /// Compaction that cannot be.
     #[error(transparent)]
     Compaction(#[from] TuningError),
+    /// The kernel has no io_uring for us.
+    #[error(transparent)]
+    NoRing(#[from] NoRing),
     /// A file that is to be read or written cannot be.
     #[error("The {what} {} cannot be opened", path.display())]
     File {

@@ -22,7 +22,7 @@ fn a_full_configuration_survives_a_round_trip() {
             "track_dirty_pages": true, "huge_pages": "2M"},
         "drives": [{"drive_id": "root", "is_root_device": true, "path_on_host": "/d",
             "is_read_only": true, "partuuid": "0eaa91a0-01", "cache_type": "Writeback",
-            "io_engine": "Sync", "rate_limiter": {"bandwidth": null, "ops": {"size": 5, "one_time_burst": null, "refill_time": 100}}, "socket": null}],
+            "io_engine": "Async", "rate_limiter": {"bandwidth": null, "ops": {"size": 5, "one_time_burst": null, "refill_time": 100}}, "socket": null}],
         "balloon": {"amount_mib": 6144, "deflate_on_oom": true, "stats_polling_interval_s": 1,
             "free_page_hinting": true, "free_page_reporting": true},
         "memory": {"watermarks": {"min_kib": 0, "low_kib": 4096, "high_kib": 3145728},
@@ -160,10 +160,6 @@ fn each_mistake_has_its_sentence() {
         (
             drive_with("socket", json!("/s")),
             "Drive \"a\" has a socket, but Aerostat does not have vhost-user disks: give path_on_host instead.",
-        ),
-        (
-            drive_with("io_engine", json!("Async")),
-            "io_engine is set to Async, which Aerostat does not offer: leave it out.",
         ),
         (
             json!({"balloon": {"amount_mib": 129, "deflate_on_oom": false}}),

@@ -10,7 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use tracing::warn;
 use vm_memory::VolatileSlice;
 
+use super::parts::Parts;
 use super::{SECTOR, hole};
 
 /// Why a disk cannot be used: one sentence, with the host's reason as source where it has one.
@@ -96,6 +97,11 @@ impl BlockBackend {
         Self::open(path, self.read_only)
     }
 
+    /// The open file.
+    pub(super) fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
     /// Size in sectors of 512 bytes.
     pub fn sectors(&self) -> u64 {
         self.sectors
@@ -142,27 +148,22 @@ impl BlockBackend {
         mut offset: u64,
         slices: &[VolatileSlice<'_>],
     ) -> io::Result<()> {
-        let part = |slice: &VolatileSlice<'_>| libc::iovec {
-            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-            iov_len: slice.len(),
-        };
-        let mut parts: Vec<_> = slices.iter().filter(|slice| !slice.is_empty()).map(part).collect();
-        let mut rest = parts.as_mut_slice();
-        while !rest.is_empty() {
-            let moved = self.transfer_some(direction, offset, rest)?;
+        let mut parts = Parts::new(slices);
+        while !parts.rest().is_empty() {
+            let moved = self.transfer_some(direction, offset, parts.rest())?;
             offset += moved as u64;
-            rest = advance(rest, moved);
+            parts.advance(moved);
         }
         Ok(())
     }
 
     /// One system call; at least one byte, or an error.
     fn transfer_some(&self, direction: Direction, offset: u64, parts: &[libc::iovec]) -> io::Result<usize> {
-        let fd = self.file.as_raw_fd();
-        let count = parts.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+        let fd = self.fd();
+        let count = parts.len() as libc::c_int;
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         loop {
-            // SAFETY: `parts` has at least `count` entries. Each lies within guest RAM, taken by
+            // SAFETY: `parts` has `count` entries. Each lies within guest RAM, taken by
             // `transfer` from slices that outlive this call; guest RAM is shared, volatile memory
             // to which no Rust reference exists, so the kernel may read and write it.
             let moved = unsafe {
@@ -192,20 +193,6 @@ fn sectors(mut file: &File, path: &Path) -> Result<u64, OpenError> {
         warn!(disk = %path.display(), "the guest does not see the last {} bytes: they fill no sector", bytes % SECTOR);
     }
     Ok(bytes / SECTOR)
-}
-
-/// Drops the first `moved` bytes.
-fn advance(mut parts: &mut [libc::iovec], mut moved: usize) -> &mut [libc::iovec] {
-    while let Some(first) = parts.first_mut() {
-        if moved < first.iov_len {
-            first.iov_base = first.iov_base.wrapping_byte_add(moved);
-            first.iov_len -= moved;
-            return parts;
-        }
-        moved -= first.iov_len;
-        parts = &mut parts[1..];
-    }
-    parts
 }
 
 fn missing(path: &Path, cause: io::Error) -> OpenError {

@@ -15,7 +15,7 @@ pub struct BlockControl(Face<State>);
 
 #[derive(Debug)]
 struct State {
-    /// What is behind the disk, or will be.
+    /// The file behind the disk, or the one that will be.
     backend: BlockBackend,
     asked: Asked,
 }

@@ -11,7 +11,8 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 
 use super::backend::BlockBackend;
 use super::request::Layout;
-use super::service::{Service, Turn};
+use super::ring::Ring;
+use super::service::{Service, Turn, UnderWay};
 use super::{BlockControl, BlockMetrics, TURN, config};
 use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::rate::{Limits, RateLimiter};
@@ -24,6 +25,8 @@ const REQUESTS: usize = 0;
 const TOKENS: u16 = 0;
 /// The operator asks for something.
 const ASKED: u16 = 1;
+/// The kernel has done something.
+const COMPLETED: u16 = 2;
 
 /// Entries in the queue.
 const QUEUE_SIZE: u16 = 256;
@@ -41,8 +44,33 @@ pub enum CacheType {
     Writeback,
 }
 
+/// How requests are carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// The thread of the device, one request after another.
+    #[default]
+    Sync,
+    /// The kernel, beside it, by io_uring.
+    Async,
+}
+
+/// How the operator wants a disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BlockConfig<'a> {
+    /// Its name, of which the guest sees the first 20 bytes as its serial number.
+    pub drive_id: &'a str,
+    /// Meaning of a flush.
+    pub cache: CacheType,
+    /// How requests are carried out.
+    pub engine: Engine,
+    /// Limits on requests and what they move.
+    pub limits: Limits,
+}
+
 /// One disk.
 pub struct BlockDevice {
+    /// Requests that the kernel has. The field goes first: its end waits for all that use guest memory.
+    ring: Option<Ring<UnderWay>>,
     service: Service,
     active: Option<Active>,
     layout: Layout,
@@ -55,21 +83,25 @@ pub struct BlockDevice {
 }
 
 impl BlockDevice {
-    /// A disk called `drive_id`, of which the guest sees the first 20 bytes as its serial number. Fails where the host
-    /// has no timer or event to spare.
-    pub fn new(backend: BlockBackend, drive_id: &str, cache: CacheType, limits: Limits) -> io::Result<Self> {
+    /// A disk on `backend`. Fails where the host has no timer, event or ring to spare.
+    pub fn new(backend: BlockBackend, config: &BlockConfig<'_>) -> io::Result<Self> {
         let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
-        for (to, from) in id.iter_mut().zip(drive_id.bytes()) {
+        for (to, from) in id.iter_mut().zip(config.drive_id.bytes()) {
             *to = from;
         }
+        let ring = match config.engine {
+            Engine::Sync => None,
+            Engine::Async => Some(Ring::new().map_err(io::Error::other)?),
+        };
         Ok(Self {
+            ring,
             active: None,
             layout: Layout::default(),
             done: 0,
-            limiter: RateLimiter::new(limits)?,
+            limiter: RateLimiter::new(config.limits)?,
             control: Arc::new(BlockControl::new(backend.clone())?),
             offers_ranges: backend.has_holes(),
-            service: Service { backend, cache, id, metrics: Arc::default() },
+            service: Service { backend, cache: config.cache, id, metrics: Arc::default() },
         })
     }
 
@@ -81,6 +113,29 @@ impl BlockDevice {
     /// The operator's side of it.
     pub fn control(&self) -> &Arc<BlockControl> {
         &self.control
+    }
+
+    /// Ends requests that the kernel has done, and tells the driver.
+    fn complete(&mut self) {
+        let Self { service, active: Some(active), ring: Some(ring), .. } = self else { return };
+        while let Some((request, result)) = ring.ended() {
+            let used = service.finish(&active.memory, &request, result);
+            if let Some(mut queue) = active.queue(REQUESTS) {
+                queue.publish(&[used]);
+            }
+        }
+        ring.hand_in();
+        if let Some(mut queue) = active.queue(REQUESTS) {
+            queue.announce();
+        }
+    }
+
+    /// Waits for all that the kernel has: from here on the memory of requests is the driver's again.
+    fn abandon(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.drain();
+        }
+        self.done = 0;
     }
 
     /// Another file is behind the disk from now on. A request that is half done begins again.
@@ -135,18 +190,22 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn process_queue(&mut self, index: usize) -> Work {
-        let Self { service, active: Some(active), layout, done, limiter, .. } = self else {
+        let Self { service, active: Some(active), ring, layout, done, limiter, .. } = self else {
             return Work::Done;
         };
-        let mut turn = Turn { features: active.features, left: TURN, done, limiter, moved: 0 };
-        active.serve(index, |memory, chain| service.serve(memory, chain, layout, &mut turn))
+        let ring = ring.as_mut();
+        let mut turn = Turn { features: active.features, left: TURN, done, limiter, moved: 0, ring };
+        let work = active.serve(index, |memory, chain| service.serve(memory, chain, layout, &mut turn));
+        if let Some(ring) = &mut turn.ring {
+            ring.hand_in();
+        }
+        work
     }
 
     fn own_events(&self) -> Vec<OwnEvent> {
-        vec![
-            OwnEvent { fd: self.limiter.timer(), token: TOKENS },
-            OwnEvent { fd: self.control.event(), token: ASKED },
-        ]
+        let always = [(self.limiter.timer(), TOKENS), (self.control.event(), ASKED)];
+        let ring = self.ring.as_ref().map(|ring| (ring.event(), COMPLETED));
+        always.into_iter().chain(ring).map(|(fd, token)| OwnEvent { fd, token }).collect()
     }
 
     fn process_event(&mut self, token: u16) -> Option<usize> {
@@ -159,6 +218,10 @@ impl VirtioDevice for BlockDevice {
             }
             return None;
         }
+        if token == COMPLETED {
+            self.complete();
+        }
+        // Tokens are there again, or room in the ring, for what waited in the queue.
         (self.process_queue(REQUESTS) == Work::More).then_some(REQUESTS)
     }
 
@@ -166,11 +229,11 @@ impl VirtioDevice for BlockDevice {
         if let Some(active) = &mut self.active {
             active.stop_queue(index);
         }
-        self.done = 0;
+        self.abandon();
     }
 
     fn reset(&mut self) {
+        self.abandon();
         self.active = None;
-        self.done = 0;
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Requests run one after another on the event loop, straight between guest RAM and the file. One turn of it moves
 //! at most 4 MiB, discards at most 128 MiB, and waits for the host's disk once; the rest of a request that is longer,
-//! and what is behind it, is for the next turn.
+//! and what is behind it, is for the next turn. With the asynchronous engine the kernel reads, writes and syncs beside the
+//! loop, as many requests at a time as there is room for in a ring; they end in any order.
 
 mod backend;
 mod config;
@@ -15,14 +16,17 @@ mod control;
 mod device;
 mod hole;
 mod metrics;
+mod parts;
 mod ranges;
 mod request;
+mod ring;
 mod service;
 
 pub use backend::{BlockBackend, OpenError};
 pub use control::BlockControl;
-pub use device::{BlockDevice, CacheType};
+pub use device::{BlockConfig, BlockDevice, CacheType, Engine};
 pub use metrics::BlockMetrics;
+pub use ring::{NoRing, check as check_ring};
 
 /// Bytes in a sector; all positions and sizes on the wire count these (section 5.2.4).
 const SECTOR: u64 = 512;

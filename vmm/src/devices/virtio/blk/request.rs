@@ -25,13 +25,16 @@ pub(super) struct Layout {
 /// A request with header and status.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request<'a> {
+    /// Its number in the ring.
+    pub(super) head: u16,
     pub(super) kind: u32,
     pub(super) sector: u64,
     /// Data from the driver.
     pub(super) out: &'a [Span],
     /// Room for data to the driver.
     pub(super) into: &'a [Span],
-    status: GuestAddress,
+    /// Where the driver looks how it went.
+    pub(super) status: GuestAddress,
 }
 
 /// Why there is no request in a chain.
@@ -62,6 +65,7 @@ impl Layout {
         let header = take_header(memory, &mut self.out).ok_or(Malformed::NoHeader(status))?;
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
         Ok(Request {
+            head: chain.head,
             kind: u32::from_le_bytes([k0, k1, k2, k3]),
             sector: u64::from_le_bytes(sector),
             out: &self.out,

@@ -1,4 +1,4 @@
-//! Serving a disk's requests, one after another, a turn's work at a time.
+//! Serving a disk's requests: one after another, a turn's work at a time, or by a ring, beside each other.
 
 use std::io;
 use std::mem;
@@ -12,14 +12,16 @@ use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES,
 };
-use vm_memory::Permissions;
+use vm_memory::{GuestAddress, Permissions};
 
 use super::backend::{BlockBackend, Direction};
+use super::parts::Parts;
 use super::ranges::{self, Ranges};
 use super::request::{Layout, Malformed, Request, cut, slices, total, write_status};
+use super::ring::{Ring, Task};
 use super::{BlockMetrics, CacheType, SECTOR};
 use crate::devices::virtio::rate::RateLimiter;
-use crate::devices::virtio::{Chain, Completion, GuestRam};
+use crate::devices::virtio::{Chain, Completion, GuestRam, Used};
 
 /// Data bytes in a request. Far more than Linux asks for (1280 KiB, unless told otherwise).
 const MAX_BYTES: u64 = 64 << 20;
@@ -43,6 +45,25 @@ pub(super) struct Turn<'a> {
     pub(super) limiter: &'a mut RateLimiter,
     /// Bytes of a request that were read or written.
     pub(super) moved: u64,
+    /// The ring that reads, writes and syncs instead, if there is one.
+    pub(super) ring: Option<&'a mut Ring<UnderWay>>,
+}
+
+/// A request that the kernel has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnderWay {
+    head: u16,
+    kind: u32,
+    status: GuestAddress,
+    bytes: u64,
+    /// It ends with a sync.
+    syncs: bool,
+}
+
+impl UnderWay {
+    fn new(request: &Request<'_>, bytes: u64, syncs: bool) -> Self {
+        Self { head: request.head, kind: request.kind, status: request.status, bytes, syncs }
+    }
 }
 
 /// Why a request is not served.
@@ -51,6 +72,10 @@ enum Unserved {
     Failed(u32),
     /// What is left of it is for the next turn.
     NextTurn,
+    /// There is no room for it now.
+    Later,
+    /// The kernel has it.
+    UnderWay,
 }
 
 /// How a request ended: bytes written before the status byte.
@@ -78,6 +103,11 @@ impl Service {
                     Ok(data) => (VIRTIO_BLK_S_OK, data),
                     Err(Unserved::Failed(status)) => (status, 0),
                     Err(Unserved::NextTurn) => return Completion::NextTurn,
+                    Err(Unserved::Later) => return Completion::Later,
+                    Err(Unserved::UnderWay) => {
+                        turn.limiter.spend(mem::take(&mut turn.moved));
+                        return Completion::Held;
+                    }
                 };
                 request.finish(memory, status as u8).then(|| data.saturating_add(1))
             }
@@ -95,13 +125,44 @@ impl Service {
         }))
     }
 
+    /// Ends a request that the kernel had; what to give back.
+    pub(super) fn finish(&self, memory: &GuestRam, request: &UnderWay, result: io::Result<()>) -> Used {
+        if request.syncs {
+            self.metrics.syncs.inc();
+        }
+        let (status, data) = match result {
+            Ok(()) => (VIRTIO_BLK_S_OK, self.count(request.kind, request.bytes)),
+            Err(cause) => {
+                self.host_error(&cause);
+                (VIRTIO_BLK_S_IOERR, 0)
+            }
+        };
+        let is_told = write_status(memory, request.status, status as u8);
+        if !is_told {
+            self.metrics.bad_requests.inc();
+        }
+        Used { head: request.head, len: if is_told { data.saturating_add(1) } else { 0 } }
+    }
+
+    /// Counts a request that was served; how many bytes the driver got.
+    fn count(&self, kind: u32, bytes: u64) -> u32 {
+        let (requests, moved) = match kind {
+            VIRTIO_BLK_T_IN => (&self.metrics.reads, Some(&self.metrics.read_bytes)),
+            VIRTIO_BLK_T_OUT => (&self.metrics.writes, Some(&self.metrics.written_bytes)),
+            _ => (&self.metrics.flushes, None),
+        };
+        requests.inc();
+        if let Some(moved) = moved {
+            moved.add(bytes);
+        }
+        if kind == VIRTIO_BLK_T_IN { u32::try_from(bytes).unwrap_or(u32::MAX) } else { 0 }
+    }
+
     fn execute(&self, memory: &GuestRam, request: &Request<'_>, turn: &mut Turn<'_>) -> Answer {
         match request.kind {
             VIRTIO_BLK_T_IN => {
                 let bytes = self.transfer(memory, request, Direction::Read, turn)?;
-                self.metrics.reads.inc();
-                self.metrics.read_bytes.add(bytes);
-                Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
+                Ok(self.count(request.kind, bytes))
             }
             VIRTIO_BLK_T_OUT => {
                 if self.backend.is_read_only() {
@@ -109,9 +170,7 @@ impl Service {
                 }
                 let bytes = self.transfer(memory, request, Direction::Write, turn)?;
                 self.settle(turn)?;
-                self.metrics.writes.inc();
-                self.metrics.written_bytes.add(bytes);
-                Ok(0)
+                Ok(self.count(request.kind, bytes))
             }
             VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES
                 if turn.features & ranges::feature(request.kind) != 0 =>
@@ -124,10 +183,10 @@ impl Service {
             }
             VIRTIO_BLK_T_FLUSH => {
                 if self.cache == CacheType::Writeback && !self.backend.is_read_only() {
+                    self.hand_over(turn, UnderWay::new(request, 0, true), Task::Sync)?;
                     self.sync(turn)?;
                 }
-                self.metrics.flushes.inc();
-                Ok(0)
+                Ok(self.count(request.kind, 0))
             }
             VIRTIO_BLK_T_GET_ID => self.get_id(memory, request),
             _ => Err(self.unsupported()),
@@ -156,6 +215,12 @@ impl Service {
             self.metrics.bad_requests.inc();
             return Err(Unserved::Failed(VIRTIO_BLK_S_IOERR));
         };
+        if bytes > 0 {
+            let syncs = direction == Direction::Write && self.is_durable_at_once(turn);
+            let (offset, parts) = (request.sector * SECTOR, Parts::new(&slices));
+            let task = Task::Move { direction, offset, parts };
+            self.hand_over(turn, UnderWay::new(request, bytes, syncs), task)?;
+        }
         // The driver may have changed the request since the last turn, which is its own loss.
         let start = bytes.min(*turn.done);
         let piece: Range<u64> = start..bytes.min(start + turn.left);
@@ -199,11 +264,26 @@ impl Service {
         Ok(())
     }
 
-    /// What was written stays written when the request is answered, if the driver knows no other way to have it so
-    /// (section 5.2.6.2: a flush is offered, and was not acknowledged).
+    /// Hands a request to the kernel, if there is a ring.
+    fn hand_over(&self, turn: &mut Turn<'_>, request: UnderWay, task: Task) -> Result<(), Unserved> {
+        let Some(ring) = &mut turn.ring else { return Ok(()) };
+        if !ring.has_room(request.bytes) {
+            return Err(Unserved::Later);
+        }
+        turn.moved = request.bytes;
+        let durable = request.syncs;
+        ring.start(request, self.backend.clone(), task, request.bytes, durable);
+        Err(Unserved::UnderWay)
+    }
+
+    /// Makes a write durable before it is answered, for a driver that knows no other way to have it so.
     fn settle(&self, turn: &mut Turn<'_>) -> Result<(), Unserved> {
-        let flushes = turn.features & 1 << VIRTIO_BLK_F_FLUSH != 0;
-        if self.cache == CacheType::Writeback && !flushes { self.sync(turn) } else { Ok(()) }
+        if self.is_durable_at_once(turn) { self.sync(turn) } else { Ok(()) }
+    }
+
+    /// Section 5.2.6.2: a flush is offered, and was not acknowledged.
+    fn is_durable_at_once(&self, turn: &Turn<'_>) -> bool {
+        self.cache == CacheType::Writeback && turn.features & 1 << VIRTIO_BLK_F_FLUSH == 0
     }
 
     /// Waits for the host's disk, and that is the work of a turn.

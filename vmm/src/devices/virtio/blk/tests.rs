@@ -1,7 +1,10 @@
 //! The disk against a driver in memory.
 
+mod absent;
+mod moved;
 mod operator;
 mod ranges;
+mod ring;
 mod turns;
 
 use std::fs;
@@ -13,10 +16,17 @@ use tempfile::NamedTempFile;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{BlockBackend, BlockDevice, BlockMetrics, CacheType, OpenError};
+use super::{BlockBackend, BlockConfig, BlockDevice, BlockMetrics, CacheType, Engine, OpenError};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::rate::Limits;
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, SIZE, V1};
+
+const CONFIG: BlockConfig<'static> = BlockConfig {
+    drive_id: "root",
+    cache: CacheType::Writeback,
+    engine: Engine::Sync,
+    limits: Limits { bandwidth: None, ops: None },
+};
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -47,7 +57,7 @@ fn started(image: &Path, read_only: bool) -> (Driver, Arc<BlockMetrics>) {
 /// With a driver that does without the features `aside`.
 fn started_with(image: &Path, read_only: bool, cache: CacheType, aside: u64) -> (Driver, Arc<BlockMetrics>) {
     let backend = BlockBackend::open(image, read_only).expect("disk");
-    let disk = BlockDevice::new(backend, "root", cache, Limits::default()).expect("disk");
+    let disk = BlockDevice::new(backend, &BlockConfig { cache, ..CONFIG }).expect("disk");
     let metrics = Arc::clone(disk.metrics());
     let features = V1 | disk.features() & !aside;
     (Driver::started(Arc::new(Mutex::new(disk)), features & !(3 << 28), 1), metrics)

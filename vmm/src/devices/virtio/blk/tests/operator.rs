@@ -1,4 +1,4 @@
-//! What the operator changes while the guest runs: the file, and the limits.
+//! Changes by the operator while the guest runs: the file, and the limits.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::devices::virtio::rate::Limit;
 use crate::devices::virtio::{SharedDevice, lock};
 
-/// What a driver is interrupted for.
+/// The interrupt's reason.
 const CONFIG_CHANGED: u32 = 2;
 const NO_LIMIT: Limit = Limit { size: 0, one_time_burst: 0, refill_time: Duration::ZERO };
 
@@ -18,7 +18,7 @@ struct Fixture {
 
 fn limited(image: &Path, limits: Limits) -> Fixture {
     let backend = BlockBackend::open(image, false).expect("disk");
-    let disk = BlockDevice::new(backend, "root", CacheType::Writeback, limits).expect("disk");
+    let disk = BlockDevice::new(backend, &BlockConfig { limits, ..CONFIG }).expect("disk");
     let metrics = Arc::clone(disk.metrics());
     let disk = Arc::new(Mutex::new(disk));
     let features = V1 | lock(&disk).features() & !(3 << 28);
@@ -152,7 +152,7 @@ fn every_request_is_an_operation() {
     assert_eq!(driver.used(0), []);
 }
 
-/// What was offered stays offered; a file that cannot have holes refuses what it cannot do.
+/// Discards stay offered; a file that cannot have holes refuses them.
 #[test]
 fn a_file_without_holes_refuses_discards_of_a_driver_that_was_offered_them() {
     const DISCARD: u32 = 11;

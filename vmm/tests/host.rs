@@ -27,7 +27,7 @@ impl Served {
         let process = command.arg("--api-sock").arg(&socket).stdin(Stdio::null()).spawn().expect("aerostat");
         let mut served = Self { dir, process };
         let start = Instant::now();
-        while !socket.exists() {
+        while UnixStream::connect(&socket).is_err() {
             assert_eq!(served.process.try_wait().expect("a child"), None, "aerostat ended");
             assert!(start.elapsed() < PATIENCE, "aerostat does not listen");
             std::thread::sleep(Duration::from_millis(5));

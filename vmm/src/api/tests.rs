@@ -416,7 +416,7 @@ fn every_mistake_gets_400_and_one_sentence() {
     }
     let config = client.call("GET", "/vm/config", "").json();
     let firecrackers = json!({
-        "balloon": null, "drives": [], "cpu-config": null, "logger": null, "metrics": null, "mmds-config": null,
+        "balloon": null, "drives": [], "cpu-config": null, "entropy": null, "logger": null, "metrics": null, "mmds-config": null,
         "network-interfaces": [], "vsock": null, "pmem": [], "memory-hotplug": null,
         "boot-source": {"kernel_image_path": "", "initrd_path": null, "boot_args": null},
         "machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "smt": false, "track_dirty_pages": false,

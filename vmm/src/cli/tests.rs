@@ -48,7 +48,8 @@ fn flags_become_a_configuration() {
     assert_eq!(
         config,
         json!({
-            "cpu-config": null, "logger": null, "metrics": null, "mmds-config": null, "vsock": null, "pmem": [],
+            "cpu-config": null,
+            "entropy": null, "logger": null, "metrics": null, "mmds-config": null, "vsock": null, "pmem": [],
             "memory-hotplug": null,
             "boot-source": {"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "quiet"},
             "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false,
@@ -349,7 +350,7 @@ fn every_section_is_known_by_its_name() {
     let all = json!({"swap": {"size_mib": 1}, "serial": {}, "memory": {"limit_mib": 1}});
     let config: VmConfig = serde_json::from_value(all).expect("fits");
     let Value::Object(sections) = serde_json::to_value(config).expect("JSON") else { panic!("an object") };
-    assert_eq!(sections.len(), 15);
+    assert_eq!(sections.len(), 16);
     assert!(sections.keys().all(|section| VmConfig::has_section(section)));
 }
 

@@ -361,7 +361,7 @@ fn what_cannot_be_is_said_in_one_sentence() {
         (&["--tier", "nbd://localhost:70000/"], "its port is more than 65535", 1),
         (&["--tier", "somewhere"], "is no tier", 1),
         (&["--tier", "/var/tmp", "--memory", "15M"], "needs 16 MiB of memory at least", 1),
-        (&["--tier-timeout", "5"], "--tier", 1),
+        (&["--tier-timeout", "5"], "--tier", 2),
     ];
     for (arguments, said, code) in cases {
         let Output { status, stderr, .. } = Command::new(env!("CARGO_BIN_EXE_aerostat"))

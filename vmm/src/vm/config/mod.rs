@@ -111,7 +111,7 @@ pub struct VmConfig {
 }
 
 /// Names of the sections.
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "balloon",
     "drives",
     "boot-source",
@@ -124,6 +124,7 @@ const SECTIONS: [&str; 15] = [
     "vsock",
     "pmem",
     "memory-hotplug",
+    "entropy",
     "memory",
     "swap",
     "serial",

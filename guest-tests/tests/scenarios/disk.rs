@@ -110,6 +110,8 @@ fn by_ring() -> anyhow::Result<()> {
     let config = directory.path().join("config.json");
     fs::write(&config, json!({"drives": [drive], "entropy": {"rate_limiter": limiter}}).to_string())?;
     let mut vm = guest()?.argument("--config-file").argument(&config.display().to_string()).start()?;
+    // A write and a flush at the least.
+    vm.agent.disk_write("vda", 0, MIB, 3)?;
     let limited = of_devices(&vm, "rate_limited")?;
     ensure!(limited.len() == 2 && limited.iter().all(|times| *times > 0), "disk and rng: {limited:?}");
     let free = json!({"drive_id": "ring", "rate_limiter": {"ops": {"size": 0, "refill_time": 0}}});

@@ -1,5 +1,7 @@
 //! Aerostat's monitor: machine, devices, API and command line around [`memsvc`].
 
+#[cfg(test)]
+mod allocations;
 pub mod api;
 pub mod arch;
 pub mod bench;

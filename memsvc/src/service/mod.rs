@@ -296,6 +296,14 @@ impl MemoryService {
         self.space.reclaimer()
     }
 
+    /// True when a touch of any of these bytes of guest RAM would wait for memory, by whom [announces](Self::reclaimer) it: that
+    /// thread had better free some first. What is no RAM is nothing to wait for.
+    pub fn lacks_memory_for(&self, gpa: u64, len: u64) -> bool {
+        let frame = FRAME_SIZE as u64;
+        let gfns = gpa / frame..gpa.saturating_add(len).div_ceil(frame);
+        gfns.map(Gfn).any(|gfn| self.space.lacks_memory_for(gfn))
+    }
+
     /// The guest ends. Its CPUs and devices may be waiting for memory, which nobody frees any more: they get zeroed memory
     /// that is beyond the limit, so that they can be ended.
     pub fn end_guest(&self) {

@@ -1,4 +1,4 @@
-//! A store under a name: what NBD sessions are served from.
+//! A store under a name: what NBD sessions, and disks, are served from.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -50,6 +50,13 @@ pub(crate) struct Offer {
 pub(crate) struct ExportDisk {
     export: Arc<Export>,
     seat: Seat,
+}
+
+impl ExportDisk {
+    /// Where it is counted what is asked for.
+    pub(crate) fn counters(&self) -> &NbdCounters {
+        &self.export.counters
+    }
 }
 
 impl Exports for Offer {

@@ -1,22 +1,25 @@
-//! Swap for guests: an NBD server whose pages lie in memory, as small as they can be kept.
+//! Swap for guests: an NBD server, or a disk, whose pages lie in memory, as small as they can be kept.
 //!
 //! ```text
-//!   bytes of a connection ─▶ session (NBD, no I/O) ─▶ export ─▶ store ─▶ objects in movable slabs
+//!   bytes of a connection ─▶ session (NBD, no I/O) ─┬─▶ export ─▶ store ─▶ objects in movable slabs
+//!   requests of a disk ────▶ disk ──────────────────┘
 //! ```
 //!
 //! | file | what |
 //! | --- | --- |
 //! | `nbd` | the protocol's bytes |
 //! | `session` | one connection, a state machine |
+//! | `disk` | requests of a disk, in whole pages |
 //! | `export` | a store under a name |
 //! | `store` | where each page is |
 //! | `tier` | what is below the store: files, other servers |
 //! | `codec` | pages made smaller |
 //!
 //! A [`Connection`] neither waits nor does I/O: whoever has a socket, or a TCP stack, moves bytes from and to
-//! it. Only tiers have threads.
+//! it. So does whoever has the memory of a [`SwapDisk`]'s requests. Only tiers have threads.
 
 mod codec;
+mod disk;
 mod export;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -38,6 +41,7 @@ use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
 pub use codec::Codec;
+pub use disk::{DiskCommand, DiskData, DiskRequest, DiskStep, SwapDisk};
 pub use stats::{NbdStats, StoreStats, SwapLatency, SwapStats, TierStats};
 pub use tier::{AddressError, ConnectError, NbdServer, RemoteStats, TierConfig, TierOpenError};
 pub use waker::Waker;
@@ -91,8 +95,8 @@ const STORING: u64 = 2;
 // There are more in the least reserve that the formula gives.
 const _: () = assert!(Watermarks::for_arena(FRAMES_PER_BLOCK as u64).min >= 16 * STORING);
 
-/// Pages of the guest's memory that the thread which serves swap may have to touch at a time: a ring of receive buffers. Any
-/// of them may be absent, and then it takes a frame.
+/// Pages of the guest's memory that the thread which serves swap may have to touch at a time: a ring of receive buffers, or
+/// what is read from the disk. Any of them may be absent, and then it takes a frame.
 const TOUCHED: u64 = 256;
 
 /// Frames that are left for that, of so many of the reserve: of a small one the half.
@@ -215,8 +219,22 @@ impl Swap {
     /// A new connection. The waker rings when it is worth calling [`Connection::send`] again because a page
     /// has come from a tier, or a tier has made room.
     pub fn connect(&self, waker: &Arc<Waker>) -> Connection {
-        let offer = Offer { export: Arc::clone(&self.export), waker: Arc::clone(waker) };
-        Connection(Session::new(offer))
+        Connection(Session::new(self.offer(waker)))
+    }
+
+    /// The same as a disk, for one driver; its requests that are to wait go on when the waker has rung. `None` when there is
+    /// no memory for it.
+    pub fn disk(&self, waker: &Arc<Waker>) -> Option<SwapDisk> {
+        SwapDisk::open(&self.offer(waker))
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> u64 {
+        self.export.store.pages() * FRAME_SIZE as u64
+    }
+
+    fn offer(&self, waker: &Arc<Waker>) -> Offer {
+        Offer { export: Arc::clone(&self.export), waker: Arc::clone(waker) }
     }
 
     /// Gives memory that nothing is stored in back to the host, where the device has memory of its own.

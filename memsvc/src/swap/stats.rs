@@ -7,9 +7,9 @@ use super::tier::RemoteStats;
 use crate::stats::{Counter, LatencyCounters, LatencyStats, counters};
 
 counters! {
-    /// What NBD connections asked for.
+    /// What was asked for, by NBD or of the disk.
     NbdCounters => NbdStats {
-        /// Connections made.
+        /// Connections made; of the disk: times that a driver brought it up.
         connections,
         /// Reads.
         reads,
@@ -101,8 +101,8 @@ pub struct TierStats {
     pub remote: Option<RemoteStats>,
 }
 
-/// How long requests took, from when their header had come until their reply could be sent. Those that were
-/// answered by an error are not among them.
+/// How long requests took, from when their header had come until their reply could be sent; of the disk: until they were
+/// done. Those that were answered by an error are not among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SwapLatency {
     /// Reads of which all that is sent first (256 KiB at the most) was in memory.
@@ -122,6 +122,11 @@ pub(crate) struct SwapLatencies {
 }
 
 impl SwapLatencies {
+    /// Reads that had to wait for a tier, or the others.
+    pub(crate) fn of_reads(&self, have_waited: bool) -> &LatencyCounters {
+        if have_waited { &self.reads_from_tiers } else { &self.reads }
+    }
+
     pub(crate) fn snapshot(&self) -> SwapLatency {
         SwapLatency {
             reads: self.reads.snapshot(),

@@ -11,7 +11,7 @@ use memsvc::{
     swap::SwapStats,
 };
 
-use super::types::{GuestStats, HintingStatus};
+use super::types::{GuestStats, HintingStatus, SwapFrontCounters};
 use crate::devices::virtio::net::Taps;
 use crate::vm::{
     config::{Mib, RateLimiter, VmConfig},
@@ -81,8 +81,8 @@ pub trait RunningVm: Send {
     fn zone_info(&self) -> ZoneInfo;
     /// Its slab caches.
     fn slab_info(&self) -> SlabInfo;
-    /// What its swap device stores, and what its link did; `None` if it has none.
-    fn swap_stats(&self) -> Option<(SwapStats, serde_json::Value)>;
+    /// What its swap device stores, and what the guest sees of it did; `None` if it has none.
+    fn swap_stats(&self) -> Option<(SwapStats, SwapFrontCounters)>;
     /// How its compaction is tuned, and what it did.
     fn compaction_info(&self) -> CompactionInfo;
     /// Tunes it, from the next block on.

@@ -210,8 +210,8 @@ impl Controller {
     /// `GET /swap`.
     pub fn swap(&mut self) -> Result<SwapReport, ControlError> {
         let vm = self.running()?;
-        let (stats, link) = vm.swap_stats().ok_or(ControlError::NoSwap)?;
-        Ok(SwapReport { stats, reserve: vm.zone_info().reserve, link })
+        let (stats, front) = vm.swap_stats().ok_or(ControlError::NoSwap)?;
+        Ok(SwapReport { stats, reserve: vm.zone_info().reserve, front })
     }
 
     /// `PUT /serial`.

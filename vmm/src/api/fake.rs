@@ -24,7 +24,7 @@ use super::{
     control::{ActionError, Compaction, LaunchError, Launcher, RunningVm, Statistics},
     controller::Controller,
     logger::Logger,
-    types::{GuestStats, HintingStatus},
+    types::{GuestStats, HintingStatus, SwapFrontCounters},
 };
 use crate::{
     devices::virtio::{
@@ -312,8 +312,9 @@ impl RunningVm for FakeVm {
         SlabInfo { caches: vec![CacheInfo { name: "kmem-96".to_owned(), ..CacheInfo::default() }] }
     }
 
-    fn swap_stats(&self) -> Option<(SwapStats, serde_json::Value)> {
-        Some((SwapStats::default(), serde_json::json!({ "frames_in": 7 })))
+    fn swap_stats(&self) -> Option<(SwapStats, SwapFrontCounters)> {
+        let link = serde_json::json!({ "frames_in": 7 });
+        Some((SwapStats::default(), SwapFrontCounters::Link(link)))
     }
 
     fn compaction_info(&self) -> CompactionInfo {

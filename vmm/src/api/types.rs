@@ -58,16 +58,28 @@ pub struct Version {
 }
 
 /// `GET /swap`: the swap device.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SwapReport {
     /// What is stored, what the guest asked for, and how long that took.
     #[serde(flatten)]
     pub stats: SwapStats,
     /// The reserve from which swap goes on when memory is short, as in `GET /memory/zone`.
     pub reserve: ReserveInfo,
-    /// Counters of the link on which the guest asks: what came and went, and what was dropped.
+    /// Counters of what the guest sees of it.
+    #[serde(flatten)]
+    pub front: SwapFrontCounters,
+}
+
+/// Counters of what the guest sees of its swap device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapFrontCounters {
+    /// Of the link on which the guest asks: what came and went, and what was dropped.
     #[schema(value_type = Object)]
-    pub link: serde_json::Value,
+    Link(serde_json::Value),
+    /// Of the disk.
+    #[schema(value_type = Object)]
+    Disk(serde_json::Value),
 }
 
 /// `PATCH /vm`: stop the vCPUs or let them go on.

@@ -116,8 +116,11 @@ pub(super) struct RunArgs {
     /// ",compression=zstd" (or none) instead of lz4. ",tier=WHERE", which may be repeated, is where pages go that
     /// do not fit, encrypted: a directory on a disk as /PATH, or an NBD server as nbd://HOST[:PORT]/EXPORT or
     /// nbd+unix:///EXPORT?socket=PATH, which may be away for ",timeout=30" seconds. The guest reaches it by NBD at 169.254.83.1 on a network
-    /// card of its own, as 169.254.83.2/30
-    #[arg(long, value_name = "SIZE[,memory=SIZE][,compression=HOW][,tier=WHERE][,timeout=SECONDS]")]
+    /// card of its own, as 169.254.83.2/30; with ",front=blk" it is a disk, for kernels without NBD
+    #[arg(
+        long,
+        value_name = "SIZE[,memory=SIZE][,compression=HOW][,front=FRONT][,tier=WHERE][,timeout=SECONDS]"
+    )]
     pub(super) swap: Option<SwapDevice>,
     /// Memory of the guest: 512M, 2G, or a number of MiB [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]

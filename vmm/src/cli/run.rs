@@ -11,7 +11,7 @@ use crate::{
     api::{control::Launcher, logger::Logger, server::MAX_BODY},
     vm::config::{
         BalloonConfig, CacheType, Drive, IoEngine, MacAddress, MemoryConfig, Mib, NetworkInterface,
-        SerialConfig, SwapConfig, VmConfig,
+        SerialConfig, SwapConfig, SwapFront, VmConfig,
     },
 };
 
@@ -85,10 +85,11 @@ impl FromStr for SwapDevice {
             size_mib: size::device(size)?,
             memory_mib: None,
             compression: Codec::default(),
+            front: SwapFront::default(),
             tiers: Vec::new(),
             tier_timeout: None,
         };
-        let mut is_packed = false;
+        let (mut is_packed, mut has_front) = (false, false);
         for part in rest.into_iter().flat_map(|rest| rest.split(',')) {
             match part.split_once('=') {
                 Some(("memory", value)) if config.memory_mib.is_none() => {
@@ -98,14 +99,18 @@ impl FromStr for SwapDevice {
                     config.compression = value.parse()?;
                     is_packed = true;
                 }
+                Some(("front", value @ ("net" | "blk"))) if !has_front => {
+                    config.front = if value == "blk" { SwapFront::Blk } else { SwapFront::Net };
+                    has_front = true;
+                }
                 Some(("tier", value)) => config.tiers.push(value.to_owned()),
                 Some(("timeout", value)) if config.tier_timeout.is_none() => {
                     config.tier_timeout = Some(size::timeout(value)?);
                 }
                 _ => {
                     return Err(format!(
-                        "\"{part}\" is not known, or given twice: write memory=SIZE, compression=lz4, zstd or none, or \
-                         timeout=SECONDS, each once, or tier=DIRECTORY or NBD-URI"
+                        "\"{part}\" is not known, or given twice: write memory=SIZE, compression=lz4, zstd or none, \
+                         front=net or blk, or timeout=SECONDS, each once, or tier=DIRECTORY or NBD-URI"
                     ));
                 }
             }

@@ -15,7 +15,7 @@ use super::memory::answer;
 use super::{Outcome, output, signals};
 use crate::api::logger::Logger;
 use crate::swap::{Address, Server};
-use crate::vm::config::MAX_SWAP_MEMORY;
+use crate::vm::config::{MAX_SWAP_MEMORY, SwapFront};
 use crate::vm::exit::{Exit, ExitSlot};
 
 /// How often what is not needed any more goes back to the host.
@@ -43,6 +43,7 @@ fn serve(args: &SwapServeArgs) -> Outcome {
         // A device may be larger than its memory can be: nothing is taken that is not used.
         memory_mib: Some(args.memory.unwrap_or(args.size.min(MAX_SWAP_MEMORY))),
         compression: args.compression,
+        front: SwapFront::default(),
         tiers: args.tiers.clone(),
         tier_timeout: args.tier_timeout,
     };

@@ -34,7 +34,7 @@ fn flags_become_a_configuration() {
          --balloon 256 --balloon-stats 1 --balloon-deflate-on-oom --balloon-hinting --serial /s \
          --watermarks 512K,2,3M --compaction scanner --extfrag-threshold 1000 --proactiveness 0 \
          --net tap=tap0 --net mtu=9000,mac=02:00:00:00:00:0F,tap=tap1 \
-         --swap 1G,tier=/t,compression=zstd,memory=256M,timeout=5,tier=nbd://h/e",
+         --swap 1G,tier=/t,compression=zstd,memory=256M,front=blk,timeout=5,tier=nbd://h/e",
     );
     let disk = |id: &str, path: &str, read_only: bool| {
         json!({"drive_id": id, "is_root_device": false, "path_on_host": path,
@@ -62,7 +62,7 @@ fn flags_become_a_configuration() {
             "network-interfaces": [card("net0", "tap0", json!(null), json!(null)),
                 card("net1", "tap1", json!("02:00:00:00:00:0f"), json!(9000))],
             "serial": {"serial_out_path": "/s"},
-            "swap": {"size_mib": 1024, "memory_mib": 256, "compression": "zstd", "tiers": ["/t", "nbd://h/e"],
+            "swap": {"size_mib": 1024, "memory_mib": 256, "compression": "zstd", "front": "blk", "tiers": ["/t", "nbd://h/e"],
                 "tier_timeout": 5},
         })
     );
@@ -136,9 +136,11 @@ fn a_wrong_swap_device_is_said_part_by_part() {
         ("abc", "\"abc\" is not a size"),
         (
             "1G,tier",
-            "\"tier\" is not known, or given twice: write memory=SIZE, compression=lz4, zstd or none, or timeout=SECONDS",
+            "\"tier\" is not known, or given twice: write memory=SIZE, compression=lz4, zstd or none, front=net or blk, or timeout=SECONDS",
         ),
         ("1G,memory=1M,memory=2M", "\"memory=2M\" is not known, or given twice"),
+        ("1G,front=scsi", "\"front=scsi\" is not known, or given twice"),
+        ("1G,front=net,front=blk", "\"front=blk\" is not known, or given twice"),
         ("1G,compression=gzip", "gzip"),
         ("1G,tier=/t,timeout=x", "seconds"),
     ] {

@@ -1,6 +1,8 @@
 //! Swap devices, served: to guests on the swap link, to others on a socket.
 
 mod halt;
+#[cfg(test)]
+pub(crate) mod known;
 mod link;
 mod server;
 

@@ -24,10 +24,10 @@ use super::event_loop::EventLoop;
 use super::exit::{Exit, ExitSlot};
 use super::kvm::{self, Vm};
 use super::memory::guest_memory;
-use super::platform::{Drives, Networks, Platform, PlatformMetrics};
+use super::platform::{Drives, Networks, Platform, PlatformMetrics, SwapMetrics};
 use super::vcpu::{Surroundings, Vcpus};
 use crate::api::control::{ActionError, Compaction, LaunchError, Launcher, RunningVm, Statistics};
-use crate::api::types::{GuestStats, HintingStatus};
+use crate::api::types::{GuestStats, HintingStatus, SwapFrontCounters};
 use crate::arch::acpi::{self, Hardware};
 use crate::arch::cpuid::Template;
 use crate::arch::kernel::{self, BootSource};
@@ -37,7 +37,6 @@ use crate::devices::legacy::{ConsoleOutput, GuestEnd, I8042, Power};
 use crate::devices::virtio::balloon::{BalloonControl, BalloonError};
 use crate::devices::virtio::lock;
 use crate::devices::virtio::net::Taps;
-use crate::link::LinkMetrics;
 
 /// How long output that waits may take to be written at the end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -56,8 +55,8 @@ pub struct Machine {
     balloon: Option<Arc<BalloonControl>>,
     drives: Drives,
     networks: Networks,
-    /// What the swap link did.
-    link: Option<Arc<LinkMetrics>>,
+    /// What the guest sees of its swap did.
+    swap_front: Option<SwapMetrics>,
     keyboard: Arc<Mutex<I8042>>,
     metrics: PlatformMetrics,
     ports: Arc<Bus>,
@@ -162,7 +161,7 @@ impl Machine {
             balloon,
             drives,
             networks,
-            link,
+            swap_front,
             keyboard,
             console,
             terminal,
@@ -189,7 +188,7 @@ impl Machine {
             balloon,
             drives,
             networks,
-            link,
+            swap_front,
             keyboard,
             metrics,
             ports,
@@ -304,10 +303,8 @@ impl RunningVm for Machine {
         self.memory.slab_info()
     }
 
-    fn swap_stats(&self) -> Option<(SwapStats, serde_json::Value)> {
-        let stats = self.memory.swap()?.stats();
-        let link = self.link.as_deref().and_then(|link| serde_json::to_value(link).ok());
-        Some((stats, link.unwrap_or_default()))
+    fn swap_stats(&self) -> Option<(SwapStats, SwapFrontCounters)> {
+        Some((self.memory.swap()?.stats(), self.swap_front.as_ref()?.snapshot()))
     }
 
     fn compaction_info(&self) -> CompactionInfo {

@@ -5,7 +5,7 @@
 //! | port 0x3F8 | serial console | 4 |
 //! | port 0x60, 0x64 | keyboard controller | 1 |
 //! | port 0x600 | ACPI power and reset | |
-//! | 0xD000_0000 + 4 KiB each | virtio-mmio: disks in their order, network cards, balloon, rng | 5 and up |
+//! | 0xD000_0000 + 4 KiB each | virtio-mmio: disks in their order, network cards, swap, balloon, rng | 5 and up |
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use memsvc::MemoryService;
 use memsvc::guard::Guard;
+use memsvc::swap::Swap;
 use serde_json::{Map, Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -23,11 +24,14 @@ use super::event_loop::Subscriber;
 use super::kvm::Vm;
 use super::memory::guest_ram;
 use crate::api::control::LaunchError;
+use crate::api::types::SwapFrontCounters;
 use crate::arch::layout::{self, MmioSlot};
 use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{AcpiPm, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
 use crate::devices::virtio::balloon::{self, Balloon, BalloonControl};
-use crate::devices::virtio::blk::{BlockBackend, BlockConfig, BlockControl, BlockDevice, CacheType, Engine};
+use crate::devices::virtio::blk::{
+    BlockBackend, BlockConfig, BlockControl, BlockDevice, BlockMetrics, CacheType, Engine, SwapDisk,
+};
 use crate::devices::virtio::net::{Net, NetBackend, NetConfig, NetControl, Taps};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::MmioTransport;
@@ -49,7 +53,7 @@ pub(super) struct Platform {
     pub(super) mmio: Bus,
     /// Where the virtio-mmio devices are, in the order of their numbers.
     pub(super) slots: Vec<MmioSlot>,
-    /// Devices that free no memory for others, and those that do: swap's card, and the balloon. Each kind has a thread, so
+    /// Devices that free no memory for others, and those that do: swap, and the balloon. Each kind has a thread, so
     /// that one of the first that waits for memory holds up none of the others.
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) reclaimers: Vec<Subscriber>,
@@ -59,8 +63,8 @@ pub(super) struct Platform {
     pub(super) drives: Drives,
     /// That of the network cards, by `iface_id`.
     pub(super) networks: Networks,
-    /// What the swap link did, if there is one.
-    pub(super) link: Option<Arc<LinkMetrics>>,
+    /// What the guest sees of its swap did, if it has any.
+    pub(super) swap_front: Option<SwapMetrics>,
     pub(super) keyboard: Arc<Mutex<I8042>>,
     pub(super) console: ConsoleOutput,
     /// The terminal, raw while the guest has it.
@@ -81,6 +85,21 @@ impl PlatformMetrics {
     /// All counters, by device.
     pub(super) fn snapshot(&self) -> Map<String, Value> {
         self.0.iter().map(|(name, read)| (name.clone(), read())).collect()
+    }
+}
+
+/// What the guest sees of its swap counts here.
+pub(super) enum SwapMetrics {
+    Link(Arc<LinkMetrics>),
+    Disk(Arc<BlockMetrics>),
+}
+
+impl SwapMetrics {
+    pub(super) fn snapshot(&self) -> SwapFrontCounters {
+        match self {
+            Self::Link(link) => SwapFrontCounters::Link(json!(**link)),
+            Self::Disk(disk) => SwapFrontCounters::Disk(json!(**disk)),
+        }
     }
 }
 
@@ -108,7 +127,7 @@ impl Platform {
             balloon: None,
             drives: Drives::new(),
             networks: Networks::new(),
-            link: None,
+            swap_front: None,
             keyboard: Arc::clone(&keyboard),
             console,
             terminal,
@@ -135,13 +154,12 @@ impl Platform {
             let card = platform.add_network(&interface.iface_id, interface.device(id), tap, vm, &ram)?;
             platform.subscribers.push(card);
         }
-        if let Some(swap) = memory.swap() {
-            let link = SwapLink::new(memory, swap).map_err(LaunchError::new)?;
-            let metrics = Arc::clone(link.metrics());
-            platform.metrics.add("swap_link".to_owned(), &metrics);
-            platform.link = Some(metrics);
-            let card = platform.add_network(swap::CARD, SwapLink::card(), link, vm, &announced_ram)?;
-            platform.reclaimers.push(card);
+        if let Some((swap, config)) = memory.swap().zip(config.swap.as_ref()) {
+            let front = match config.front {
+                config::SwapFront::Net => platform.add_swap_link(swap, vm, memory, &announced_ram)?,
+                config::SwapFront::Blk => platform.add_swap_disk(swap, vm, memory, &announced_ram)?,
+            };
+            platform.reclaimers.push(front);
         }
         if let Some(balloon) = &config.balloon {
             platform.add_balloon(balloon, config.machine_config.mem_size_mib, vm, memory, &announced_ram)?;
@@ -189,6 +207,32 @@ impl Platform {
         self.metrics.add(name.clone(), device.metrics());
         self.networks.insert(id.to_owned(), Arc::clone(device.control()));
         self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)
+    }
+
+    fn add_swap_link(
+        &mut self,
+        store: &Swap,
+        vm: &mut Vm,
+        memory: &Arc<MemoryService>,
+        ram: &GuestRam,
+    ) -> Result<Subscriber, LaunchError> {
+        let link = SwapLink::new(memory, store).map_err(LaunchError::new)?;
+        self.metrics.add("swap_link".to_owned(), link.metrics());
+        self.swap_front = Some(SwapMetrics::Link(Arc::clone(link.metrics())));
+        self.add_network(swap::CARD, SwapLink::card(), link, vm, ram)
+    }
+
+    fn add_swap_disk(
+        &mut self,
+        swap: &Swap,
+        vm: &mut Vm,
+        memory: &Arc<MemoryService>,
+        ram: &GuestRam,
+    ) -> Result<Subscriber, LaunchError> {
+        let disk = SwapDisk::new(swap, Arc::clone(memory)).map_err(LaunchError::new)?;
+        self.metrics.add("swap_disk".to_owned(), disk.metrics());
+        self.swap_front = Some(SwapMetrics::Disk(Arc::clone(disk.metrics())));
+        self.add_virtio("swap_disk", Arc::new(Mutex::new(disk)), vm, ram)
     }
 
     fn add_balloon(

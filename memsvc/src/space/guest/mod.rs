@@ -64,7 +64,7 @@ use crate::space::host;
 use crate::stats::{Counter, FaultCounters, MoveCounters, MoverCounters, RefusalCounters};
 use mover::{Stalls, Waiter};
 use poisoned::Poisoned;
-use split::SplitBlock;
+use split::{Page, SplitBlock};
 
 pub use reclaimer::Reclaimer;
 pub(crate) use stash::STASH_MAX;
@@ -159,6 +159,15 @@ impl State {
         *self.census.of(&state) += 1;
         let before = std::mem::replace(&mut self.blocks[block.0 as usize], state);
         *self.census.of(&before) -= 1;
+    }
+
+    /// True when a touch of this page takes a frame.
+    fn is_absent(&self, page: GuestFrame) -> bool {
+        match &self.blocks[page.block().0 as usize] {
+            BlockState::Absent => true,
+            BlockState::Huge(_) => false,
+            BlockState::Split(split) => split.page(page.index()) == Page::Absent,
+        }
     }
 }
 

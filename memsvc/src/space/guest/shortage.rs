@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::{GuestSpace, wanted};
 use crate::core::sync::{Mutex, lock};
-use crate::core::units::{FRAME_SIZE, GuestFrame};
+use crate::core::units::{FRAME_SIZE, Gfn, GuestFrame};
 use crate::space::bell::Bell;
 
 /// Those who free memory try again after so long in any case: as long as the allocator has others wait.
@@ -74,6 +74,23 @@ impl Shortage {
 }
 
 impl GuestSpace {
+    /// True when an announced touch of this page would wait for memory: nothing is behind it, and of the reserve there is only
+    /// what such touches leave. Memory is wanted then.
+    pub(crate) fn lacks_memory_for(&self, page: Gfn) -> bool {
+        let has_frame = || self.alloc.has_free(u64::from(self.reclaimer.leaves()) + 1);
+        let is_absent = || self.regions.frame(page).is_some_and(|page| self.lock().is_absent(page));
+        if has_frame() || !is_absent() {
+            return false;
+        }
+        // What lies in the lists of CPUs is free, too.
+        self.alloc.drain_all();
+        let is_lacking = !has_frame();
+        if is_lacking {
+            self.compaction.ring(wanted::LOW);
+        }
+        is_lacking
+    }
+
     /// The loop of the thread that waits for memory in the place of all that do. Ends at [`Self::stop`].
     pub(crate) fn attend_shortage(&self) {
         let Shortage { pages, bell, is_ending } = &self.shortage;

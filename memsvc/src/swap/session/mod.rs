@@ -96,6 +96,14 @@ pub(crate) trait Disk {
     /// Forgets pages: they read as zeroes. At most [`ERASED_AT_ONCE`].
     fn erase(&mut self, pages: Range<u64>);
 
+    /// Forgets the first of these pages, as many as others can wait for; true when none are left.
+    fn erase_some(&mut self, pages: &mut Range<u64>) -> bool {
+        let now = pages.start..pages.end.min(pages.start + ERASED_AT_ONCE);
+        pages.start = now.end;
+        self.erase(now);
+        pages.is_empty()
+    }
+
     /// The time, from whenever. Asked for once when a read or a write comes, and once when it is answered.
     fn now(&self) -> Duration;
 
@@ -107,6 +115,11 @@ pub(crate) trait Disk {
 pub(crate) const WINDOW: u64 = 64;
 /// Pages that are erased before other work gets its turn: some 100 µs.
 pub(crate) const ERASED_AT_ONCE: u64 = 1024;
+
+/// Of these pages, those that are fetched first.
+pub(super) fn window_of(pages: &Range<u64>) -> Range<u64> {
+    pages.start..pages.end.min(pages.start + WINDOW)
+}
 
 /// One connection.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use super::super::nbd::{
 };
 use super::super::stats::NbdCounters;
 use super::buffer::{Gather, Outbox};
-use super::{Disk, ERASED_AT_ONCE, Fetch, Page, Stored, WINDOW};
+use super::{Disk, Fetch, Page, Stored, WINDOW, window_of};
 use crate::core::units::FRAME_SIZE;
 
 /// Requests that may wait for their answers: what Linux's client has under way on one connection
@@ -400,11 +400,7 @@ impl<D: Disk> Transmission<D> {
                     self.refuse_read(cookie, error, counters);
                 }
                 Work::Erase { pages } => {
-                    let now = pages.start..pages.end.min(pages.start + ERASED_AT_ONCE);
-                    pages.start = now.end;
-                    let is_done = pages.is_empty();
-                    self.disk.erase(now);
-                    if !is_done {
+                    if !self.disk.erase_some(pages) {
                         return false;
                     }
                     self.outbox.push(SimpleReply::new(cookie, None).as_bytes());
@@ -413,9 +409,8 @@ impl<D: Disk> Transmission<D> {
                     let window = window_of(pages);
                     match self.disk.fetch(window.clone(), next) {
                         Fetch::Ready => {
-                            let latencies = self.disk.latencies();
-                            let reads = if *waited { &latencies.reads_from_tiers } else { &latencies.reads };
-                            reads.record(self.disk.now().saturating_sub(*came));
+                            let took = self.disk.now().saturating_sub(*came);
+                            self.disk.latencies().of_reads(*waited).record(took);
                             let pages = pages.clone();
                             self.announce(cookie, window, &pages);
                         }
@@ -492,8 +487,4 @@ impl<D: Disk> Transmission<D> {
         self.sending = None;
         self.partial_left = 0;
     }
-}
-
-fn window_of(pages: &Range<u64>) -> Range<u64> {
-    pages.start..pages.end.min(pages.start + WINDOW)
 }

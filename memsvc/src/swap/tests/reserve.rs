@@ -324,6 +324,23 @@ fn who_frees_memory_touches_guest_memory_that_comes_out_of_the_reserve() {
     assert_eq!(tight.0.stats().faults.short, 0, "it waited");
 }
 
+/// Who asks first does not wait: a touch takes the last frame that is left for it, and the next one would find none. What is there
+/// already, or is no RAM, lacks nothing.
+#[test]
+fn who_frees_memory_is_told_that_a_touch_would_wait() {
+    let mut tight = Tight::new(MIN);
+    let stored = tight.fill();
+    let lacks = |tight: &Tight, page: u64| tight.0.lacks_memory_for(page << 12, FRAME_SIZE as u64);
+    for page in 0..tight.touched() {
+        assert!(!lacks(&tight, page), "page {page}");
+        tight.announced(page).store(1, Ordering::Relaxed);
+    }
+    assert_eq!((tight.free(), tight.0.stats().faults.short), (0, 0));
+    assert!(lacks(&tight, RAM_PAGES - 1) && !lacks(&tight, 0) && !lacks(&tight, RAM_PAGES));
+    tight.store().erase(OUTSIDE, 0..stored);
+    assert!(!lacks(&tight, RAM_PAGES - 1));
+}
+
 /// The reserve is for what was announced, whichever thread touches it: KVM has threads of its own fault for it.
 #[test]
 fn a_touch_that_was_not_announced_leaves_the_reserve_alone() {

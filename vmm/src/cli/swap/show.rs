@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::super::memory::amount::{bytes, seconds};
 use super::super::memory::zone::reserve_line;
 use super::super::table::{self, Column, grouped};
-use crate::api::types::SwapReport;
+use crate::api::types::{SwapFrontCounters, SwapReport};
 
 /// What `GET /swap` says.
 pub(super) fn human(report: &SwapReport) -> String {
-    let SwapReport { stats: SwapStats { uptime_us, store, nbd, latency }, reserve, link } = report;
-    [stored(store), asked(nbd, *uptime_us), times(latency), trouble(store, nbd, reserve, link)].join("\n")
+    let SwapReport { stats: SwapStats { uptime_us, store, nbd, latency }, reserve, front } = report;
+    [stored(store), asked(nbd, *uptime_us), times(latency), trouble(store, nbd, reserve, front)].join("\n")
 }
 
 fn pages(count: u64) -> String {
@@ -116,19 +116,25 @@ fn times(latency: &SwapLatency) -> String {
 }
 
 /// What was dropped, had to wait or was refused.
-fn trouble(store: &StoreStats, nbd: &NbdStats, reserve: &ReserveInfo, link: &Value) -> String {
-    let link = |name: &str| grouped(link.get(name).and_then(Value::as_u64).unwrap_or(0));
-    table::pairs(&[
-        (
-            "dropped",
-            format!(
+fn trouble(store: &StoreStats, nbd: &NbdStats, reserve: &ReserveInfo, front: &SwapFrontCounters) -> String {
+    let (dropped, refused) = match front {
+        SwapFrontCounters::Link(link) => {
+            let link = |name: &str| grouped(link.get(name).and_then(Value::as_u64).unwrap_or(0));
+            let dropped = format!(
                 "{} frames because memory was short, {} that nobody here serves, {} unfetched, {} replies",
                 link("under_pressure"),
                 link("unserved"),
                 link("unfetched"),
                 link("replies_dropped")
-            ),
-        ),
+            );
+            let connections = link("refused");
+            let malformed = grouped(nbd.malformed);
+            (Some(dropped), format!(", {connections} connections, {malformed} more that spoke no NBD"))
+        }
+        SwapFrontCounters::Disk(_) => (None, String::new()),
+    };
+    let dropped = dropped.map(|dropped| ("dropped", dropped));
+    let others = [
         (
             "throttled",
             format!(
@@ -143,11 +149,9 @@ fn trouble(store: &StoreStats, nbd: &NbdStats, reserve: &ReserveInfo, link: &Val
         (
             "refused",
             format!(
-                "{} pages for want of room, {} requests, {} connections, {} more that spoke no NBD",
+                "{} pages for want of room, {} requests{refused}",
                 grouped(store.no_room),
-                grouped(nbd.refused),
-                link("refused"),
-                grouped(nbd.malformed)
+                grouped(nbd.refused)
             ),
         ),
         (
@@ -159,7 +163,8 @@ fn trouble(store: &StoreStats, nbd: &NbdStats, reserve: &ReserveInfo, link: &Val
                 grouped(store.corrupt)
             ),
         ),
-    ])
+    ];
+    table::pairs(&dropped.into_iter().chain(others).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -208,7 +213,7 @@ mod tests {
                 LatencyBucket { below_us: 4_096, count: 2 },
             ],
         };
-        let text = human(&SwapReport {
+        let report = SwapReport {
             stats: SwapStats {
                 uptime_us: 12_500_000,
                 store,
@@ -225,8 +230,14 @@ mod tests {
                 waited_us: 532_100,
                 ..ReserveInfo::default()
             },
-            link: json!({"under_pressure": 1234, "unfetched": 5, "replies_dropped": 6, "unserved": 99, "refused": 7}),
-        });
+            front: SwapFrontCounters::Link(
+                json!({"under_pressure": 1234, "unfetched": 5, "replies_dropped": 6, "unserved": 99, "refused": 7}),
+            ),
+        };
+        let text = human(&report);
+        let told = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(told["link"]["unfetched"], 5);
+        assert_eq!(serde_json::from_value::<SwapReport>(told).expect("a report"), report);
         for line in [
             "stored            200 MiB",
             "  packed          85 MiB, 2.98:1 with what is incompressible",
@@ -248,5 +259,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
         }
+        // A disk has neither frames nor connections to refuse.
+        let text = human(&SwapReport { front: SwapFrontCounters::Disk(json!({"reads": 1})), ..report });
+        assert!(text.contains("\nrefused    0 pages for want of room, 0 requests\n"), "{text}");
+        assert!(!text.contains("dropped"), "{text}");
     }
 }

@@ -5,12 +5,14 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use memsvc::guard::Guard;
+use memsvc::swap::{Codec, Swap, SwapConfig};
 use memsvc::{Gfn, Outcome};
 use proptest::prelude::*;
 use virtio_queue::desc::split::Descriptor;
 
 use super::balloon::{Balloon, BalloonBackend, BalloonConfig};
-use super::blk::{BlockBackend, BlockConfig, BlockDevice, CacheType, Engine};
+use super::blk::{BlockBackend, BlockConfig, BlockDevice, CacheType, Engine, SwapDisk, SwapMemory};
 use super::net::fake::Fake;
 use super::net::{Net, NetConfig};
 use super::rate::Limits;
@@ -59,7 +61,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         buffers
     });
     // The shape of a disk request, else chance would hardly ever find one.
-    let shaped = (0u64..8, any::<bool>(), 0u32..4).prop_map(|(i, out, sectors)| {
+    let sectors = prop_oneof![3 => 0u32..4, 1 => Just(8)];
+    let shaped = (0u64..8, any::<bool>(), sectors).prop_map(|(i, out, sectors)| {
         let data = match out {
             true => Buf::Out(BUFFERS, 512 * sectors),
             false => Buf::In(BUFFERS, 512 * sectors),
@@ -143,6 +146,13 @@ impl BalloonBackend for Anything {
     fn reset_balloon(&self) {}
 }
 
+impl SwapMemory for Anything {
+    fn lacks_memory_for(&self, gpa: u64, len: u64) -> bool {
+        assert!(len <= 4096);
+        gpa & 0x4000 != 0
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
@@ -174,6 +184,24 @@ proptest! {
         let offered = disk.features();
         torment(Arc::new(Mutex::new(disk)), offered, 1, acts, || ());
         prop_assert_eq!(image.as_file().metadata().expect("image").len(), 64 * 512, "it never grows");
+    }
+
+    #[test]
+    fn the_swap_disk_stands_it(acts in acts()) {
+        let pages = 32;
+        let config = SwapConfig {
+            name: "swap".into(),
+            bytes: pages * 4096,
+            memory: pages * 2048,
+            codec: Codec::Lz4,
+            tiers: vec![],
+        };
+        let swap = Swap::standalone(&config, &Guard::new(|why| panic!("{why}"))).expect("a swap device");
+        let disk = SwapDisk::new(&swap, Anything).expect("disk");
+        let offered = disk.features();
+        torment(Arc::new(Mutex::new(disk)), offered, 1, acts, || ());
+        let stats = swap.stats();
+        prop_assert!(stats.store.stored_bytes <= stats.store.limit_bytes && stats.store.lost == 0);
     }
 
     #[test]

@@ -1,46 +1,12 @@
 //! What a guest sends takes no memory: counted at the allocator.
 
-#![allow(unsafe_code, reason = "an allocator is unsafe to implement")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Duration;
 
 use super::frames::{arp, on_the_wire, ping, udp};
 use super::guest::Guest;
 use super::{ALL_OFFLOADS, GUEST, NO_OFFLOADS, PEER, config};
+use crate::allocations::allocations;
 use crate::link::{Header, Peer, Service, Stream, Transmit};
-
-/// The system's allocator, with a count for threads that ask for it.
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: all is left to the system's allocator; the count is neither allocated nor dropped.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are those that the system's allocator wants.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: as above; the place came from there.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
-/// Allocations that `work` makes.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = COUNT.get();
-    work();
-    COUNT.get() - before
-}
 
 /// Answers with the complement of what came, without taking memory.
 struct Echo([u8; 4096], usize);

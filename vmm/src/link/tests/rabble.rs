@@ -15,10 +15,11 @@ use zerocopy::IntoBytes;
 
 use super::guest::Talk;
 use super::net::{Faults, Net};
-use super::swapper::{Known, PAGE, Swapper};
+use super::swapper::Swapper;
 use super::{ALL_OFFLOADS, config};
 use crate::link::Config;
 use crate::swap::Served;
+use crate::swap::known::{Known, PAGE};
 
 /// Places for connections, as guests have them.
 const PLACES: usize = 16;

@@ -10,9 +10,10 @@ use memsvc::guard::Guard;
 use memsvc::swap::{Codec, Swap, SwapConfig, TierConfig, Waker};
 
 use super::net::{Faults, Net};
-use super::swapper::{Known, PAGE, Swapper};
+use super::swapper::Swapper;
 use super::{ALL_OFFLOADS, NO_OFFLOADS, config};
 use crate::swap::Served;
+use crate::swap::known::{Known, PAGE};
 
 const BAD: Faults = Faults { loss: 20, duplicate: 30, late: 100, scarce: true };
 const DAY: Duration = Duration::from_secs(24 * 3600);

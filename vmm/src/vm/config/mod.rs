@@ -44,7 +44,7 @@ pub use network::NetworkInterface;
 pub use output::{LogLevel, LoggerConfig, MetricsConfig, SerialConfig, open_output};
 pub use rate::{RateLimiter, TokenBucket};
 pub(crate) use swap::MAX_MEMORY as MAX_SWAP_MEMORY;
-pub use swap::SwapConfig;
+pub use swap::{SwapConfig, SwapFront};
 pub use units::{Kib, Mib};
 
 use linux_loader::cmdline::Cmdline;
@@ -160,7 +160,8 @@ impl VmConfig {
                 return Err(ConfigError::SwapName(CARD));
             }
             let mut macs = self.network_interfaces.iter().filter_map(|interface| interface.guest_mac);
-            if let Some(mac) = macs.find(|mac| mac.octets() == GUEST_MAC) {
+            let is_taken = |mac: &MacAddress| swap.front == SwapFront::Net && mac.octets() == GUEST_MAC;
+            if let Some(mac) = macs.find(is_taken) {
                 return Err(ConfigError::SwapMac(mac));
             }
         }

@@ -14,7 +14,7 @@ const MAX_SIZE: Mib = Mib(1 << 20);
 pub(crate) const MAX_MEMORY: Mib = Mib(64 << 10);
 
 /// The guest's swap device. It finds it with its own NBD client on a network card of its own, at
-/// 169.254.83.1, port 10809; its own address there is to be 169.254.83.2/30.
+/// 169.254.83.1, port 10809; its own address there is to be 169.254.83.2/30. Or it is a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwapConfig {
@@ -27,6 +27,9 @@ pub struct SwapConfig {
     /// How pages are packed.
     #[serde(default)]
     pub compression: Codec,
+    /// What the guest sees.
+    #[serde(default)]
+    pub front: SwapFront,
     /// Where pages go that do not fit into memory, the first that has room, encrypted: a directory on a disk, for
     /// a file without a name (`/PATH`), or an NBD server (`nbd://HOST[:PORT]/EXPORT`,
     /// `nbd+unix:///EXPORT?socket=PATH`). With tiers `memory_mib` is 16 at least.
@@ -35,6 +38,17 @@ pub struct SwapConfig {
     /// For so many seconds an NBD server may be away: then what waits for it fails. 30 if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier_timeout: Option<u32>,
+}
+
+/// What the guest sees of its swap device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapFront {
+    /// A network card, and an NBD server at its other end.
+    #[default]
+    Net,
+    /// A virtio-blk disk behind all others, of which the serial number is `aerostat-swap`: for kernels without NBD.
+    Blk,
 }
 
 /// Seconds that a server may be away, if nothing else is said.

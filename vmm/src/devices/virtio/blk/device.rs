@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
+    VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::backend::BlockBackend;
+use super::ranges::MAX_RANGES;
 use super::request::Layout;
 use super::ring::Ring;
 use super::service::{Service, Turn, UnderWay};
-use super::{BlockControl, BlockMetrics, TURN, config};
+use super::{BlockControl, BlockMetrics, SECTOR, TURN, config, serial};
 use crate::devices::virtio::device::config_bytes;
 use crate::devices::virtio::rate::{Limits, RateLimiter};
 use crate::devices::virtio::{ActivateError, Active, ConfigBytes, DeviceKind, OwnEvent, VirtioDevice, Work};
@@ -83,12 +84,8 @@ pub struct BlockDevice {
 }
 
 impl BlockDevice {
-    /// A disk on `backend`. Fails where the host has no timer, event or ring to spare.
+    /// A disk on `backend`; the guest sees the first 20 bytes of its id as its serial number. Fails where the host has no timer, event or ring to spare.
     pub fn new(backend: BlockBackend, config: &BlockConfig<'_>) -> io::Result<Self> {
-        let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
-        for (to, from) in id.iter_mut().zip(config.drive_id.bytes()) {
-            *to = from;
-        }
         let ring = match config.engine {
             Engine::Sync => None,
             Engine::Async => Some(Ring::new().map_err(io::Error::other)?),
@@ -101,7 +98,12 @@ impl BlockDevice {
             limiter: RateLimiter::new(config.limits)?,
             control: Arc::new(BlockControl::new(backend.clone())?),
             offers_ranges: backend.has_holes(),
-            service: Service { backend, cache: config.cache, id, metrics: Arc::default() },
+            service: Service {
+                backend,
+                cache: config.cache,
+                id: serial(config.drive_id),
+                metrics: Arc::default(),
+            },
         })
     }
 
@@ -177,7 +179,9 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn config_space(&self) -> ConfigBytes {
-        config_bytes(config::space(self.service.backend.sectors(), MAX_SEGMENTS, self.offers_ranges))
+        let max_ranges = if self.offers_ranges { MAX_RANGES as u32 } else { 0 };
+        let sectors = self.service.backend.sectors();
+        config_bytes(config::space(sectors, MAX_SEGMENTS, SECTOR as u32, max_ranges))
     }
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {

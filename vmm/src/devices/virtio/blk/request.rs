@@ -5,15 +5,17 @@
 
 use std::ops::Range;
 
+use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_S_IOERR;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
+use super::BlockMetrics;
 use crate::devices::virtio::{Chain, GuestRam};
 
 /// Bytes of the header.
 const HEADER: u64 = 16;
 
 /// A piece of guest memory, in bytes.
-type Span = (GuestAddress, u64);
+pub(super) type Span = (GuestAddress, u64);
 
 /// Where things are in a request; kept between requests so that none allocates.
 #[derive(Debug, Default)]
@@ -76,15 +78,37 @@ impl Layout {
 }
 
 impl Request<'_> {
-    /// Tells the driver how it went; says whether it could.
-    pub(super) fn finish(&self, memory: &GuestRam, status: u8) -> bool {
-        write_status(memory, self.status, status)
+    /// As [`finish`].
+    pub(super) fn finish(&self, memory: &GuestRam, status: u32, written: u32, metrics: &BlockMetrics) -> u32 {
+        finish(memory, self.status, status, written, metrics)
     }
 }
 
-/// Writes a status byte; says whether the address was in RAM.
-pub(super) fn write_status(memory: &GuestRam, at: GuestAddress, status: u8) -> bool {
-    memory.write_obj(status, at).is_ok()
+impl Malformed {
+    /// Counts it, and tells the driver if there is a place for that; says how many bytes were written.
+    pub(super) fn refuse(self, memory: &GuestRam, metrics: &BlockMetrics) -> u32 {
+        metrics.bad_requests.inc();
+        match self {
+            Malformed::NoHeader(status) => finish(memory, status, VIRTIO_BLK_S_IOERR, 0, metrics),
+            Malformed::NoStatus => 0,
+        }
+    }
+}
+
+/// Tells the driver how a request went of which so many bytes were written; says how many are now. A status that is not in
+/// RAM is counted.
+pub(super) fn finish(
+    memory: &GuestRam,
+    at: GuestAddress,
+    status: u32,
+    written: u32,
+    metrics: &BlockMetrics,
+) -> u32 {
+    if memory.write_obj(status as u8, at).is_ok() {
+        return written.saturating_add(1);
+    }
+    metrics.bad_requests.inc();
+    0
 }
 
 /// Bytes in all spans.
@@ -112,12 +136,23 @@ pub(super) fn slices<'a>(
 
 /// Reads the bytes of spans into `room`; `None` if any of them is not in RAM.
 pub(super) fn gather(memory: &GuestRam, spans: &[Span], mut room: &mut [u8]) -> Option<()> {
-    for slice in slices(memory, spans, Permissions::Read)? {
-        let (now, later) = room.split_at_mut_checked(slice.len())?;
-        slice.copy_to(now);
+    for &(at, len) in spans {
+        let (now, later) = room.split_at_mut_checked(usize::try_from(len).ok()?)?;
+        memory.read_slice(now, at).ok()?;
         room = later;
     }
     Some(())
+}
+
+/// Writes as many of these bytes as spans have room for; says how many, or `None` if any of the spans is not in RAM.
+pub(super) fn scatter(memory: &GuestRam, spans: &[Span], bytes: &[u8]) -> Option<u32> {
+    let mut rest = bytes;
+    for slice in slices(memory, spans, Permissions::Write)? {
+        let (now, later) = rest.split_at(rest.len().min(slice.len()));
+        slice.copy_from(now);
+        rest = later;
+    }
+    u32::try_from(bytes.len() - rest.len()).ok()
 }
 
 /// The bytes of `slices` that lie in `range`, in order.

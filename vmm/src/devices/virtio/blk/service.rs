@@ -17,7 +17,7 @@ use vm_memory::{GuestAddress, Permissions};
 use super::backend::{BlockBackend, Direction};
 use super::parts::Parts;
 use super::ranges::{self, Ranges};
-use super::request::{Layout, Malformed, Request, cut, slices, total, write_status};
+use super::request::{Layout, Request, cut, finish, scatter, slices, total};
 use super::ring::{Ring, Task};
 use super::{BlockMetrics, CacheType, SECTOR};
 use crate::devices::virtio::rate::RateLimiter;
@@ -109,20 +109,13 @@ impl Service {
                         return Completion::Held;
                     }
                 };
-                request.finish(memory, status as u8).then(|| data.saturating_add(1))
+                request.finish(memory, status, data, &self.metrics)
             }
-            Err(Malformed::NoHeader(status)) => {
-                self.metrics.bad_requests.inc();
-                write_status(memory, status, VIRTIO_BLK_S_IOERR as u8).then_some(1)
-            }
-            Err(Malformed::NoStatus) => None,
+            Err(malformed) => malformed.refuse(memory, &self.metrics),
         };
         *turn.done = 0;
         turn.limiter.spend(mem::take(&mut turn.moved));
-        Completion::Used(written.unwrap_or_else(|| {
-            self.metrics.bad_requests.inc();
-            0
-        }))
+        Completion::Used(written)
     }
 
     /// Ends a request that the kernel had; what to give back.
@@ -137,11 +130,7 @@ impl Service {
                 (VIRTIO_BLK_S_IOERR, 0)
             }
         };
-        let is_told = write_status(memory, request.status, status as u8);
-        if !is_told {
-            self.metrics.bad_requests.inc();
-        }
-        Used { head: request.head, len: if is_told { data.saturating_add(1) } else { 0 } }
+        Used { head: request.head, len: finish(memory, request.status, status, data, &self.metrics) }
     }
 
     /// Counts a request that was served; how many bytes the driver got.
@@ -294,17 +283,10 @@ impl Service {
     }
 
     fn get_id(&self, memory: &GuestRam, request: &Request<'_>) -> Answer {
-        let Some(room) = slices(memory, request.into, Permissions::Write) else {
+        scatter(memory, request.into, &self.id).ok_or_else(|| {
             self.metrics.bad_requests.inc();
-            return Err(Unserved::Failed(VIRTIO_BLK_S_IOERR));
-        };
-        let mut rest = &self.id[..];
-        for slice in room {
-            let (now, later) = rest.split_at(rest.len().min(slice.len()));
-            slice.copy_from(now);
-            rest = later;
-        }
-        Ok((self.id.len() - rest.len()) as u32)
+            Unserved::Failed(VIRTIO_BLK_S_IOERR)
+        })
     }
 
     fn refuse(&self) -> Unserved {

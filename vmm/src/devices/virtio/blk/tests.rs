@@ -5,6 +5,7 @@ mod moved;
 mod operator;
 mod ranges;
 mod ring;
+mod swap;
 mod turns;
 
 use std::fs;
@@ -72,14 +73,19 @@ fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[Buf]) -> (u8, u3
 
 /// The buffers of such a request.
 fn prepared(driver: &Driver, kind: u32, sector: u64, data: &[Buf]) -> Vec<Buf> {
+    prepared_at(driver, HEADER, kind, sector, data)
+}
+
+/// The same with its header there, and its status 64 bytes behind.
+fn prepared_at(driver: &Driver, at: u64, kind: u32, sector: u64, data: &[Buf]) -> Vec<Buf> {
     let mut header = [0; 16];
     header[..4].copy_from_slice(&kind.to_le_bytes());
     header[8..].copy_from_slice(&sector.to_le_bytes());
-    driver.put(HEADER, &header);
-    driver.put(STATUS, &[0xff]);
-    let mut buffers = vec![Buf::Out(HEADER, 16)];
+    driver.put(at, &header);
+    driver.put(at + STATUS - HEADER, &[0xff]);
+    let mut buffers = vec![Buf::Out(at, 16)];
     buffers.extend(data);
-    buffers.push(Buf::In(STATUS, 1));
+    buffers.push(Buf::In(at + STATUS - HEADER, 1));
     buffers
 }
 

@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 
-const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
+pub(super) const DISCARD: u32 = 11;
+pub(super) const WRITE_ZEROES: u32 = 13;
 const OFFERED: u32 = 1 << 13 | 1 << 14;
 const UNMAP: u32 = 1;
 
@@ -18,12 +18,17 @@ fn full() -> NamedTempFile {
 }
 
 /// Puts ranges where a request has its data.
-fn put(driver: &Driver, ranges: &[(u64, u32, u32)]) -> Buf {
+pub(super) fn put(driver: &Driver, ranges: &[(u64, u32, u32)]) -> Buf {
+    put_at(driver, DATA, ranges)
+}
+
+/// The same there.
+pub(super) fn put_at(driver: &Driver, at: u64, ranges: &[(u64, u32, u32)]) -> Buf {
     for (i, (sector, sectors, flags)) in (0..).zip(ranges) {
         let bytes = [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat();
-        driver.put(DATA + 16 * i, &bytes);
+        driver.put(at + 16 * i, &bytes);
     }
-    Buf::Out(DATA, 16 * ranges.len() as u32)
+    Buf::Out(at, 16 * ranges.len() as u32)
 }
 
 fn ask(driver: &mut Driver, kind: u32, ranges: &[(u64, u32, u32)]) -> u8 {

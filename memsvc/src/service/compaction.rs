@@ -54,6 +54,8 @@ pub(super) struct Compaction {
     /// Somebody waits for the background to make way.
     urgent: AtomicU32,
     running: AtomicBool,
+    /// The compactor's thread has nothing to do.
+    at_rest: AtomicBool,
     stopping: AtomicBool,
     counters: [TriggerCounters; Trigger::ALL.len()],
     wakeups: Counter,
@@ -135,6 +137,7 @@ impl Compaction {
             tuning: Mutex::new(tuning),
             urgent: AtomicU32::new(0),
             running: AtomicBool::new(false),
+            at_rest: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             counters: Default::default(),
             wakeups: Counter::default(),
@@ -257,6 +260,7 @@ impl Compaction {
             holes: now.holes,
             scattered_frames: now.free.saturating_sub(now.whole_blocks * FRAMES_PER_BLOCK as u64),
             running: self.running.load(Ordering::Relaxed),
+            at_rest: self.is_at_rest(),
             triggers: Trigger::ALL
                 .iter()
                 .zip(&self.counters)
@@ -318,7 +322,7 @@ impl Compaction {
         let mut deferrals = Deferrals::default();
         let mut put_off = 0;
         loop {
-            let mut reasons = put_off | if put_off == 0 { bell.wait() } else { bell.sleep(AGAIN, AT_ONCE) };
+            let mut reasons = put_off | if put_off == 0 { self.rest() } else { bell.sleep(AGAIN, AT_ONCE) };
             let mut wakeups = 1;
             let since = Instant::now();
             while since.elapsed() < BUSY_LIMIT {
@@ -341,6 +345,22 @@ impl Compaction {
             self.wakeups.add(wakeups);
             self.cpu_us.raise(thread_cpu_us());
         }
+    }
+
+    /// Sleeps until something has changed.
+    fn rest(&self) -> Reasons {
+        let bell = self.space.compaction();
+        self.at_rest.store(true, Ordering::SeqCst);
+        bell.await_ring();
+        // Before it is heard: see `is_at_rest`.
+        self.at_rest.store(false, Ordering::SeqCst);
+        bell.take()
+    }
+
+    /// True when all that had changed by now has been looked at, and nothing is put off.
+    fn is_at_rest(&self) -> bool {
+        // In this order: who hears the bell is not at rest any more.
+        !self.space.compaction().has_rung(Reasons::MAX) && self.at_rest.load(Ordering::SeqCst)
     }
 
     /// Does what there is to do, for these reasons. Returns those for which something was put off.

@@ -362,6 +362,12 @@ impl MemoryService {
         self.space.ballooned_frames()
     }
 
+    /// Of these, frames that the host has back: all but holes in huge pages that are still whole, and free frames at home in
+    /// blocks that are in pieces. Those count against the balloon whoever gave them up. Counted from states, as [`Self::stats`].
+    pub fn host_freed_frames(&self) -> u64 {
+        self.space.host_freed_frames()
+    }
+
     /// Free chunks by order, and the fragmentation indices.
     pub fn buddy_info(&self) -> BuddyInfo {
         self.space.allocator().buddy_info()

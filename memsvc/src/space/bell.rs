@@ -53,11 +53,14 @@ impl Bell {
 
     /// Sleeps until it rings.
     pub(crate) fn wait(&self) -> Reasons {
-        loop {
-            match self.take() {
-                0 => thread::park(),
-                reasons => return reasons,
-            }
+        self.await_ring();
+        self.take()
+    }
+
+    /// The same, and it is still to be heard.
+    pub(crate) fn await_ring(&self) {
+        while !self.has_rung(Reasons::MAX) {
+            thread::park();
         }
     }
 

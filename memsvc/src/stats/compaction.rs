@@ -27,6 +27,8 @@ pub struct CompactionInfo {
     pub scattered_frames: u64,
     /// Somebody is compacting now.
     pub running: bool,
+    /// The background has looked at all that has changed so far, and put nothing off: it has won what it will.
+    pub at_rest: bool,
     /// What was done, by why. Those that never happened are left out.
     pub triggers: Vec<TriggerInfo>,
     /// Split guest blocks that were given a whole one, in the background or by request.

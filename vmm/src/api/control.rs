@@ -47,6 +47,8 @@ pub trait RunningVm: Send {
     fn set_balloon(&mut self, amount: Mib) -> Result<(), ActionError>;
     /// Frames that the guest has given up to the balloon, by our own ledger.
     fn balloon_pages(&self) -> u64;
+    /// Of these, frames that the host has back.
+    fn host_freed_pages(&self) -> u64;
     /// The statistics that the guest told last; only if an interval is set.
     fn balloon_stats(&self) -> Result<GuestStats, ActionError>;
     /// Sets the seconds between two readings of statistics, and has the guest asked now; never 0.

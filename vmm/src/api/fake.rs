@@ -221,6 +221,10 @@ impl RunningVm for FakeVm {
         self.balloon.pages()
     }
 
+    fn host_freed_pages(&self) -> u64 {
+        self.balloon.pages() / 2
+    }
+
     fn balloon_stats(&self) -> Result<GuestStats, ActionError> {
         if let Some(wedged) = &self.wedged {
             return wedged.balloon.stats().map_err(|error| ActionError::new(error.to_string()));

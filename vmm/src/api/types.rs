@@ -219,6 +219,9 @@ pub struct BalloonStats {
     pub target_mib: Mib,
     /// What it has given up, in MiB.
     pub actual_mib: Mib,
+    /// Of that, what the host has back, in MiB: all but pages given up in huge pages that are still whole, and free pages in
+    /// pieces of others. Those count whoever gave them up. Compaction brings them, seconds later.
+    pub host_freed_mib: Mib,
     /// What the guest told last.
     #[serde(flatten)]
     pub guest: GuestStats,
@@ -255,6 +258,8 @@ pub struct BalloonProgress {
     pub target_mib: Mib,
     /// What it has given up.
     pub actual_mib: Mib,
+    /// Of that, what the host has back, as in `GET /balloon/statistics`.
+    pub host_freed_mib: Mib,
 }
 
 /// Frames by page type, as pairs; in the order of the types' values.

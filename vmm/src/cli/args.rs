@@ -7,7 +7,7 @@ mod serve;
 mod swap;
 
 pub(super) use bench::{BenchArgs, BenchCommand, HugepagesArgs};
-pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, MemoryCommand, Target};
+pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, MemoryCommand, Target, WaitFor};
 pub(super) use compaction::{TuningArgs, When};
 pub(super) use serve::ServeArgs;
 pub(super) use swap::{SwapArgs, SwapCommand, SwapServeArgs};

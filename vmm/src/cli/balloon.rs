@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Outcome,
-    args::{BalloonArgs, BalloonCommand, Target},
+    args::{BalloonArgs, BalloonCommand, Target, WaitFor},
     output, table,
 };
 use crate::{
@@ -26,40 +26,53 @@ pub(super) fn balloon(args: BalloonArgs) -> Outcome {
     }
 }
 
-fn set(amount: Mib, wait: bool, target: &Target) -> Outcome {
+fn set(amount: Mib, wait: Option<WaitFor>, target: &Target) -> Outcome {
     let client = Client::new(&target.api_sock)?;
     client.patch("/balloon", &BalloonUpdate { amount_mib: amount })?;
-    let progress = if wait { wait::wait(&client, amount)? } else { progress(&client)? };
+    let progress = match wait {
+        Some(whom) => wait::wait(&client, amount, whom)?,
+        None => progress(&client)?,
+    };
     output::answer(target.json, &progress, |progress| match progress {
-        Some(now) if now.actual_mib == now.target_mib && now.actual_mib == Mib(0) => {
-            "The guest has all of its memory, as asked.\n".to_owned()
-        }
-        Some(now) if now.actual_mib == now.target_mib => {
-            format!("The guest has given up {}, as asked.\n", now.actual_mib)
-        }
-        Some(now) => {
-            format!("The guest is asked for {}, and has given up {}.\n", now.target_mib, now.actual_mib)
-        }
+        Some(now) => given_up(now, wait == Some(WaitFor::Host)),
         None => format!("The guest is asked for {amount}.\n"),
     })
+}
+
+/// What the guest has given up, and what the host has of it.
+fn given_up(now: &BalloonProgress, with_host: bool) -> String {
+    let BalloonProgress { target_mib, actual_mib, host_freed_mib } = now;
+    let guest = match actual_mib == target_mib {
+        true if *actual_mib == Mib(0) => return "The guest has all of its memory, as asked.\n".to_owned(),
+        true => format!("The guest has given up {actual_mib}, as asked."),
+        false => format!("The guest is asked for {target_mib}, and has given up {actual_mib}."),
+    };
+    match with_host {
+        true if host_freed_mib >= actual_mib => format!("{guest} The host has all of it back.\n"),
+        true => format!("{guest} The host has {host_freed_mib} of it back, and compaction wins no more.\n"),
+        false => guest + "\n",
+    }
 }
 
 fn get(target: &Target) -> Outcome {
     let client = Client::new(&target.api_sock)?;
     let config: BalloonConfig = client.get("/balloon")?;
     // A guest that has not been started has a balloon, but nothing in it.
-    let actual = match progress(&client) {
-        Ok(now) => now.map(|now| now.actual_mib),
+    let now = match progress(&client) {
+        Ok(now) => now,
         Err(ClientError::Refused(_)) => None,
         Err(error) => return Err(error.into()),
     };
     let on = |is_on| if is_on { "on" } else { "off" }.to_owned();
     let mut answer = serde_json::to_value(&config)?;
-    answer["actual_mib"] = json!(actual);
+    let [actual, freed] = [now.map(|now| now.actual_mib), now.map(|now| now.host_freed_mib)];
+    (answer["actual_mib"], answer["host_freed_mib"]) = (json!(actual), json!(freed));
+    let known = |mib: Option<Mib>| mib.map_or("not started".to_owned(), |mib| mib.to_string());
     output::answer(target.json, &answer, |_| {
         table::pairs(&[
             ("asked for", config.amount_mib.to_string()),
-            ("given up", actual.map_or("not started".to_owned(), |mib| mib.to_string())),
+            ("given up", known(actual)),
+            ("back at the host", known(freed)),
             ("deflate on OOM", on(config.deflate_on_oom)),
             (
                 "statistics",
@@ -107,6 +120,7 @@ fn told(stats: &BalloonStats) -> String {
     let mut lines = vec![
         ("asked for", stats.target_mib.to_string()),
         ("given up", format!("{} ({} pages)", stats.actual_mib, table::grouped(stats.actual_pages))),
+        ("back at the host", stats.host_freed_mib.to_string()),
     ];
     lines.extend(memory.into_iter().filter_map(|(name, bytes)| Some((name, mib(bytes?)))));
     lines.extend(counts.into_iter().filter_map(|(name, count)| Some((name, table::grouped(count?)))));

@@ -240,6 +240,10 @@ impl RunningVm for Machine {
         self.memory.ballooned_frames()
     }
 
+    fn host_freed_pages(&self) -> u64 {
+        self.memory.host_freed_frames()
+    }
+
     fn balloon_stats(&self) -> Result<GuestStats, ActionError> {
         self.balloon()?.stats().map_err(refused)
     }

@@ -20,6 +20,14 @@ impl GuestSpace {
         self.lock().ledger.frames()
     }
 
+    /// Of these, those that the host has back. It does not have holes in whole huge pages, nor frames at home in blocks that are
+    /// in pieces; whoever gave those up, they count against the balloon.
+    pub(crate) fn host_freed_frames(&self) -> u64 {
+        let state = self.lock();
+        let kept = self.alloc.frames_by_type().balloon + state.poisoned.frames();
+        state.ledger.frames().saturating_sub(kept)
+    }
+
     pub(crate) fn stats(&self) -> MemoryStats {
         let state = self.lock();
         let by_type = self.alloc.frames_by_type();

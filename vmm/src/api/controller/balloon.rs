@@ -48,6 +48,7 @@ impl Controller {
             actual_pages,
             target_mib: balloon.amount_mib,
             actual_mib: Mib(actual_pages / PAGES_PER_MIB),
+            host_freed_mib: Mib(vm.host_freed_pages() / PAGES_PER_MIB),
             guest: vm.balloon_stats()?,
         })
     }
@@ -94,7 +95,8 @@ impl Controller {
     pub(super) fn balloon_progress(&self) -> Option<BalloonProgress> {
         let (vm, balloon) = (self.vm.as_ref()?, self.config.balloon.as_ref()?);
         let actual_mib = Mib(vm.balloon_pages() / PAGES_PER_MIB);
-        Some(BalloonProgress { target_mib: balloon.amount_mib, actual_mib })
+        let host_freed_mib = Mib(vm.host_freed_pages() / PAGES_PER_MIB);
+        Some(BalloonProgress { target_mib: balloon.amount_mib, actual_mib, host_freed_mib })
     }
 
     /// What the guest told last; nothing if it has no balloon or is not asked.

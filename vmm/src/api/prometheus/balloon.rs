@@ -11,6 +11,9 @@ pub(super) const DEVICE: &[Family<BalloonProgress>] = &[
     Family::gauge("aerostat_balloon_actual_bytes", "What the guest has given up", |from, to| {
         to.put_known(from.actual_mib.bytes())
     }),
+    Family::gauge("aerostat_balloon_host_freed_bytes", "Of that, what the host has back", |from, to| {
+        to.put_known(from.host_freed_mib.bytes())
+    }),
 ];
 
 /// What the guest told last; it may leave out any of it.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{super::size, DEFAULT_SOCKET, TuningArgs};
 use crate::vm::config::Mib;
@@ -24,6 +24,15 @@ pub(in crate::cli) struct BalloonArgs {
     pub(in crate::cli) command: BalloonCommand,
 }
 
+/// Whom to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum WaitFor {
+    /// The guest, which gives memory up or takes it back
+    Guest,
+    /// The host, too, which gets what was given up in pieces only when it has been compacted
+    Host,
+}
+
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum BalloonCommand {
     /// Ask the guest to give up this much memory in all: 256, 256M, 1G; 0 gives all back
@@ -31,9 +40,10 @@ pub(in crate::cli) enum BalloonCommand {
         /// Size of the balloon: a number of MiB, or 256M, 1G
         #[arg(value_name = "MIB", value_parser = size::size, allow_negative_numbers = true)]
         amount: Mib,
-        /// Wait until the guest has done so; an error once it gets no further for 10 seconds
-        #[arg(long)]
-        wait: bool,
+        /// Wait until the guest has done so, or, with "host", until the host has that memory, too: all that compaction wins
+        /// of it. An error once it gets no further for 10 seconds
+        #[arg(long, value_name = "WHOM", num_args = 0..=1, require_equals = true, default_missing_value = "guest")]
+        wait: Option<WaitFor>,
         #[command(flatten)]
         target: Target,
     },

@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_asked_first_comes_first() {
         let report: MemoryReport = serde_json::from_value(json!({
-            "balloon_device": {"target_mib": 128, "actual_mib": 127},
+            "balloon_device": {"target_mib": 128, "actual_mib": 127, "host_freed_mib": 120},
             "guest": {"bytes": 4_u64 << 30, "blocks": 2048, "absent_blocks": 1994, "huge_blocks": 53,
                 "split_blocks": 1, "holes": 1536, "ballooned_frames": 32_768},
             "arena": {"blocks": 264, "free_blocks": 211, "broken_blocks": 1, "frames": 135_168,

@@ -1,6 +1,8 @@
 //! The balloon on the real memory service: what the guest gives up goes back to the host.
 
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use memsvc::{Config, MemoryService, MemoryStats, RegionSpec};
 
@@ -78,6 +80,32 @@ fn inflate_lowers_what_is_resident_and_deflate_brings_zeroed_memory() {
     assert_eq!(guest.stats().host.guest_huge_bytes, 16 * MIB);
     assert_eq!([guest.metrics.inflated_pages.get(), guest.metrics.deflated_pages.get()], [FRAMES, FRAMES]);
     assert_eq!(guest.metrics.refused_pages.get(), 0);
+}
+
+/// Counted from states, and by page tables the same: holes and pieces are not back, until they are compacted.
+#[test]
+fn what_the_host_has_back_is_what_is_not_resident_any_more() {
+    let mut guest = used_guest();
+    let (first, frames) = ((16 * MIB / 4096) as u32, FRAMES as u32);
+    let freed = |guest: &Fixture| guest.service.host_freed_frames();
+    guest.send(0, first..first + frames - 1);
+    assert_eq!((guest.service.ballooned_frames(), freed(&guest)), (FRAMES - 1, 0));
+    guest.send(0, [first + frames - 1]);
+    assert_eq!(freed(&guest), FRAMES);
+
+    // Half of three blocks: what lives in them fits into two.
+    guest.send(0, (first + frames..first + 4 * frames).step_by(2));
+    assert_eq!(guest.service.ballooned_frames(), FRAMES + 3 * FRAMES / 2);
+    while !guest.service.compaction_info().at_rest || guest.stats().stash.blocks > 0 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let host = guest.stats().host;
+    let resident = host.guest_resident_bytes + host.arena_resident_bytes;
+    assert_eq!(freed(&guest), (16 * MIB - resident) / 4096);
+    assert_eq!(freed(&guest), 2 * FRAMES, "one of the three is back, and half a block of pages is in pieces");
+
+    guest.driver.set(0x70, 0);
+    assert_eq!(freed(&guest), 0, "nothing is given up any more");
 }
 
 #[test]

@@ -96,8 +96,17 @@ impl Samples {
         best: fn(f64, f64) -> f64,
     ) -> anyhow::Result<Ratio> {
         let ours = self.median(case, Subject::Aerostat.name(), metric);
-        let pair = ours.zip(self.best_qemu(case, metric, best));
-        let (ours, theirs) = pair.with_context(|| format!("nothing was measured for {name}"))?;
+        Self::quotient(name, ours, self.best_qemu(case, metric, best))
+    }
+
+    /// The median of `who`, who is Aerostat in another way, by Aerostat's.
+    pub(crate) fn between(&self, name: &str, case: &str, metric: &str, who: &str) -> anyhow::Result<Ratio> {
+        let ours = self.median(case, Subject::Aerostat.name(), metric);
+        Self::quotient(name, self.median(case, who, metric), ours)
+    }
+
+    fn quotient(name: &str, ours: Option<f64>, theirs: Option<f64>) -> anyhow::Result<Ratio> {
+        let (ours, theirs) = ours.zip(theirs).with_context(|| format!("nothing was measured for {name}"))?;
         let value = ours / theirs;
         anyhow::ensure!(value.is_finite(), "{name} cannot be told: {ours} by {theirs}");
         Ok(Ratio { name: name.to_owned(), value })

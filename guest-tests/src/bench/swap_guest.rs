@@ -27,9 +27,12 @@ use crate::subject::{Spec, Subject};
 use crate::swap_link::SwapLink;
 use crate::testvm::TestVm;
 
-/// Who is measured, in the order of a round. Of QEMU's machines the one with MSI-X: its network is the faster one,
-/// and in an emulated host microvm's guests seldom live through so many exits.
-const SUBJECTS: [Subject; 2] = [Subject::Aerostat, Subject::QemuPc];
+/// Who is measured, in the order of a round, and how the guest gets at its swap. Of QEMU's machines the one with MSI-X: its
+/// network is the faster one, and in an emulated host microvm's guests seldom live through so many exits.
+const WAYS: [(Subject, &str); 3] =
+    [(Subject::Aerostat, "aerostat"), (Subject::Aerostat, BLK), (Subject::QemuPc, "qemu-pc")];
+/// Aerostat, where the guest sees a disk.
+const BLK: &str = "aerostat-blk";
 
 const RAM_MIB: u64 = 128;
 const SWAP_MIB: u64 = 512;
@@ -65,12 +68,15 @@ pub fn run(run: Run) -> anyhow::Result<()> {
     let kernel = Kernel::any()?;
     let mut samples = Samples::default();
     for round in 1..=run.rounds {
-        for subject in SUBJECTS {
-            let progress = Progress::start(&format!("round {round} of {}, {}", run.rounds, subject.name()));
+        for (subject, who) in WAYS {
+            let progress = Progress::start(&format!("round {round} of {}, {who}", run.rounds));
             samples.take(subject, |samples| {
-                let link = SwapLink::new(subject, SWAP_MIB)?;
+                let link = match who {
+                    BLK => SwapLink::disk(&format!("{SWAP_MIB}M")),
+                    _ => SwapLink::new(subject, SWAP_MIB)?,
+                };
                 let spec = link.attach(Spec::new(subject, kernel).memory_mib(RAM_MIB));
-                spec.run(|vm| measure(vm, &link, subject, samples))
+                spec.run(|vm| measure(vm, &link, who, samples))
             })?;
             progress.done("");
         }
@@ -80,6 +86,10 @@ pub fn run(run: Run) -> anyhow::Result<()> {
         samples.ratio("pagein_alone_p99_vs_qemu", IN, PAGE_IN_P99, f64::min)?,
         samples.ratio("cpu_per_page_vs_qemu", BOTH, CPU_PER_PAGE, f64::min)?,
         samples.ratio("swapout_vs_qemu", OUT, SWAP_OUT, f64::max)?,
+        samples.between("pagein_p99_blk_vs_net", BOTH, PAGE_IN_P99, BLK)?,
+        samples.between("pagein_alone_p99_blk_vs_net", IN, PAGE_IN_P99, BLK)?,
+        samples.between("cpu_per_page_blk_vs_net", BOTH, CPU_PER_PAGE, BLK)?,
+        samples.between("swapout_blk_vs_net", OUT, SWAP_OUT, BLK)?,
     ];
     run.publish("swap-guest", &samples, ratios)
 }
@@ -97,12 +107,13 @@ impl Standing {
     }
 }
 
-fn measure(vm: &mut TestVm, link: &SwapLink, subject: Subject, samples: &mut Samples) -> anyhow::Result<()> {
-    let network = link.check(vm)?;
-    let mut add = |metric, unit, value| samples.add(NETWORK, subject.name(), metric, unit, value);
-    add("ping p50", "µs", network.ping_p50.as_secs_f64() * 1e6);
-    if let Some(echo) = network.echo_mb_per_s {
-        add("TCP there and back", "MB/s", echo);
+fn measure(vm: &mut TestVm, link: &SwapLink, who: &'static str, samples: &mut Samples) -> anyhow::Result<()> {
+    let mut add = |metric, unit, value| samples.add(NETWORK, who, metric, unit, value);
+    if let Some(network) = link.check(vm)? {
+        add("ping p50", "µs", network.ping_p50.as_secs_f64() * 1e6);
+        if let Some(echo) = network.echo_mb_per_s {
+            add("TCP there and back", "MB/s", echo);
+        }
     }
 
     vm.agent.write_file(PAGE_CLUSTER, "0")?;
@@ -112,25 +123,24 @@ fn measure(vm: &mut TestVm, link: &SwapLink, subject: Subject, samples: &mut Sam
     let written = vm.agent.hogs_start(HERD, PATIENCE)?;
     let out = vm.agent.swap_traffic()?.pages_out - before.pages_out;
     let speed = megabytes_per_second(out * 4096, written.write_micros);
-    samples.add(OUT, subject.name(), SWAP_OUT, "MB/s", speed);
+    samples.add(OUT, who, SWAP_OUT, "MB/s", speed);
 
-    let (pages_in, pages_out) = page_in(vm, link, subject, BOTH, samples)?;
+    let (pages_in, pages_out) = page_in(vm, link, who, BOTH, samples)?;
     ensure!(pages_out * 10 > pages_in, "{pages_in} pages came in, and only {pages_out} went out for them");
     vm.agent.write_file(PAGE_CLUSTER, READAHEAD)?;
     vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0 && hogs.verified >= HERD.pages())?;
     vm.agent.write_file(PAGE_CLUSTER, "0")?;
-    let (pages_in, pages_out) = page_in(vm, link, subject, IN, samples)?;
+    let (pages_in, pages_out) = page_in(vm, link, who, IN, samples)?;
     ensure!(pages_out * 5 < pages_in, "{pages_in} pages came in, and {pages_out} still went out");
     vm.agent.hogs_stop()?;
-    vm.agent.swap_off(&device)?;
-    vm.agent.nbd_disconnect(&device)
+    link.swap_off(vm, &device)
 }
 
 /// Measures for a while how pages come in; gives how many came, and how many went out.
 fn page_in(
     vm: &mut TestVm,
     link: &SwapLink,
-    subject: Subject,
+    who: &'static str,
     case: &str,
     samples: &mut Samples,
 ) -> anyhow::Result<(u64, u64)> {
@@ -147,7 +157,7 @@ fn page_in(
     let micros = |ns: u64| Duration::from_nanos(ns).as_secs_f64() * 1e6;
     let by_page = |later: Duration, earlier: Duration| by_page(later.saturating_sub(earlier), moved);
     let per_second = |pages: u64| pages as f64 / WINDOW.as_secs_f64();
-    let mut add = |metric, unit, value| samples.add(case, subject.name(), metric, unit, value);
+    let mut add = |metric, unit, value| samples.add(case, who, metric, unit, value);
     add("page-in p50", "µs", micros(read.p50_ns));
     add(PAGE_IN_P99, "µs", micros(read.p99_ns));
     add("page-in p99.9", "µs", micros(read.p999_ns));

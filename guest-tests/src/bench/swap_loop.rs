@@ -122,8 +122,7 @@ fn measure(vm: &mut TestVm, link: &SwapLink, samples: &mut Samples) -> anyhow::R
     let read = start.elapsed();
     let back = Standing::settled(vm)?;
     vm.agent.hogs_stop()?;
-    vm.agent.swap_off(&device)?;
-    vm.agent.nbd_disconnect(&device)?;
+    link.swap_off(vm, &device)?;
     progress.done(&words(&back));
 
     let mut add = |metric, unit, value| samples.add(CASE, WHO, metric, unit, value);

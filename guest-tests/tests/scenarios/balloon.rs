@@ -1,7 +1,9 @@
 //! The balloon takes memory and gives it back, and no byte of the guest changes.
 
+use std::process::Command;
+
 use anyhow::{Context, ensure};
-use guest_tests::{Balloon, Pages, TestVm};
+use guest_tests::{Balloon, Pages, TestVm, paths};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
@@ -21,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("balloon::reporting_returns_freed_memory_without_a_balloon", reporting),
     ];
     trials.extend(ours("balloon::set_before_start_is_inflated_by_the_driver", set_before_start));
+    trials.extend(ours("balloon::what_was_given_up_in_pieces_is_back_at_the_host", back_at_the_host));
     trials.extend(looks::ours("balloon::statistics_move", statistics));
     trials.extend(ours("balloon::hinting_starts_acknowledges_and_stops", hinting));
     trials.extend(looks::ours("balloon::more_than_ram_is_refused", too_much));
@@ -83,6 +86,36 @@ fn scattered() -> anyhow::Result<()> {
     vm.agent.verify("between", 5)?;
     vm.agent.verify("comb", KEPT)?;
     vm.shut_down()
+}
+
+/// The host has it seconds after the guest has given it up, and who waits for the host waits for that.
+fn back_at_the_host() -> anyhow::Result<()> {
+    guest()?.run(|vm| {
+        let asked = vm.agent.fill("comb", SPARE_MIB, Pages::Base)? / 4;
+        vm.agent.write("comb", KEPT)?;
+        vm.agent.punch("comb", 2, 0)?;
+        let before = vm.resident()?.mib;
+        let mut command = Command::new(paths::aerostat());
+        command.args(["balloon", "set", &asked.to_string(), "--wait=host", "--json", "--api-sock"]);
+        let output = command.arg(vm.control.socket()?).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let told: Value = serde_json::from_slice(&output.stdout)?;
+        let number = |told: &Value, name: &str| {
+            told.get(name).and_then(Value::as_u64).with_context(|| format!("no {name} in {told}"))
+        };
+        let freed = number(&told, "host_freed_mib")?;
+        ensure!(number(&told, "actual_mib")? == asked && freed <= asked, "{told}");
+        ensure!(freed * 10 >= asked * 9, "the host has {freed} of {asked} MiB back");
+        let fell = before - vm.resident()?.mib;
+        ensure!(fell > 0.95 * freed as f64, "{freed} MiB are back, but resident are only {fell:.0} MiB less");
+        let statistics = vm.control.api("GET", "/balloon/statistics", Value::Null)?;
+        ensure!(number(&statistics, "host_freed_mib")?.abs_diff(freed) <= 1, "{told}, {statistics}");
+        vm.agent.verify("comb", KEPT)?;
+        vm.balloon(0)?;
+        let statistics = vm.control.api("GET", "/balloon/statistics", Value::Null)?;
+        ensure!(number(&statistics, "host_freed_mib")? == 0, "{statistics}");
+        Ok(())
+    })
 }
 
 fn under_churn() -> anyhow::Result<()> {

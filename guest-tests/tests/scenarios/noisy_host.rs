@@ -114,8 +114,7 @@ fn works_through(
         for fault in ["/store/lost", "/store/corrupt", "/nbd/errors"] {
             ensure!(number(&swap, fault)? == 0, "{fault} is not 0: {swap}");
         }
-        vm.agent.swap_off(&device)?;
-        vm.agent.nbd_disconnect(&device)?;
+        link.swap_off(vm, &device)?;
         settled(vm)
     })
 }

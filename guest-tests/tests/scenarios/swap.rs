@@ -39,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         scenario("swap::the_network_brings_pings_and_transfers_through_a_flood", network),
         scenario("swap::what_exceeds_memory_comes_back_right", exceeds),
     ];
+    trials.extend(ours("swap::a_kernel_without_nbd_swaps_to_a_disk", without_nbd));
     trials.extend(ours("swap::a_server_below_is_killed_and_then_the_guest_resets", below));
     trials.extend(ours("swap::a_server_that_stays_away_costs_what_is_on_it_and_nothing_else", away));
     trials.extend(exhaustion::trials());
@@ -49,9 +50,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn network() -> anyhow::Result<()> {
     let link = SwapLink::over_tap(SWAP_MIB)?;
     link.attach(guest()?).run(|vm| {
-        ensure_negotiated(&link.check(vm)?, 1500)?;
+        let network = link.check(vm)?.context("no network")?;
+        ensure_negotiated(&network, 1500)?;
 
-        let host = link.host();
+        let host = link.host().context("no network")?;
         vm.agent.flood_start(Flood::Icmp(host.to_string()), 1000)?;
         vm.agent.flood_start(Flood::Udp(format!("{host}:9")), 1000)?;
         sleep(Duration::from_secs(1));
@@ -95,28 +97,45 @@ fn exceeds() -> anyhow::Result<()> {
     let subject = Subject::from_environment();
     let link = SwapLink::new(subject, SWAP_MIB)?;
     link.attach(guest()?.memory_mib(SMALL_MIB)).run(|vm| {
-        let network = link.check(vm)?;
+        let network = link.check(vm)?.context("no network")?;
         if subject == Subject::Aerostat {
             ensure_negotiated(&network, MTU)?;
         }
-        let device = link.swap_on(vm, 2)?;
-        ensure!(vm.agent.swap_used_mib(&device)? == Some(0), "swap is in use before anybody needs it");
-        vm.agent.hogs_start(HERD, PATIENCE)?;
-        vm.agent.hogs_read()?;
-        let hogs = vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0)?;
-        ensure!(hogs.verified >= HERD.pages() && hogs.page_in.count > 0, "{hogs:?}");
-        ensure!(vm.agent.swap_used_mib(&device)? > Some(0), "nothing was swapped");
-        let traffic = vm.agent.swap_traffic()?;
-        ensure!(traffic.pages_in > 0 && traffic.pages_out > 0, "{traffic:?}");
-        if subject == Subject::Aerostat {
-            ensure_told(vm, traffic.pages_out)?;
-        }
-        vm.agent.hogs_stop()?;
-
-        vm.agent.swap_off(&device)?;
-        ensure!(vm.agent.swap_used_mib(&device)?.is_none(), "swap is still on");
-        vm.agent.nbd_disconnect(&device)
+        exceeds_over(&link, vm, 2)
     })
+}
+
+/// The kernel would not load the module if it had it; and there is no network.
+fn without_nbd() -> anyhow::Result<()> {
+    let link = SwapLink::disk(&format!("{SWAP_MIB}M"));
+    link.attach(guest()?.memory_mib(SMALL_MIB).append("module_blacklist=nbd")).run(|vm| {
+        ensure!(vm.agent.nbd_connect("127.0.0.1:10809", "swap", 1).is_err(), "the guest has NBD");
+        exceeds_over(&link, vm, 1)?;
+        let told = Told::by(vm)?;
+        told.ensure_some(&["/disk/reads", "/disk/writes", "/disk/discards"])?;
+        told.ensure_none(&["/disk/bad_requests", "/disk/refused", "/disk/unsupported", "/disk/host_errors"])
+    })
+}
+
+/// A guest that needs more than its memory swaps, and has what it had.
+fn exceeds_over(link: &SwapLink, vm: &mut TestVm, connections: u32) -> anyhow::Result<()> {
+    let device = link.swap_on(vm, connections)?;
+    ensure!(vm.agent.swap_used_mib(&device)? == Some(0), "swap is in use before anybody needs it");
+    vm.agent.hogs_start(HERD, PATIENCE)?;
+    vm.agent.hogs_read()?;
+    let hogs = vm.agent.hogs_until(PATIENCE, |hogs| hogs.passes > 0)?;
+    ensure!(hogs.verified >= HERD.pages() && hogs.page_in.count > 0, "{hogs:?}");
+    ensure!(vm.agent.swap_used_mib(&device)? > Some(0), "nothing was swapped");
+    let traffic = vm.agent.swap_traffic()?;
+    ensure!(traffic.pages_in > 0 && traffic.pages_out > 0, "{traffic:?}");
+    if Subject::from_environment() == Subject::Aerostat {
+        ensure_told(vm, u64::from(connections), traffic.pages_out)?;
+    }
+    vm.agent.hogs_stop()?;
+
+    link.swap_off(vm, &device)?;
+    ensure!(vm.agent.swap_used_mib(&device)?.is_none(), "swap is still on");
+    Ok(())
 }
 
 /// A guest that swaps more than memory may hold: the rest is on a server, which may be away for so many seconds.
@@ -261,9 +280,9 @@ fn away() -> anyhow::Result<()> {
 }
 
 /// What the host says of the guest's swap is what the guest did.
-fn ensure_told(vm: &TestVm, pages_out: u64) -> anyhow::Result<()> {
+fn ensure_told(vm: &TestVm, connections: u64, pages_out: u64) -> anyhow::Result<()> {
     let told = Told::by(vm)?;
-    ensure!(told.number("/nbd/connections")? >= 2, "{}", told.0);
+    ensure!(told.number("/nbd/connections")? >= connections, "{}", told.0);
     ensure!(told.number("/nbd/pages_written")? >= pages_out, "{}", told.0);
     let (stored, bytes) = (told.number("/store/stored_pages")?, told.number("/store/stored_bytes")?);
     ensure!(bytes < stored * 4096 / 2, "pages that compress 3:1 are not packed: {}", told.0);

@@ -63,8 +63,7 @@ fn together() -> anyhow::Result<()> {
         vm.agent.verify(HOT.0, HOT.2)?;
         vm.agent.hogs_stop()?;
         Told::by(vm)?.ensure_none(&["/store/lost", "/store/no_room", "/nbd/errors"])?;
-        vm.agent.swap_off(&device)?;
-        vm.agent.nbd_disconnect(&device)
+        link.swap_off(vm, &device)
     })
 }
 

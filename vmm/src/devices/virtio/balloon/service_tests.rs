@@ -102,7 +102,7 @@ fn what_the_host_has_back_is_what_is_not_resident_any_more() {
     let host = guest.stats().host;
     let resident = host.guest_resident_bytes + host.arena_resident_bytes;
     assert_eq!(freed(&guest), (16 * MIB - resident) / 4096);
-    assert_eq!(freed(&guest), 2 * FRAMES, "one of the three is back, and half a block of pages is in pieces");
+    assert_eq!(freed(&guest), 2 * FRAMES, "one of the three is back, and in the others there are holes");
 
     guest.driver.set(0x70, 0);
     assert_eq!(freed(&guest), 0, "nothing is given up any more");

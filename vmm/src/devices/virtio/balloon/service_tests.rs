@@ -104,6 +104,11 @@ fn what_the_host_has_back_is_what_is_not_resident_any_more() {
     assert_eq!(freed(&guest), (16 * MIB - resident) / 4096);
     assert_eq!(freed(&guest), 2 * FRAMES, "one of the three is back, and in the others there are holes");
 
+    // A page of another block is reported, so that the block is in pieces, and what is given up of it then is at home.
+    assert_eq!(guest.driver.request(2, &[Buf::In(6 * MIB, 4096)]), 0);
+    guest.send(0, (7 * MIB / 4096) as u32..(7 * MIB / 4096) as u32 + 10);
+    assert_eq!(freed(&guest), 2 * FRAMES - 1, "pieces are not back, those that are only reported with them");
+
     guest.driver.set(0x70, 0);
     assert_eq!(freed(&guest), 0, "nothing is given up any more");
 }

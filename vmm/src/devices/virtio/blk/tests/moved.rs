@@ -17,7 +17,7 @@ const AREA: u64 = 4 * MIB;
 const PAGES: u64 = 12;
 /// So much is tried at the least, for as long as this at the most.
 const ROUNDS: u64 = 300;
-const MOVED: u64 = 2048;
+const MOVED: u64 = 256;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says so, however the test ends.

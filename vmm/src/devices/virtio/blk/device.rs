@@ -120,8 +120,8 @@ impl BlockDevice {
     /// Ends requests that the kernel has done, and tells the driver.
     fn complete(&mut self) {
         let Self { service, active: Some(active), ring: Some(ring), .. } = self else { return };
-        while let Some((request, result)) = ring.ended() {
-            let used = service.finish(&active.memory, &request, result);
+        while let Some(ended) = ring.ended() {
+            let used = service.finish(&active.memory, ended);
             if let Some(mut queue) = active.queue(REQUESTS) {
                 queue.publish(&[used]);
             }

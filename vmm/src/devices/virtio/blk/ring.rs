@@ -66,6 +66,15 @@ pub(super) enum Task {
     Sync,
 }
 
+/// A job that has ended.
+pub(super) struct Ended<T> {
+    /// The request that it was of.
+    pub(super) of: T,
+    pub(super) result: io::Result<()>,
+    /// Its last step was a sync.
+    pub(super) synced: bool,
+}
+
 struct Job<T> {
     of: T,
     /// Keeps the file open.
@@ -114,14 +123,17 @@ impl<T> Ring<T> {
         }
     }
 
-    /// The next job that has ended, and how.
-    pub(super) fn ended(&mut self) -> Option<(T, io::Result<()>)> {
+    /// The next job that has ended.
+    pub(super) fn ended(&mut self) -> Option<Ended<T>> {
         loop {
             let completion = self.ring.completion().next()?;
             let slot = completion.user_data() as usize;
             let Some(Some(job)) = self.slots.get_mut(slot) else { continue };
             match job.proceed(completion.result()) {
-                Some(result) => return self.release(slot).map(|job| (job.of, result)),
+                Some(result) => {
+                    let synced = matches!(job.task, Task::Sync);
+                    return self.release(slot).map(|job| Ended { of: job.of, result, synced });
+                }
                 None => self.push(slot),
             }
         }

@@ -18,7 +18,7 @@ use super::backend::{BlockBackend, Direction};
 use super::parts::Parts;
 use super::ranges::{self, Ranges};
 use super::request::{Layout, Request, cut, finish, scatter, slices, total};
-use super::ring::{Ring, Task};
+use super::ring::{Ended, Ring, Task};
 use super::{BlockMetrics, CacheType, SECTOR};
 use crate::devices::virtio::rate::RateLimiter;
 use crate::devices::virtio::{Chain, Completion, GuestRam, Used};
@@ -56,13 +56,11 @@ pub(super) struct UnderWay {
     kind: u32,
     status: GuestAddress,
     bytes: u64,
-    /// It ends with a sync.
-    syncs: bool,
 }
 
 impl UnderWay {
-    fn new(request: &Request<'_>, bytes: u64, syncs: bool) -> Self {
-        Self { head: request.head, kind: request.kind, status: request.status, bytes, syncs }
+    fn new(request: &Request<'_>, bytes: u64) -> Self {
+        Self { head: request.head, kind: request.kind, status: request.status, bytes }
     }
 }
 
@@ -119,8 +117,9 @@ impl Service {
     }
 
     /// Ends a request that the kernel had; what to give back.
-    pub(super) fn finish(&self, memory: &GuestRam, request: &UnderWay, result: io::Result<()>) -> Used {
-        if request.syncs {
+    pub(super) fn finish(&self, memory: &GuestRam, ended: Ended<UnderWay>) -> Used {
+        let Ended { of: request, result, synced } = ended;
+        if synced {
             self.metrics.syncs.inc();
         }
         let (status, data) = match result {
@@ -172,7 +171,7 @@ impl Service {
             }
             VIRTIO_BLK_T_FLUSH => {
                 if self.cache == CacheType::Writeback && !self.backend.is_read_only() {
-                    self.hand_over(turn, UnderWay::new(request, 0, true), Task::Sync)?;
+                    self.hand_over(turn, UnderWay::new(request, 0), Task::Sync, false)?;
                     self.sync(turn)?;
                 }
                 Ok(self.count(request.kind, 0))
@@ -205,10 +204,10 @@ impl Service {
             return Err(Unserved::Failed(VIRTIO_BLK_S_IOERR));
         };
         if bytes > 0 {
-            let syncs = direction == Direction::Write && self.is_durable_at_once(turn);
+            let durable = direction == Direction::Write && self.is_durable_at_once(turn);
             let (offset, parts) = (request.sector * SECTOR, Parts::new(&slices));
             let task = Task::Move { direction, offset, parts };
-            self.hand_over(turn, UnderWay::new(request, bytes, syncs), task)?;
+            self.hand_over(turn, UnderWay::new(request, bytes), task, durable)?;
         }
         // The driver may have changed the request since the last turn, which is its own loss.
         let start = bytes.min(*turn.done);
@@ -254,13 +253,18 @@ impl Service {
     }
 
     /// Hands a request to the kernel, if there is a ring.
-    fn hand_over(&self, turn: &mut Turn<'_>, request: UnderWay, task: Task) -> Result<(), Unserved> {
+    fn hand_over(
+        &self,
+        turn: &mut Turn<'_>,
+        request: UnderWay,
+        task: Task,
+        durable: bool,
+    ) -> Result<(), Unserved> {
         let Some(ring) = &mut turn.ring else { return Ok(()) };
         if !ring.has_room(request.bytes) {
             return Err(Unserved::Later);
         }
         turn.moved = request.bytes;
-        let durable = request.syncs;
         ring.start(request, self.backend.clone(), task, request.bytes, durable);
         Err(Unserved::UnderWay)
     }

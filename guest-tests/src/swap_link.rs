@@ -25,7 +25,7 @@ use crate::{echo, host};
 /// The host, as the guest sees it. RFC 2544 keeps 198.18.0.0/15 for benchmarks: no other network has it.
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const GUEST: &str = "198.18.0.2/24";
-/// Aerostat's swap link (README).
+/// Aerostat's swap link (docs/swap.md).
 const INSIDE: Ipv4Addr = Ipv4Addr::new(169, 254, 83, 1);
 const GUEST_INSIDE: &str = "169.254.83.2/30";
 /// NBD's port (IANA).

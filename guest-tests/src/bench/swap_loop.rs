@@ -70,7 +70,7 @@ pub fn run(run: Run) -> anyhow::Result<()> {
     for round in 1..=run.rounds {
         eprintln!("  round {round} of {}", run.rounds);
         if let Err(error) = samples.take(Subject::Aerostat, guest) {
-            // An emulated host fails guests by itself (ARCHITECTURE, "Where tests run").
+            // An emulated host fails guests by itself (docs/dev/emulated-host.md).
             if kvm_host::kind() != "nested" {
                 return Err(error);
             }

@@ -93,7 +93,7 @@ fn scenario(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -
 }
 
 /// In the nested host a scenario that fails is tried once more: the CPU that QEMU emulates there mixes up
-/// guest and host now and then (ARCHITECTURE.md, "Where tests run"). It is said, and `ci/test` counts it.
+/// guest and host now and then (docs/dev/emulated-host.md). It is said, and `ci/test` counts it.
 fn at_most_twice(name: &str, run: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     run().or_else(|error| {
         // Wrong data is never the CPU's fault, and bounds of time reckon with an emulated one.

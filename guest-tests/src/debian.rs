@@ -55,6 +55,19 @@ pub fn guest(subject: Subject, initramfs: Initramfs, directory: &Path) -> anyhow
     })
 }
 
+/// Lays the files of such a guest into a directory, under the names that the manual uses: `vmlinuz`, `initrd.img`,
+/// `root.img`. Its agent is on `agent.img`, which the second disk is to be.
+///
+/// # Errors
+/// They cannot be copied.
+pub fn lay_out(directory: &Path) -> anyhow::Result<()> {
+    std::os::unix::fs::symlink(Kernel::any()?.vmlinuz(), directory.join("vmlinuz"))?;
+    std::os::unix::fs::symlink(file("initrd.img"), directory.join("initrd.img"))?;
+    std::fs::copy(file("disk.img"), directory.join("root.img")).context("there is no root disk")?;
+    agent_disk(directory)?;
+    Ok(())
+}
+
 fn file(name: &str) -> PathBuf {
     paths::target().join("debian").join(name)
 }

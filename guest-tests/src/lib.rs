@@ -16,6 +16,7 @@ pub mod control;
 pub mod cpio;
 pub mod debian;
 pub mod demo;
+pub mod docs;
 pub mod echo;
 pub mod host;
 pub mod http;

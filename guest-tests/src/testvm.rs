@@ -1,11 +1,13 @@
 //! A running guest: started, driven, measured, and killed when it is dropped.
 
+use std::io;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use guest_agent::Ready;
+use tempfile::TempDir;
 
 use crate::agent_client::AgentClient;
 use crate::console::{self, Transcript};
@@ -41,7 +43,7 @@ pub struct TestVm {
     transcript: Transcript,
     child: Reaped,
     /// Holds the socket; removed with the guest.
-    _directory: tempfile::TempDir,
+    _directory: TempDir,
 }
 
 impl Spec {
@@ -50,35 +52,11 @@ impl Spec {
     /// # Errors
     /// Something is missing, the monitor ended, or the agent did not come up; with the end of the console.
     pub fn start(&self) -> anyhow::Result<TestVm> {
-        let directory = tempfile::Builder::new().prefix("aerostat-").tempdir()?;
+        let directory = directory()?;
         let socket = directory.path().join("socket");
-        let mut command = self.command(&socket)?;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        die_with_parent(&mut command);
-        let start = Instant::now();
-        let remedy = match self.subject {
-            Subject::Aerostat => "run cargo build --release first",
-            Subject::QemuPc | Subject::QemuMicrovm => "run ci/setup first",
-        };
-        let program = command.get_program().to_owned();
-        let spawned =
-            command.spawn().with_context(|| format!("cannot run {}: {remedy}", program.display()))?;
-        let mut child = Reaped(spawned);
-        let transcript = Transcript::default();
-        let missing = "the monitor's streams are not there";
-        console::keep(child.0.stderr.take().context(missing)?, &transcript);
-        let replies = console::replies(child.0.stdout.take().context(missing)?, &transcript);
-        let port = Box::new(child.0.stdin.take().context(missing)?);
-        let look = Box::new({
-            let (pid, subject, socket) = (child.0.id(), self.subject, socket.clone());
-            move || standing(pid, subject, &socket)
-        });
-        let mut agent = AgentClient::new(port, replies, transcript.clone(), look);
-        let ready =
-            agent.wait_ready().with_context(|| format!("{} with {}", self.subject.name(), self.kernel))?;
-        let boot = start.elapsed();
-        let control = Control::connect(self.subject, &socket, self.memory_mib)?;
-        Ok(TestVm { agent, control, ready, boot, transcript, child, _directory: directory })
+        let command = self.command(&socket)?;
+        TestVm::begin(command, self.subject, self.memory_mib, &socket, directory)
+            .with_context(|| format!("{} with {}", self.subject.name(), self.kernel))
     }
 
     /// Starts the guest, does something with it, and shuts it down.
@@ -94,7 +72,54 @@ impl Spec {
     }
 }
 
+/// A directory for what one guest needs, with a path that is short enough for sockets.
+///
+/// # Errors
+/// It cannot be made.
+pub fn directory() -> io::Result<TempDir> {
+    tempfile::Builder::new().prefix("aerostat-").tempdir()
+}
+
 impl TestVm {
+    /// The guest that this command starts and controls through `socket`, once its agent answers. `directory` goes
+    /// with the guest.
+    ///
+    /// # Errors
+    /// As [`Spec::start`].
+    pub fn begin(
+        mut command: Command,
+        subject: Subject,
+        memory_mib: u64,
+        socket: &Path,
+        directory: TempDir,
+    ) -> anyhow::Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        die_with_parent(&mut command);
+        let start = Instant::now();
+        let remedy = match subject {
+            Subject::Aerostat => "run cargo build --release first",
+            Subject::QemuPc | Subject::QemuMicrovm => "run ci/setup first",
+        };
+        let program = command.get_program().to_owned();
+        let spawned =
+            command.spawn().with_context(|| format!("cannot run {}: {remedy}", program.display()))?;
+        let mut child = Reaped(spawned);
+        let transcript = Transcript::default();
+        let missing = "the monitor's streams are not there";
+        console::keep(child.0.stderr.take().context(missing)?, &transcript);
+        let replies = console::replies(child.0.stdout.take().context(missing)?, &transcript);
+        let port = Box::new(child.0.stdin.take().context(missing)?);
+        let look = Box::new({
+            let (pid, socket) = (child.0.id(), socket.to_owned());
+            move || standing(pid, subject, &socket)
+        });
+        let mut agent = AgentClient::new(port, replies, transcript.clone(), look);
+        let ready = agent.wait_ready()?;
+        let boot = start.elapsed();
+        let control = Control::connect(subject, socket, memory_mib)?;
+        Ok(Self { agent, control, ready, boot, transcript, child, _directory: directory })
+    }
+
     /// The monitor's process.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -1,4 +1,5 @@
-//! A Debian guest turns swap on as `configs/swap` says, and shuts down well with pages out there.
+//! A Debian guest boots by the manual's commands. It turns swap on as `configs/swap` says, and shuts down well with
+//! pages out there.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use guest_tests::agent_client::Herd;
 use guest_tests::debian::{self, Initramfs};
-use guest_tests::{Content, Spec, Subject, SwapLink, TestVm, paths};
+use guest_tests::{Content, Spec, Subject, SwapLink, TestVm, docs, paths, testvm};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ use crate::ours;
 const SWAP_MIB: u64 = 256;
 /// Kernel, systemd and udevd leave some 50 MiB; the hog wants more.
 const RAM_MIB: u64 = 160;
+/// The memory that README's main command gives its guest.
+const FIRST_PAGE_MIB: u64 = 512;
 const HERD: Herd = Herd { processes: 1, mib: 72, seed: 11, content: Content { zero_percent: 10, ratio: 3 } };
 const PATIENCE: Duration = Duration::from_secs(300);
 const DEVICE: &str = "nbd0";
@@ -34,7 +37,8 @@ const INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) fn trials() -> Vec<Trial> {
     [
         ours("debian::a_unit_turns_swap_on_and_off_again", unit),
-        ours("debian::what_the_readme_says_turns_swap_on_by_hand", by_hand),
+        ours("debian::what_the_manual_says_turns_swap_on_by_hand", by_hand),
+        ours("debian::the_first_page_boots_a_guest", first_page),
         ours("debian::an_initramfs_turns_swap_on_before_the_root_is_mounted", snippet),
     ]
     .into_iter()
@@ -80,11 +84,9 @@ fn trims(vm: &mut TestVm, disk: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The commands of README, one by one, where no unit has done it.
+/// The commands of the manual, one by one, where no unit has done it.
 fn by_hand() -> anyhow::Result<()> {
-    let readme = std::fs::read_to_string(paths::repository().join("README.md"))?;
-    let commands = readme.split("```\n").find(|block| block.contains("\nmkswap /dev/nbd0\n"));
-    let commands = commands.context("README does not say how swap is turned on")?;
+    let commands = docs::block("docs/swap.md", "by-hand")?;
     boots(Initramfs::Agent, None, |vm| {
         vm.agent.run(
             "systemctl stop dev-nbd0.swap aerostat-swap.service systemd-networkd.socket systemd-networkd",
@@ -123,6 +125,27 @@ fn ensure_only_root(vm: &mut TestVm) -> anyhow::Result<()> {
     let refused = refused.err().context("anybody in the guest can read its swap")?.to_string();
     ensure!(refused.contains("Permission denied"), "{refused}");
     Ok(())
+}
+
+/// The main command of README, as it stands there, with one more disk, on which the agent is.
+fn first_page() -> anyhow::Result<()> {
+    let text = docs::block("README.md", "guest")?;
+    let directory = testvm::directory()?;
+    debian::lay_out(directory.path())?;
+    let programs = paths::aerostat().parent().context("there is no monitor")?.display().to_string();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", &format!("exec {} --disk agent.img,ro", text.trim_end())])
+        .env("PATH", format!("{programs}:{path}"))
+        .current_dir(directory.path());
+    let socket = directory.path().join("vm.sock");
+    let mut vm = TestVm::begin(command, Subject::Aerostat, FIRST_PAGE_MIB, &socket, directory)?;
+    let memory = vm.agent.memory()?;
+    ensure!((400..=FIRST_PAGE_MIB).contains(&memory.total), "the guest sees {} MiB", memory.total);
+    vm.balloon(FIRST_PAGE_MIB / 2)?;
+    vm.balloon(0)?;
+    vm.shut_down()
 }
 
 fn snippet() -> anyhow::Result<()> {

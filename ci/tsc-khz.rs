@@ -1,5 +1,5 @@
-//! Prints the frequency of this machine's time stamp counter in kHz. ci/kvm-host gives it to the
-//! nested host, which shares the counter and, on a busy machine, measures it wrongly by up to a factor of 3.
+//! Prints the frequency of this machine's time stamp counter in kHz. The nested host of ci/kvm-host shares
+//! the counter, and measures it wrongly on a busy machine, by up to a factor of 3.
 
 use std::arch::x86_64::_rdtsc;
 use std::time::{Duration, Instant};

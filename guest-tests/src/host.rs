@@ -1,4 +1,4 @@
-//! What a guest costs the host, read from the host's `/proc`.
+//! A guest's cost for the host, read from the host's `/proc`.
 
 mod cpu;
 mod physical;

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 request over a unix socket: enough to drive the API, and written apart from the
+//! One HTTP/1.1 request over a unix socket: enough to drive the API. The code is written apart from the
 //! monitor's own client, so that a mistake there does not hide one in the server.
 
 use std::io::{BufRead, BufReader, Write};

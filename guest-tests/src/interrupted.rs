@@ -1,5 +1,5 @@
-//! Has a system call fail in which a thread of another process waits, as if the kernel had said so: the monitor needs no
-//! hook for that.
+//! Has a system call fail in which a thread of another process waits, as if the kernel had said so. The
+//! monitor needs no hook for that.
 //!
 //! ```text
 //!   PTRACE_SEIZE ─▶ PTRACE_INTERRUPT ─▶ it stops on its way out of the call ─▶ rax = -error, no restart ─▶ PTRACE_DETACH

@@ -1,4 +1,4 @@
-//! What demo and benchmarks leave in `target/`, field by field, and tables of it.
+//! Reports that demo and benchmarks leave in `target/`, field by field, and tables of them.
 
 use std::fs;
 use std::path::Path;

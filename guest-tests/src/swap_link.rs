@@ -1,4 +1,4 @@
-//! How a guest gets at its swap, and who works for it.
+//! A guest's way to its swap, and the process that serves it.
 //!
 //! ```text
 //!                guest ── virtio-net ──┐

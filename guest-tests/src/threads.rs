@@ -1,5 +1,5 @@
-//! What the threads of a process are at, for the error message about a monitor whose guest has fallen
-//! silent: the process is gone before anybody could look.
+//! States of a process's threads, for the error message about a monitor whose guest has fallen silent. The
+//! process is gone before anybody could look.
 
 use std::fmt::Write;
 use std::fs;

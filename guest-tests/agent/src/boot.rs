@@ -1,4 +1,4 @@
-//! What an init does first: mounts and kernel modules, and the way to a root disk where there is one.
+//! The first work of an init: mounts and kernel modules, and the way to a root disk where there is one.
 
 #![allow(unsafe_code, reason = "mount(2) is called directly")]
 

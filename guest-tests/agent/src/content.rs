@@ -1,4 +1,4 @@
-//! What hogs write into their pages: whole pages of a stated compressibility, each unlike any other.
+//! Contents of hogs' pages: whole pages of a stated compressibility, each unlike any other.
 //!
 //! ```text
 //! zero page     0 0 0 …                                    zero_percent of all, spread by page number

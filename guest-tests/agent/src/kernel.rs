@@ -1,4 +1,4 @@
-//! What the guest's kernel tells about itself.
+//! Facts that the guest's kernel tells about itself.
 
 #![allow(unsafe_code, reason = "klogctl(2) and clock_gettime(2) are called directly")]
 

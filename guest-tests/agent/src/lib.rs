@@ -1,5 +1,5 @@
-//! What the guest agent and the host say to each other, and what both need: patterns, latencies,
-//! network interfaces, the NBD handshake.
+//! The protocol between guest agent and host, and code that both need: patterns, latencies, network
+//! interfaces, the NBD handshake.
 //!
 //! They share the guest's first serial port with the kernel's console, so every message is one line with
 //! a marker, and everything else on the wire is console text:

@@ -1,4 +1,4 @@
-//! How fast a balloon takes and gives back, what that costs the host, and what the host has of it.
+//! Benchmark of the balloon: how fast it takes and gives back, its cost for the host, and the host's gain.
 //!
 //! Two cases. *fresh*: the guest has touched all of its memory once and freed it, so free memory lies in
 //! large pieces. *scattered*: the guest holds every second page of it. What the host has is measured

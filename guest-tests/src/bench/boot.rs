@@ -1,4 +1,4 @@
-//! How long a guest takes to be ready, and what its monitor costs beside the guest's RAM.
+//! Benchmark of the start: time until a guest is ready, and the monitor's cost beside the guest's RAM.
 
 use anyhow::Context;
 use serde_json::Value;

@@ -1,5 +1,5 @@
 //! Whole huge pages of memory that was given back in pieces: `aerostat bench hugepages` for every pattern and
-//! every unmovable share, and what came of it in numbers that have a target.
+//! every unmovable share. The results are numbers that have a target.
 //!
 //! | ratio | what it is |
 //! | --- | --- |

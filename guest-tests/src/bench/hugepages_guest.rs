@@ -1,5 +1,5 @@
-//! A real guest fragments itself, is ballooned by half, takes it back and uses it: what the host has of it in
-//! whole 2 MiB pages, and what the guest is backed with.
+//! A real guest fragments itself, is ballooned by half, takes it back and uses it. The figures are the host's
+//! whole 2 MiB pages of that, and the guest's.
 //!
 //! | point | what was done |
 //! | --- | --- |

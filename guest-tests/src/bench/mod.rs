@@ -1,5 +1,5 @@
-//! Aerostat and its peers, measured in turn in one run, on the same host: the monitor beside QEMU, with the
-//! same kernel and agent; the allocator beside what could be used in its place; the swap server beside others.
+//! Aerostat and its peers, measured in turn in one run, on the same host. The monitor stands beside QEMU,
+//! with the same kernel and agent. The allocator and the swap server stand beside others.
 //!
 //! Every round visits every subject, so that what else the machine does falls on all of them alike.
 

@@ -1,4 +1,4 @@
-//! What a guest's monitor and its host have of the host's memory, once nothing changes any more.
+//! The host's memory that a guest's monitor and the host itself have, once nothing changes any more.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! What swap costs a guest and its host: how long a page takes to come back, how fast pages go, and the CPU
-//! time of all that the host runs for it, by page.
+//! Benchmark of swap in a guest: how long a page takes to come back, and how fast pages go. The CPU time of
+//! all that the host runs for swap is counted by page.
 //!
 //! ```text
 //! hogs write more than  │ they read, for a while,  │ they read on, with readahead, │ they read, for a while,

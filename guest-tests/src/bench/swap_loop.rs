@@ -1,4 +1,4 @@
-//! What the host gets back from a guest that needs little of what it has: balloon, swap and compaction.
+//! Memory that the host gets back from a guest that needs little of its own: balloon, swap and compaction.
 //!
 //! | point | what was done |
 //! | --- | --- |

@@ -1,4 +1,4 @@
-//! Which physical memory is behind a guest.
+//! The physical memory behind a guest.
 
 use std::collections::HashMap;
 use std::fs::File;

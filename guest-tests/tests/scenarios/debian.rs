@@ -1,5 +1,5 @@
-//! A Debian guest boots by the manual's commands. It turns swap on as `configs/swap` says, and shuts down well with
-//! pages out there.
+//! A Debian guest boots by the manual's commands. Swap is turned on as `configs/swap` says, and the guest
+//! shuts down well with pages out there.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;

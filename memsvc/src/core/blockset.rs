@@ -1,4 +1,4 @@
-//! A set of blocks in address order: one bit a block, and above it a tree of words that say which words
+//! A set of blocks in address order: one bit a block, and above it a tree of words. The tree says which words
 //! below are not empty, so that the lowest block is found in one step a level.
 //!
 //! It takes the place of Linux's list heads: nothing is linked through the blocks, so moving one from

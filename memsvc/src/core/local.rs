@@ -1,4 +1,4 @@
-//! Getting and putting: the fast paths. What they fall back to is in `refill` and `put`.
+//! Getting and putting: the fast paths. The slow ones are in `refill` and `put`.
 
 use super::alloc::{FrameAllocator, Full, Mode};
 use super::block::GROUP;

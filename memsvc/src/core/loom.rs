@@ -1,5 +1,5 @@
-//! The heart under loom (`ci/loom`): every interleaving of two threads, up to a number of preemptions, with
-//! every value that the memory model lets a load see.
+//! The heart under loom (`ci/loom`): every interleaving of two threads, up to a number of preemptions. A load
+//! sees every value that the memory model lets it see.
 //!
 //! An atomic costs loom time, so arenas have one block, and a limit keeps refills to a few frames.
 

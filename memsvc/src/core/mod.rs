@@ -1,4 +1,4 @@
-//! What every frame is for, and who may have it. Pure code: no system calls, no threads.
+//! The purpose of every frame, and its owner. Pure code: no system calls, no threads.
 
 pub mod alloc;
 pub mod bitmap;

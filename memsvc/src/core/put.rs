@@ -1,5 +1,5 @@
-//! Putting, when the ready group does not take it: into a freed list, or straight to the free lists, and
-//! not before it is known that it may be freed at all.
+//! Putting, when the ready group does not take it: into a freed list, or straight to the free lists. Before
+//! that it must be known that the frame may be freed at all.
 
 use super::alloc::{FrameAllocator, Mode};
 use super::block::GROUP;

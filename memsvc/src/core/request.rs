@@ -1,4 +1,4 @@
-//! What is asked of the allocator, and how it refuses.
+//! Requests to the allocator, and its refusals.
 
 use std::fmt;
 

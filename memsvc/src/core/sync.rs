@@ -1,4 +1,5 @@
-//! What the concurrent heart synchronizes with: std's, or loom's when checked under `--cfg memsvc_loom`.
+//! Primitives with which the concurrent heart synchronizes: std's, or loom's when checked under `--cfg
+//! memsvc_loom`.
 //!
 //! A private cfg, because `--cfg loom` would reach every crate below and breaks some of them.
 

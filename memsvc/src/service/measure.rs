@@ -1,5 +1,5 @@
-//! What only measurements and experiments need: harvest and promotion by themselves, and a host that is short of
-//! memory.
+//! Entries for measurements and experiments only: harvest and promotion by themselves, and a host that is
+//! short of memory.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! How large the arena is.
+//! The size of the arena.
 //!
 //! ```text
 //!   without a limit   guest RAM │ swap, packed │ stash, lists │ high      nobody is ever short

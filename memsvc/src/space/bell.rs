@@ -1,4 +1,4 @@
-//! What wakes a thread of the service, and why.
+//! The bell that wakes a thread of the service, with the reasons.
 //!
 //! Ringing takes no lock, so anybody may ring from under any. A ring that comes before the thread sleeps is
 //! kept, so none is lost; one that nobody has heard yet costs no system call when it is repeated.

@@ -1,4 +1,4 @@
-//! What the frame allocator says of itself, as operators know it from `/proc`.
+//! The frame allocator's tables, as operators know them from `/proc`.
 //!
 //! | here | there |
 //! | --- | --- |

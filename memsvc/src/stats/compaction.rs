@@ -1,4 +1,4 @@
-//! What `GET /memory/compaction` says, and what a compaction or a reclaim that was asked for came to.
+//! The answer of `GET /memory/compaction`, and the result of a compaction or a reclaim that was asked for.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,4 +1,4 @@
-//! How long something took, each time: how many took so long, by powers of two.
+//! Durations of something that happens often: counts by powers of two.
 
 use std::time::Duration;
 

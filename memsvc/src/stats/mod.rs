@@ -1,4 +1,5 @@
-//! What `GET /memory` says: a snapshot of states, tags and counters. What `/memory/*` say is in `allocator`.
+//! The answer of `GET /memory`: a snapshot of states, tags and counters. Those of `/memory/*` are in
+//! `allocator`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! What moving pages came to, and how long somebody had to wait for one.
+//! Results of moving pages, and how long somebody had to wait for one.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

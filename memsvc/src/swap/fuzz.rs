@@ -1,4 +1,4 @@
-//! What a fuzzer runs: an NBD client that says anything, and takes the answers in small pieces.
+//! The fuzzer's program: an NBD client that says anything, and takes the answers in small pieces.
 //!
 //! ```text
 //!   byte 0: where it begins   byte 1: bytes in a piece   the rest: what it says

@@ -1,4 +1,4 @@
-//! What swap says of itself.
+//! Swap's statistics.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,4 +1,4 @@
-//! How a connection's driver hears that it is worth asking again.
+//! The bell by which a connection's driver hears that it is worth asking again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,6 +1,6 @@
-//! What the API needs of the rest of the monitor: something that starts a guest, and the guest that
-//! runs. The [`Controller`](super::controller::Controller) calls them, one call at a time, never
-//! from an event loop. No call waits for a device or for the guest, but for [`RunningVm::pause`], which has a limit.
+//! The API's needs of the rest of the monitor: something that starts a guest, and the guest that runs. The
+//! [`Controller`](super::controller::Controller) calls them, one call at a time, never from an event loop. No
+//! call waits for a device or for the guest, but for [`RunningVm::pause`], which has a limit.
 
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 

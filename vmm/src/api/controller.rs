@@ -1,4 +1,4 @@
-//! What may be done when, and the configuration until it is used.
+//! Calls that are allowed in each phase, and the configuration until it is used.
 //!
 //! ```text
 //!                  InstanceStart            PATCH /vm Paused

@@ -1,6 +1,6 @@
-//! The API's thread: an HTTP server on the socket, one event loop, and two helper threads: for calls that
-//! block, and for one that takes long. All sleep while nobody calls; the helpers end after a while, so
-//! that memory stays small.
+//! The API's thread: an HTTP server on the socket with one event loop. Two helper threads are for calls that
+//! block, and for one that takes long. All sleep while nobody calls; the helpers end after a while, so that
+//! memory stays small.
 
 use std::{io, os::unix::net::UnixListener as StdListener, sync::Arc, thread::JoinHandle, time::Duration};
 

@@ -1,5 +1,5 @@
-//! What goes over the socket, apart from the configuration itself (see [`crate::vm::config`]).
-//! The names of fields are Firecracker's.
+//! Bodies on the socket, apart from the configuration itself (see [`crate::vm::config`]). The names of fields
+//! are Firecracker's.
 
 use std::{borrow::Cow, path::PathBuf};
 

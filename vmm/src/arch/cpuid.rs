@@ -1,4 +1,4 @@
-//! What the guest's CPUs say about themselves.
+//! The words of the guest's CPUs about themselves.
 //!
 //! KVM tells what it can offer on this host; per CPU we add who it is. The topology is one socket
 //! with as many cores as there are CPUs, one thread each, and says so in every leaf that speaks of

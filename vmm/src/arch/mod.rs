@@ -1,5 +1,5 @@
-//! What makes the machine an x86-64 PC: its memory map, its tables, the state its CPUs start in,
-//! and how a Linux kernel is put into it.
+//! An x86-64 PC: its memory map, its tables, the state its CPUs start in, and how a Linux kernel is put into
+//! it.
 //!
 //! ```text
 //! layout   where everything lies in guest physical memory

@@ -1,4 +1,5 @@
-//! What can be had at best: computed from what was filled and given back, not asked of those who are measured.
+//! The best that can be had: computed from what was filled and given back, not asked of those who are
+//! measured.
 
 use memsvc::core::units::FRAMES_PER_BLOCK;
 

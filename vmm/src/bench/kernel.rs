@@ -1,5 +1,6 @@
-//! Memory as monitors treat it today: plain anonymous memory that may be huge. What is given back is discarded
-//! page by page, and the kernel is asked to make huge pages again (`MADV_COLLAPSE`). khugepaged stays as it is.
+//! Memory as monitors treat it today: plain anonymous memory that may be huge. Memory that is given back is
+//! discarded page by page, and the kernel is asked to make huge pages again (`MADV_COLLAPSE`). khugepaged
+//! stays as it is.
 //!
 //! A collapse takes a new huge page of the host, copies what is live, and puts memory behind what had been
 //! given back, too: it wins no page for the host. Pages are won here while the stated part of free memory

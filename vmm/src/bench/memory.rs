@@ -1,4 +1,5 @@
-//! What is measured: memory of a synthetic guest, and who makes whole pages of what it gives back.
+//! The subject of a measurement: memory of a synthetic guest, and who makes whole pages of what it gives
+//! back.
 
 use memsvc::core::units::FrameId;
 

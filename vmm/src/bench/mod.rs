@@ -1,6 +1,6 @@
-//! `aerostat bench hugepages`: how many whole 2 MiB pages can be had of memory that a guest has given back in
-//! pieces, how long each takes and what is copied for it. After the experiments of the series that brought
-//! compaction to Linux (2010); no guest is needed.
+//! `aerostat bench hugepages`: whole 2 MiB pages of memory that a guest has given back in pieces. The figures
+//! are how many can be had, how long each takes and what is copied. The experiments are those of the series
+//! that brought compaction to Linux (2010); no guest is needed.
 //!
 //! ```text
 //!   fill, group by group ─▶ give half back ─▶ rest                               (A)

@@ -1,5 +1,5 @@
-//! What is given back of what was filled: a group of 128 frames at a time, as in the series that brought
-//! compaction to Linux (2010), or harder.
+//! Patterns of giving back: a group of 128 frames at a time, as in the series that brought compaction to
+//! Linux (2010), or harder.
 
 use std::{fmt, str::FromStr};
 

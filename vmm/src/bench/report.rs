@@ -1,4 +1,4 @@
-//! What the benchmark says, field by field: `--json`, and what table and chart are made of.
+//! The benchmark's report, field by field: `--json`, and the source of table and chart.
 
 use memsvc::stats::LatencyStats;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! How long something took, many times: mean, deviation and maximum are exact, percentiles to a thirtieth.
+//! Durations of something that happens often: mean, deviation and maximum are exact, percentiles to a
+//! thirtieth.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Flags and their help. What they mean together is decided by the commands.
+//! Flags and their help. The commands decide what flags mean together.
 
 mod bench;
 mod client;

@@ -1,5 +1,6 @@
-//! SIGBUS for memory of the host that has failed (hwpoison; Documentation/mm/hwpoison.rst): whoever touches it, a CPU of the
-//! guest, a device or a page on the move, cannot go on. The process ends with a sentence instead of a core dump.
+//! SIGBUS for memory of the host that has failed (hwpoison; Documentation/mm/hwpoison.rst). A CPU of the
+//! guest, a device or a page on the move that touches it cannot go on. The process ends with a sentence
+//! instead of a core dump.
 //!
 //! The thread that touched the page may hold any lock, so the end is at once: the terminal is given back, and the API's
 //! socket is removed.

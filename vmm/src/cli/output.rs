@@ -1,4 +1,4 @@
-//! What the program says: answers on standard output, errors on standard error.
+//! The program's words: answers on standard output, errors on standard error.
 
 use std::{error::Error, io::Write, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! What the arguments come to, and what is said of wrong ones.
+//! Arguments and what they come to, and the errors about wrong ones.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What the guest sees as hardware: virtio devices, a few legacy ones, and the loop that serves them.
+//! The guest's hardware: virtio devices, a few legacy ones, and the loop that serves them.
 //!
 //! ```text
 //!   vCPU threads ── mmio exits ──▶ virtio/transport ──┐

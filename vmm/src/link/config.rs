@@ -1,4 +1,4 @@
-//! What a link is made of, and what is refused.
+//! The parts of a link, and the values that are refused.
 
 use std::net::Ipv4Addr;
 

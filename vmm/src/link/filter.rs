@@ -1,4 +1,4 @@
-//! What a frame from the guest is, and whether it is looked at any further.
+//! The kind of a frame from the guest, and whether it is looked at any further.
 //!
 //! smoltcp would answer more than we want answered, so only these come through: ARP for our address, echo
 //! requests, and TCP from our subnet to our address. TCP checksums are verified here: whether they are to be

@@ -1,4 +1,4 @@
-//! What a link did.
+//! Counters of a link.
 
 use crate::devices::virtio::Counter;
 

@@ -1,5 +1,5 @@
 //! Answers that smoltcp gives at once to a frame that came: ARP, echo, resets, acknowledgements out of turn.
-//! They wait here until the guest has room.
+//! The answers wait here until the guest has room.
 //!
 //! A guest that asks and does not fetch the answers loses them. All of these are asked for again or say again
 //! what was said; data never goes this way.

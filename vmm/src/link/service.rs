@@ -1,4 +1,4 @@
-//! What the peer is put between: who answers connections, and who takes frames to the guest.
+//! The two neighbours of the peer: who answers connections, and who takes frames to the guest.
 
 use super::Header;
 

@@ -1,4 +1,4 @@
-//! Which KVM is this? A guest of one page tells.
+//! The probe guest, of one page, which tells one KVM from another.
 //!
 //! On some hosts `/dev/kvm` opens and runs small guests, but is not backed by hardware: it emulates
 //! the guest's kernel code and stops at the first `lock cmpxchg16b`, which every stock kernel

@@ -1,5 +1,5 @@
-//! The same clients, with 16 MiB of memory and a tier below: a directory, or a server that others wrote, which is
-//! slow, full, wrong, killed, or away.
+//! The same clients, with 16 MiB of memory and a tier below. The tier is a directory, or a server that others
+//! wrote, which is slow, full, wrong, killed, or away.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

@@ -1,4 +1,4 @@
-//! Who hands out frames: the allocator, and what could be used in its place.
+//! Sources of frames: the allocator, and others that could be used in its place.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! What is done with a pool, and how long it takes: always as a thread sees it, per operation.
+//! Workloads of a pool, and how long they take: always as a thread sees it, per operation.
 
 use std::hint::black_box;
 use std::sync::Barrier;

@@ -1,4 +1,5 @@
-//! How fast the mover is, beside memcpy of the same bytes, and what it costs who touches a page on the move.
+//! Benchmark of the mover: its speed beside memcpy of the same bytes, and the wait of a thread that touches a
+//! page on the move.
 //!
 //! | case | what is done |
 //! | --- | --- |

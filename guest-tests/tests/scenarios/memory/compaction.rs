@@ -1,4 +1,4 @@
-//! What a guest gives up page by page comes back as whole blocks, when the host asks for it.
+//! Memory that a guest gives up page by page comes back as whole blocks, when the host asks for it.
 
 use std::time::{Duration, Instant};
 

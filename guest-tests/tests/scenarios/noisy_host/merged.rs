@@ -1,5 +1,5 @@
-//! The memory service alone, open to KSM as if the monitor had not kept its memory from it: a synthetic guest's pages go and
-//! come while they are merged.
+//! The memory service alone, open to KSM as if the monitor had not kept its memory from it. A synthetic
+//! guest's pages go and come while they are merged.
 #![allow(unsafe_code, reason = "plays the guest: raw reads and writes in guest space")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! The host merges pages that hold the same, as fast as it can, and whoever started the monitor has opened all of its
-//! memory to that (systemd's `MemoryKSM=`). A merged page cannot be moved: none of the monitor's may be.
+//! The host merges pages that hold the same, as fast as it can. The starter of the monitor has opened all of
+//! its memory to that (systemd's `MemoryKSM=`). A merged page cannot be moved: none of the monitor's may be.
 
 use anyhow::ensure;
 use guest_tests::noise::Ksm;

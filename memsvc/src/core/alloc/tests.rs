@@ -1,4 +1,4 @@
-//! What the model does not ask: who waits and who is woken, what is counted, what errors say.
+//! Tests of what the model does not ask: waiting and waking, counters, errors.
 
 use std::thread;
 

@@ -1,4 +1,4 @@
-//! What is worth the copy.
+//! The work that is worth the copy.
 
 use crate::core::units::FRAMES_PER_BLOCK;
 

@@ -1,4 +1,4 @@
-//! How slabs refuse.
+//! Refusals of slabs.
 
 use super::handle::Handle;
 use crate::core::page_type::PageType;

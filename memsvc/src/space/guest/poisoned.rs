@@ -1,4 +1,4 @@
-//! Which free frames lie in their home slots with the poison word.
+//! The free frames that lie in their home slots with the poison word.
 
 use crate::core::bitmap::BlockBitmap;
 use crate::core::units::{BlockId, FrameId};

@@ -1,5 +1,5 @@
-//! The memory controller's groups that this process is in, from its own up to the highest that can be seen, and what
-//! limits them (cgroups(7); Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst).
+//! The memory controller's groups of this process, from its own up to the highest that can be seen, and their
+//! limits. See cgroups(7), Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 
 use super::Host;
 

@@ -1,4 +1,4 @@
-//! How much more memory the control groups of this process let it have.
+//! Memory that the control groups of this process let it still have.
 //!
 //! The files are not read each time: what was left at the last look is used up first, half of it at the most, and not for
 //! long.

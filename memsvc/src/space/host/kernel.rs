@@ -1,4 +1,4 @@
-//! Which faults the kernel has where pages move (`UFFDIO_MOVE`) and are swapped, by its version.
+//! The kernel's faults where pages move (`UFFDIO_MOVE`) and are swapped, by its version.
 //!
 //! A distribution may have brought a fix to a kernel whose version does not tell: then nobody knows.
 

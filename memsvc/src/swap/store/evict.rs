@@ -74,7 +74,7 @@ impl Drop for Evictor {
     fn drop(&mut self) {
         if let Some(tiers) = &self.store.tiers {
             tiers.pressure.stop();
-            // It is not waited for who is away.
+            // Closed tiers fail all operations at once, so the thread does not wait for a server that is away.
             tiers.levels().iter().for_each(Level::close);
         }
         if let Some(thread) = self.thread.take() {

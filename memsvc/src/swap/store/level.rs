@@ -207,8 +207,8 @@ pub(crate) struct Level {
     tier: Tier,
     waiting: Arc<Mutex<Waiting>>,
     places: Mutex<Places>,
-    /// Pages of which the one that counts is there. Other places may be taken: by what was not answered, or is
-    /// being written or discarded.
+    /// Pages whose valid copy is on this tier. More places may be taken: by writes that were not answered, and by
+    /// pages that are being written or discarded.
     stored: AtomicU64,
     rest: Mutex<Rest>,
     counts: Arc<Counts>,

@@ -1,4 +1,4 @@
-//! Which places of a tier are taken.
+//! The places of a tier that are taken.
 //!
 //! ```text
 //!   free ──▶ taken ──▶ freed: what lies there is of no use, but it lies there

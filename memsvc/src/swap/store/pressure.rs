@@ -1,4 +1,4 @@
-//! Who wants room, and whether there is hope of any.
+//! Requests for room, and whether there is hope of any.
 //!
 //! ```text
 //!   a write finds no room ─▶ waits ─▶ the evictor is woken ─▶ some pages left ─▶ all who wait try again

@@ -1,4 +1,4 @@
-//! What a store keeps of one connection.
+//! A connection's part of a store.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::swap::waker::Waker;
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(super) packer: Packer,
-    /// Whose lists of slabs it uses.
+    /// The per-CPU lists of slabs that the connection uses.
     pub(super) cpu: CpuId,
-    /// What it has asked tiers for, if there are any.
+    /// The connection's requests to tiers, if there are any.
     pub(super) reader: Option<Arc<Reader>>,
-    /// How often room could not be made, at the time that it began to wait for some.
+    /// The number of times that room could not be made, when the connection began to wait for room.
     pub(super) waits: Option<u64>,
 }
 
@@ -26,7 +26,7 @@ impl Seat {
         Some(Self { packer, cpu, reader: tiers.map(|tiers| tiers.reader(waker)), waits: None })
     }
 
-    /// Whose lists of slabs it uses.
+    /// The per-CPU lists of slabs that the connection uses.
     pub(crate) fn cpu(&self) -> CpuId {
         self.cpu
     }

@@ -1,4 +1,4 @@
-//! What `GET /memory/buddy`, `/types`, `/zone` and `/slabs` say.
+//! The figures of `GET /memory/buddy`, `/types`, `/zone` and `/slabs`.
 
 use std::fmt;
 

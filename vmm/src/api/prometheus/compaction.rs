@@ -1,4 +1,4 @@
-//! What `GET /memory/compaction` says. Holes and promoted blocks stand in `memory`.
+//! The figures of `GET /memory/compaction`. Holes and promoted blocks stand in `memory`.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What `GET /memory` says.
+//! The figures of `GET /memory`.
 
 use memsvc::MemoryStats;
 

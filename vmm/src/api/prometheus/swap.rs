@@ -1,4 +1,4 @@
-//! What `GET /swap` says; the link's counters are among those of the devices.
+//! The figures of `GET /swap`; the link's counters are among those of the devices.
 
 use std::fmt;
 

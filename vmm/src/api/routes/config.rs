@@ -1,4 +1,4 @@
-//! What the guest is made of: kernel, CPUs and memory, disks, network cards. Only before the start, but for limits.
+//! The guest's parts: kernel, CPUs and memory, disks, network cards. Only before the start, but for limits.
 
 use axum::{Json, extract::State, http::StatusCode};
 

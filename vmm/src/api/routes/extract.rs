@@ -1,4 +1,4 @@
-//! What handlers take from a request: a checked body, an id from the path.
+//! Parts of a request that handlers take: a checked body, an id from the path.
 
 use axum::{
     body::Bytes,

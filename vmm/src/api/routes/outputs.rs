@@ -1,4 +1,4 @@
-//! What the process writes, and where, only before the start; and its counters for who comes and asks.
+//! Outputs of the process, and where they go, only before the start; and its counters for any caller.
 
 use axum::{
     Json,

@@ -1,5 +1,5 @@
-//! The API over a guest whose devices hold their locks for ever and whose vCPU waits for one of them, and while a call
-//! is at work that takes long.
+//! The API over a guest whose devices hold their locks for ever and whose vCPU waits for one of them. Another
+//! test has a call at work that takes long.
 
 use std::{
     sync::{

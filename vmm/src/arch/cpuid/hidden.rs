@@ -1,4 +1,4 @@
-//! What KVM offers and guests do not get, because it would not work or is not wanted.
+//! Features that KVM offers and guests do not get, because they would not work or are not wanted.
 //!
 //! | feature | why it is hidden |
 //! | --- | --- |

@@ -1,4 +1,4 @@
-//! How much memory a count is, and how long a time.
+//! Counts as amounts of memory, and durations as seconds.
 
 use super::super::table::grouped;
 

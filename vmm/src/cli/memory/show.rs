@@ -1,5 +1,6 @@
-//! `aerostat memory show`: from what people ask first to what only a hunter of faults wants. How much
-//! the guest has, what it costs the host and how much of that is huge, then blocks, frames and counters.
+//! `aerostat memory show`: from the first question of an operator to the last of a hunter of faults. First
+//! come the guest's memory, its cost for the host and the huge part of that, then blocks, frames and
+//! counters.
 
 use std::fmt::Write;
 

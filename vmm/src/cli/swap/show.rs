@@ -1,5 +1,5 @@
-//! `aerostat swap show`: where the guest's pages are, what came and went and how long it took, what was dropped
-//! or had to wait, and how near the reserve came to its end.
+//! `aerostat swap show`: where the guest's pages are, what came and went, and how long that took. Then come
+//! requests that were dropped or had to wait, and how near the reserve came to its end.
 
 use memsvc::core::units::FRAME_SIZE;
 use memsvc::stats::{LatencyStats, ReserveInfo};

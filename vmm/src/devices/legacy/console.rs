@@ -1,5 +1,5 @@
-//! Both directions of a serial console, each with a thread of its own, so that neither a slow reader
-//! of our output nor a flood of input holds a CPU up.
+//! Both directions of a serial console, each with a thread of its own. So neither a slow reader of our output
+//! nor a flood of input holds a CPU up.
 //!
 //! ```text
 //! guest ─ byte ─▶ [queue, bounded] ─▶ writer thread ─ all there is, in one write ─▶ file

@@ -1,4 +1,4 @@
-//! How the guest ended, as the devices and CPUs see it.
+//! The end of the guest, as the devices and CPUs see it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

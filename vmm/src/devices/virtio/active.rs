@@ -1,4 +1,4 @@
-//! What a device has while it is live: its queues, guest memory and its interrupt.
+//! The parts of a device while it is live: its queues, guest memory and its interrupt.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What every virtio device does, whatever carries it.
+//! The work of every virtio device, whatever carries it.
 //!
 //! ```text
 //!   new ──▶ configured ── activate ──▶ live ── process_queue, process_event …

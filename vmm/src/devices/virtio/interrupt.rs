@@ -1,4 +1,4 @@
-//! What a device says to its driver unasked: buffers used, configuration changed, reset needed.
+//! A device's words to its driver, unasked: buffers used, configuration changed, reset needed.
 //!
 //! The status register, the interrupt status and the configuration's generation are where the driver reads them, in the
 //! device's page of registers: atomics shared by all threads and the guest, so that a vCPU that reads or acknowledges

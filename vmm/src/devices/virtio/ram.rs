@@ -1,5 +1,5 @@
-//! Guest RAM as devices see it. Devices that free memory for others announce what they touch ([`Reclaimer`]), wherever in the
-//! device, its queues or a library that is: all accesses come through [`RamRegion::get_slice`].
+//! Guest RAM as devices see it. Devices that free memory for others announce their touches ([`Reclaimer`]),
+//! in the device, its queues or a library: all accesses come through [`RamRegion::get_slice`].
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
-//! That a driver has seen an interrupt for used buffers. It says so to the kernel, which counts it in an event and wakes
-//! nobody; so the bit in the interrupt status goes a moment later, for drivers that look until the status is 0.
+//! The acknowledgement that a driver has seen an interrupt for used buffers. The kernel counts it in an event
+//! and wakes nobody. So the bit in the interrupt status goes a moment later, for drivers that look until the
+//! status is 0.
 //!
 //! ```text
 //!   raise ─▶ bit set, timer set ─▶ timer: acknowledged since? ─ yes ─▶ bit gone

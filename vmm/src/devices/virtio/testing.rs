@@ -1,4 +1,4 @@
-//! A guest driver in memory: it lays rings out in guest RAM and talks to a device through mmio
+//! A guest driver in memory. The driver lays rings out in guest RAM and talks to a device through mmio
 //! registers and the event loop, as a kernel would.
 //!
 //! ```text

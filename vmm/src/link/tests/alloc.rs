@@ -1,4 +1,4 @@
-//! What a guest sends takes no memory: counted at the allocator.
+//! Frames that a guest sends take no memory: counted at the allocator.
 
 use std::time::Duration;
 

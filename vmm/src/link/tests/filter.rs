@@ -1,4 +1,4 @@
-//! What is answered, what is dropped and how it is counted.
+//! Frames that are answered, and frames that are dropped, with their counters.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

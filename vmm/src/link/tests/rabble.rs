@@ -1,5 +1,6 @@
-//! The NBD session and the store that guests get, with a crowd on the link that says anything: more connections than
-//! there are places, ten thousand in all, beside programs that swap and find each page as it has to be.
+//! The NBD session and the store that guests get, with a crowd on the link that says anything. There are more
+//! connections than places, ten thousand in all. Beside them programs swap, and find each page as it has to
+//! be.
 
 use std::cell::RefCell;
 use std::rc::Rc;

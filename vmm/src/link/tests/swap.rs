@@ -1,5 +1,6 @@
-//! The link with swap behind it, the NBD session and the store that guests get, over links of all sorts: each page is
-//! what was written there last, or, where a write was cut off, what it was before or was to be.
+//! The link with swap behind it, the NBD session and the store that guests get, over links of all sorts. Each
+//! page is what was written there last. Where a write was cut off, the page is what it was before or was to
+//! be.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, one sentence each.
+//! Errors of a configuration, one sentence each.
 
 use std::{io, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Which slabs of a class have free places: two lists, empty and partial, each of reserve slabs and of others.
+//! Slabs of a class that have free places: two lists, empty and partial, each of reserve slabs and of others.
 //! Links are numbers in the slabs' entries.
 
 use super::{Cache, SlabId, Span};

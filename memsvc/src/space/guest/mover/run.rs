@@ -1,4 +1,4 @@
-//! What compaction asks of guest space, and what becomes of the blocks that it wins.
+//! Compaction's requests to guest space, and the fate of the blocks that it wins.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

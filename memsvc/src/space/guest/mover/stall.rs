@@ -1,4 +1,4 @@
-//! Who waits for a page on the move, and for how long.
+//! Threads that wait for a page on the move, and for how long.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Whatever is said, however it is cut.
+//! Properties of a session, for any words of a client, however they are cut.
 
 use super::*;
 

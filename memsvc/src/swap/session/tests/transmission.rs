@@ -1,4 +1,4 @@
-//! What is answered, when, and what waits.
+//! Answers of a session: which, when, and what waits.
 
 use super::*;
 use crate::swap::tests::{has_any_of, stack_after};

@@ -1,5 +1,5 @@
-//! Free page hinting: on command the guest takes its free pages, names them, and holds them until it
-//! is told that they may be used again (section 5.5.6.6).
+//! Free page hinting: on command the guest takes its free pages, names them, and holds them. On another
+//! command they may be used again (section 5.5.6.6).
 //!
 //! ```text
 //!            start                  guest: id              guest: STOP

@@ -1,4 +1,4 @@
-//! What the balloon did, and what the guest did wrong.
+//! Counters of the balloon's work, and of the guest's mistakes.
 
 use crate::devices::virtio::Counter;
 

@@ -1,4 +1,4 @@
-//! Inflate and deflate buffers: arrays of 32-bit page numbers, at most 256 of them, because that is
+//! Inflate and deflate buffers: arrays of 32-bit page numbers. There are at most 256 of them, because that is
 //! what Linux sends (`VIRTIO_BALLOON_ARRAY_PFNS_MAX`) and a bound is needed.
 //!
 //! A buffer goes to the memory service as one batch, and is the least that a turn serves; nothing is allocated.

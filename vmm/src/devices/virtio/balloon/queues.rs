@@ -1,6 +1,6 @@
-//! Which queue has which number: those whose feature is *acknowledged*, in this order, without gaps
-//! (section 5.5.2, and `vm_find_vqs` in Linux). A driver that leaves statistics aside has its
-//! reporting queue where another has statistics.
+//! Numbers of queues: those whose feature is *acknowledged*, in this order, without gaps (section 5.5.2, and
+//! `vm_find_vqs` in Linux). A driver that leaves statistics aside has its reporting queue where another has
+//! statistics.
 
 use super::feature;
 

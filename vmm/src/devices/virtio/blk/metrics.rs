@@ -1,4 +1,4 @@
-//! What a disk did.
+//! Counters of a disk.
 
 use crate::devices::virtio::Counter;
 

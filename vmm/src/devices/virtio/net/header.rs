@@ -1,4 +1,4 @@
-//! What stands before every frame (`struct virtio_net_hdr_v1`, section 5.1.6).
+//! The header before every frame (`struct virtio_net_hdr_v1`, section 5.1.6).
 //!
 //! ```text
 //!   0 flags   1 gso_type   2 hdr_len   4 gso_size   6 csum_start   8 csum_offset   10 num_buffers

@@ -1,4 +1,4 @@
-//! What a network card did.
+//! Counters of a network card.
 
 use crate::devices::virtio::Counter;
 

@@ -1,4 +1,4 @@
-//! What the entropy device did.
+//! Counters of the entropy device.
 
 use crate::devices::virtio::Counter;
 

@@ -1,4 +1,4 @@
-//! What drivers did wrong at a transport, and how often devices started over.
+//! Counters of drivers' mistakes at a transport, and of devices that started over.
 
 use crate::devices::virtio::Counter;
 

@@ -1,4 +1,4 @@
-//! How a driver finds, sets up and resets a device.
+//! The transport, by which a driver finds, sets up and resets a device.
 //!
 //! [`Core`] knows states, features and queues; [`MmioTransport`] maps registers onto it; the driver reads them from a
 //! [`RegisterPage`].

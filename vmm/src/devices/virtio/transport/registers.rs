@@ -1,4 +1,4 @@
-//! What a driver reads, as a page that it reads without leaving the guest.
+//! Registers that a driver reads, as a page that it reads without leaving the guest.
 //!
 //! KVM shows the page at the device's window, read-only: a read is one of memory, a write is an exit (or an event of
 //! the kernel's) as ever. A driver reads the interrupt status at each interrupt; that is the read that counts.

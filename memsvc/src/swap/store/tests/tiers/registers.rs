@@ -1,5 +1,6 @@
-//! Pages that many connections write, read and erase at once, while most of them are on tiers: each is an atomic register.
-//! What is read is whole, and was neither written over before the read began nor begun after it ended.
+//! Pages that many connections write, read and erase at once, while most of them are on tiers: each is an
+//! atomic register. A page that is read is whole. The page was neither written over before the read began nor
+//! begun after it ended.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
-//! The client as a state machine: against our own server, with bytes cut anywhere and connections lost
-//! anywhere; and against servers that say what they should not.
+//! The client as a state machine, against our own server: bytes are cut anywhere, and connections lost
+//! anywhere. Other servers say what they should not.
 
 use std::collections::HashMap;
 use std::sync::Arc;

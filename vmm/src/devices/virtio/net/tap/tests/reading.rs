@@ -1,4 +1,4 @@
-//! What is read of a TAP, byte by byte: a socket, or a pipe, stands in for it.
+//! Reading of a TAP, byte by byte: a socket, or a pipe, stands in for it.
 
 use std::fs::File;
 use std::io;

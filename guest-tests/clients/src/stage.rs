@@ -1,4 +1,4 @@
-//! What a client finds: the program under the name that it looks for, a kernel, an initrd, disks.
+//! The stage of a client: the program under the name that it looks for, a kernel, an initrd, disks.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;

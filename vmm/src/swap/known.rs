@@ -1,4 +1,4 @@
-//! What is known of the pages of a swap device that is tried: what each may be, whoever was cut off.
+//! A map of the pages of a swap device under test: what each may be, whoever was cut off.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

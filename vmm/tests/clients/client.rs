@@ -1,4 +1,4 @@
-//! What is known of a client: one file of `data/`.
+//! A client's description: one file of `data/`.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Programs that drive Firecracker, against the real binary: it is started as each of them starts Firecracker, and gets the
-//! first requests that it sends, byte for byte.
+//! Programs that drive Firecracker, against the real binary. A test starts the binary as each program starts Firecracker,
+//! and sends the first requests of the program, byte for byte.
 //!
 //! ```text
 //! data/NAME.json ─▶ client ─▶ stage: files, FIFOs ─▶ aerostat ◀─ wire: requests as the client writes them

@@ -1,4 +1,4 @@
-//! What a client has prepared before it starts the monitor, and the monitor.
+//! The stage of a client: files that the client has prepared before the start, and the monitor.
 
 use std::fs;
 use std::path::PathBuf;

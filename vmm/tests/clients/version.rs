@@ -1,4 +1,4 @@
-//! What `--version` prints is read by programs, each in its own way.
+//! Programs read the output of `--version`, each in its own way.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! How often each call of Firecracker's was made, and how often it was refused.
+//! Counts of Firecracker's calls: how often each was made, and how often it was refused.
 
 use super::schema::Groups;
 use crate::devices::virtio::Counter;

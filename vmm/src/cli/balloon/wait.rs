@@ -1,5 +1,5 @@
-//! Waits until the guest has done what the balloon asks, and the host has what it gave up, with a line for each that shows
-//! how far it is.
+//! Waits until the guest has done what the balloon asks, and until the host has the memory. A line for each shows how far
+//! it is.
 //!
 //! ```text
 //!   guest: asked ─▶ actual = asked ─▶ host: all of it back, or compaction at rest ─▶ done

@@ -1,5 +1,5 @@
 //! TAP interfaces that are open before there are cards for them. An interface that opening has made is there for as long as
-//! it is open, so an operator can set it up between naming it and the start of the guest.
+//! it is open. So an operator can set the interface up between naming it and the start of the guest.
 
 use std::collections::HashMap;
 

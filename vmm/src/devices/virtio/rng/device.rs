@@ -1,4 +1,4 @@
-//! The entropy device. It has no configuration space and no features of its own. One turn of the event loop hands out
+//! The entropy device, which has no configuration space and no features of its own. One turn of the event loop hands out
 //! at most 256 KiB, and a request gets at most 64 KiB. Where its limiter has no tokens, requests wait in the queue.
 
 use std::io;

@@ -83,6 +83,8 @@ impl GuestSpace {
     fn populate(&self, frame: GuestFrame, since: Instant) -> Result<(), Unresolved> {
         let guest_block = frame.block();
         let (mut waited, mut no_huge_page) = (false, false);
+        // Where our control group leaves no room, the guest gets what it touches. To ask charges memory: not under the lock.
+        let has_room_around = self.arena.has_room(AROUND_BYTES);
         loop {
             let here = self.stalls.arrive();
             let mut state = self.lock();
@@ -105,7 +107,7 @@ impl GuestSpace {
                         self.stalls.begin(&mut state, frame, since);
                         return Ok(());
                     }
-                    Page::Absent => return self.move_frames_in(state, frame),
+                    Page::Absent => return self.move_frames_in(state, frame, has_room_around),
                 },
                 BlockState::Absent => false,
             };
@@ -247,14 +249,17 @@ impl GuestSpace {
     }
 
     /// Single frames for a page of a split block, and for those around it that the guest may use soon.
-    fn move_frames_in(&self, mut state: MutexGuard<'_, State>, frame: GuestFrame) -> Result<(), Unresolved> {
+    fn move_frames_in(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        frame: GuestFrame,
+        has_room_around: bool,
+    ) -> Result<(), Unresolved> {
         let first = self
             .guest_frame(&mut state, || self.reclaimer.has_announced(frame))
             .map_err(|_| Unresolved::Short)?;
         let mut moves = vec![Move { page: frame, from: first, to: first }];
-        // Where our control group leaves no room, the guest gets what it touches.
-        let has_room = self.arena.has_room(AROUND_BYTES);
-        for page in around(frame).filter(|&page| page != frame && has_room) {
+        for page in around(frame).filter(|&page| page != frame && has_room_around) {
             if state.page(page) != Page::Absent || state.is_given_up(page) {
                 continue;
             }

@@ -179,6 +179,7 @@ impl GuestSpace {
         }
         drop(state);
         if it.from != it.to {
+            self.forget_swapped(it.to);
             self.arena.copy_frames(std::iter::once((it.from, it.to)));
             self.mover.copied_bytes.add(FRAME_SIZE as u64);
         }

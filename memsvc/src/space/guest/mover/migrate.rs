@@ -39,7 +39,10 @@ impl GuestSpace {
         }
         // Memory comes behind a block that has none, so this is done without the lock. Who takes a frame of this block for
         // the first time at this very moment costs it the memory of ours, no more.
-        frames.iter().for_each(|frame| self.arena.poison_frame(*frame));
+        for &frame in frames {
+            self.forget_swapped(frame);
+            self.arena.poison_frame(frame);
+        }
         self.take_apart(&mut self.lock_after_faults(), block, &[]);
     }
 

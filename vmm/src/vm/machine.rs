@@ -145,7 +145,7 @@ impl Machine {
         rom::write(&ram).map_err(LaunchError::new)?;
         mptable::write(&ram, cpus).map_err(LaunchError::new)?;
         let cmdline = config.kernel_command_line().map_err(LaunchError::new)?;
-        let cmdline = cmdline::with_devices(&cmdline, &platform.slots);
+        let cmdline = cmdline::with_devices(&cmdline, &platform.slots).map_err(LaunchError::new)?;
         let source = BootSource {
             kernel: &boot.kernel_image_path,
             initrd: boot.initrd_path.as_deref(),

@@ -27,7 +27,7 @@ pub type Look = Box<dyn Fn() -> String + Send>;
 
 /// What the error says where a guest has found other data than it wrote.
 pub const WRONG_DATA: &str = "hold something else";
-/// What the error says where somebody waited longer than is promised.
+/// Words in the error about a wait that was longer than is promised.
 pub const OVERDUE: &str = "took longer than is promised";
 
 /// The host's end of the agent's protocol.

@@ -128,7 +128,7 @@ fn arguments(stage: &Stage) -> VmmArguments {
     VmmArguments::new(VmmApiSocket::Enabled(stage.file("socket"))).seccomp_filter(VmmSeccompFilter::Disabled)
 }
 
-/// What every guest has.
+/// The parts that every guest has.
 fn bare(resources: &mut Resources, stage: &Stage) -> anyhow::Result<VmConfigurationData> {
     Ok(VmConfigurationData {
         boot_source: BootSource {
@@ -202,7 +202,7 @@ fn limiter() -> RateLimiter {
     RateLimiter { bandwidth: bucket(1 << 30), ops: bucket(1 << 20) }
 }
 
-/// What the file of metrics says last, in Firecracker's schema as the crate knows it.
+/// The last line of the metrics file, in Firecracker's schema as the crate knows it.
 fn last_metrics(path: &Path) -> anyhow::Result<Metrics> {
     let text = read(path)?;
     let line = text.lines().last().context("no line")?;
@@ -310,7 +310,7 @@ impl Guest {
         self.call(async |vm| vm.resume().await)
     }
 
-    /// What was done is in the metrics, and the schema is the crate's own idea of Firecracker's.
+    /// Metrics count the calls above. Their schema is the crate's own idea of Firecracker's.
     fn counts(&mut self, file: &Path) -> anyhow::Result<()> {
         self.call(async |vm| vm.flush_metrics().await)?;
         let metrics = last_metrics(file)?;

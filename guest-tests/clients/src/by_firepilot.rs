@@ -44,7 +44,7 @@ pub fn whole_life(kernel: Kernel) -> anyhow::Result<()> {
     guest.call(async |machine| machine.kill().await).context("after the end")
 }
 
-/// What the API says of the guest.
+/// The state of the guest, by the API.
 fn state(socket: &Path) -> anyhow::Result<String> {
     let info = http::request(socket, "GET", "/", None)?.success()?;
     info.get("state").and_then(Value::as_str).map(str::to_owned).context("GET / tells no state")

@@ -6,7 +6,7 @@
 //!  by_firepilot ─┘   (our monitor)  └─ API socket
 //! ```
 //!
-//! What the crates cannot tell, such as what the guest sees, is asked of the guest agent and of `GET /metrics`.
+//! The guest agent and `GET /metrics` tell the rest, such as the memory that the guest sees.
 
 mod by_fctools;
 mod by_firepilot;

@@ -78,7 +78,7 @@ impl AbsentTap {
     }
 }
 
-/// What a file says.
+/// The text of a file.
 pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) if !text.is_empty() => Ok(text),

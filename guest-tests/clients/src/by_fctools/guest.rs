@@ -29,7 +29,7 @@ use crate::stage::Stage;
 
 /// Longest wait for the socket, and for the end.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What the guest is called.
+/// The guest's name.
 pub(super) const ID: &str = "fctools-guest";
 
 pub(super) type Machine = Vm<UnrestrictedVmmExecutor, DirectProcessSpawner, TokioRuntime>;

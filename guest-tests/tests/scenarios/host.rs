@@ -9,12 +9,12 @@ use std::process::{Child, Command, Output, Stdio};
 use anyhow::{Context, ensure};
 use guest_tests::noise::{Cgroup, Ksm, Zram};
 use guest_tests::testvm::wait_until;
-use guest_tests::{Kernel, http, kvm_host, paths};
+use guest_tests::{Kernel, http, paths};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::ours;
+use crate::in_a_host_of_its_own;
 
 /// The kernel says that it is a Linux 2.6, and Debian's name for it something else: nobody knows what is in it.
 const UNKNOWN: [&str; 3] = ["setarch", "x86_64", "--uname-2.6"];
@@ -23,14 +23,14 @@ const MAY_LACK: &str = "does not tell whether it has the fixes c50f8e60 and 0ea1
 const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
 
 pub(crate) fn trials() -> Vec<Trial> {
-    if kvm_host::kind() != "nested" {
-        return Vec::new();
-    }
     let scenarios = [
-        ours("host::swap_takes_a_kernel_that_is_known_to_be_fixed_or_the_operators_word", swap),
-        ours("host::limits_of_a_control_group_are_shown_and_warned_of", limits),
-        ours("host::a_kernel_that_counts_what_is_mapped_is_named", overcommit),
-        ours("host::samepage_merging_is_shown_and_left_to_others", merging),
+        in_a_host_of_its_own(
+            "host::swap_takes_a_kernel_that_is_known_to_be_fixed_or_the_operators_word",
+            swap,
+        ),
+        in_a_host_of_its_own("host::limits_of_a_control_group_are_shown_and_warned_of", limits),
+        in_a_host_of_its_own("host::a_kernel_that_counts_what_is_mapped_is_named", overcommit),
+        in_a_host_of_its_own("host::samepage_merging_is_shown_and_left_to_others", merging),
     ];
     scenarios.into_iter().flatten().collect()
 }

@@ -76,8 +76,20 @@ fn run(mut arguments: Arguments) -> Conclusion {
 
 /// A scenario that holds for every monitor.
 fn scenario(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    unless(None, name, run)
+}
+
+/// The same, or not: then it says why.
+fn unless(
+    reason: Option<&'static str>,
+    name: &str,
+    run: impl Fn() -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
     let shown = name.to_owned();
     Trial::ignorable_test(name, move || {
+        if let Some(reason) = reason {
+            return Ok(Completion::ignored_with(reason));
+        }
         let ran = parts::is_ours(&shown).and_then(|ours| {
             if !ours {
                 return Ok(Completion::ignored_with("the other host runs it"));
@@ -109,6 +121,13 @@ fn at_most_twice(name: &str, run: impl Fn() -> anyhow::Result<()>) -> anyhow::Re
 /// A scenario about what only Aerostat has.
 fn ours(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
     (Subject::from_environment() == Subject::Aerostat).then(|| scenario(name, run))
+}
+
+/// One that changes the whole host it runs on: that has to be made for it.
+fn in_a_host_of_its_own(name: &str, run: impl Fn() -> anyhow::Result<()> + Send + 'static) -> Option<Trial> {
+    let reason = (kvm_host::kind() == "native")
+        .then_some("it changes the whole host: AEROSTAT_KVM_HOST_FORCE=nested runs it in the nested one");
+    (Subject::from_environment() == Subject::Aerostat).then(|| unless(reason, name, run))
 }
 
 /// A counter of each device that has it, from `GET /metrics`.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use guest_tests::agent_client::{Herd, OVERDUE};
-use guest_tests::{Content, Pages, Spec, Subject, SwapLink, TestVm, kvm_host};
+use guest_tests::{Content, Pages, Spec, Subject, SwapLink, TestVm};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const RAM_MIB: u64 = 160;
 const SWAP_MIB: u64 = 128;
 /// Most of what is left.
-const HERD: Herd = Herd { processes: 1, mib: 72, seed: 67, content: Content { zero_percent: 10, ratio: 3 } };
+const HERD: Herd = Herd { processes: 1, mib: 64, seed: 67, content: Content { zero_percent: 10, ratio: 3 } };
 /// Every second page stays, so that blocks with holes have pages to be moved: name, size, seed.
 const COMB: (&str, u64, u64) = ("comb", 24, 71);
 /// Written again and again.
@@ -49,9 +49,6 @@ const BALLOON_MIB: u64 = 56;
 
 /// All of them change the host they run on, so it has to be one that is made for them.
 pub(crate) fn trials() -> Vec<Trial> {
-    if kvm_host::kind() == "native" {
-        return Vec::new();
-    }
     let trials = [
         swapping::trial(),
         dropped::trial(),

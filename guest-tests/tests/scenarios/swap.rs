@@ -20,7 +20,7 @@ use crate::{guest, of_devices, ours, scenario};
 const SWAP_MIB: u64 = 256;
 /// A guest whose kernel leaves some 80 MiB, and processes that want more.
 const SMALL_MIB: u64 = 128;
-const HERD: Herd = Herd { processes: 2, mib: 52, seed: 7, content: Content { zero_percent: 10, ratio: 3 } };
+const HERD: Herd = Herd { processes: 2, mib: 40, seed: 7, content: Content { zero_percent: 10, ratio: 3 } };
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What all offer and Linux takes (virtio 1.3, 5.1.3): `VIRTIO_NET_F_CSUM`, `GUEST_CSUM`, `MAC`, `GUEST_TSO4`, `HOST_TSO4`,
 /// `MRG_RXBUF`.
@@ -30,7 +30,7 @@ const MTU: u32 = 9000;
 
 /// Random data, of which more is swapped than the memory holds that swap may have.
 const LARGE_HERD: Herd =
-    Herd { processes: 2, mib: 56, seed: 7, content: Content { zero_percent: 0, ratio: 1 } };
+    Herd { processes: 2, mib: 40, seed: 7, content: Content { zero_percent: 0, ratio: 1 } };
 /// The server below the swap.
 const BELOW: (Program, u64) = (Program::QemuNbd, SWAP_MIB);
 

@@ -44,6 +44,9 @@ pub(crate) type Told = Arc<Mutex<Vec<String>>>;
 /// A guest of so much memory says "starting", and starts when it is told to go on.
 pub(crate) const SLOW_TO_START: Mib = Mib(778);
 
+/// A balloon of so much is set when somebody says so; it says "at work" until then.
+pub(crate) const SLOW_BALLOON: Mib = Mib(77);
+
 /// Launches fakes; refuses guests of 666 MiB.
 #[derive(Default)]
 pub(crate) struct FakeLauncher {
@@ -160,10 +163,7 @@ impl Launcher for FakeLauncher {
         }
         let told = Arc::clone(&self.told);
         if config.machine_config.mem_size_mib == SLOW_TO_START {
-            told.lock().expect("lock").push("starting".to_owned());
-            while !told.lock().expect("lock").iter().any(|what| what == "go on") {
-                thread::sleep(Duration::from_millis(1));
-            }
+            until_told_to_go_on(&told, "starting");
         }
         let tuning = config.memory.compaction.tuning();
         let wedged = self.is_wedged.then(|| Wedged::new(config.balloon.as_ref()));
@@ -171,6 +171,14 @@ impl Launcher for FakeLauncher {
         vm.note(format!("launch {id}"));
         vm.balloon = config.balloon.as_ref().map_or(Mib(0), |balloon| balloon.amount_mib);
         Ok(Box::new(vm))
+    }
+}
+
+/// Says what is done, and does it until somebody says to go on.
+fn until_told_to_go_on(told: &Told, what: &str) {
+    told.lock().expect("lock").push(what.to_owned());
+    while !told.lock().expect("lock").iter().any(|what| what == "go on") {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -189,6 +197,7 @@ impl Drop for FakeVm {
 impl RunningVm for FakeVm {
     fn pause(&mut self, limit: Duration) -> usize {
         if self.wedged.is_some() {
+            self.note("pause".to_owned());
             thread::sleep(limit);
             return 1;
         }
@@ -198,6 +207,7 @@ impl RunningVm for FakeVm {
 
     fn resume(&mut self) {
         self.is_paused = false;
+        self.note("resume".to_owned());
     }
 
     fn is_paused(&self) -> bool {
@@ -205,6 +215,9 @@ impl RunningVm for FakeVm {
     }
 
     fn set_balloon(&mut self, amount: Mib) -> Result<(), ActionError> {
+        if amount == SLOW_BALLOON {
+            until_told_to_go_on(&self.told, "at work");
+        }
         if let Some(wedged) = &self.wedged {
             let amount = u32::try_from(amount.0).expect("fits");
             return wedged

@@ -14,13 +14,13 @@ use libtest_mimic::Trial;
 use memsvc::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
 use memsvc::{Config, MemoryService, RegionSpec};
 
-use crate::ours;
+use crate::in_a_host_of_its_own;
 
 const BLOCKS: usize = 4;
 const PAGES: usize = BLOCKS * FRAMES_PER_BLOCK;
 
 pub(super) fn trial() -> Option<Trial> {
-    ours("noisy_host::swaps_free_frames_out_and_they_are_dropped_there", drops)
+    in_a_host_of_its_own("noisy_host::swaps_free_frames_out_and_they_are_dropped_there", drops)
 }
 
 fn drops() -> anyhow::Result<()> {

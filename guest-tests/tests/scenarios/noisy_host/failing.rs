@@ -4,7 +4,7 @@ use anyhow::ensure;
 use guest_tests::{Pages, host};
 use libtest_mimic::Trial;
 
-use crate::{guest, ours};
+use crate::{guest, in_a_host_of_its_own};
 
 const RAM_MIB: u64 = 128;
 /// Memory that the guest reads again: some of the pages that fail are among it.
@@ -13,7 +13,7 @@ const READ_MIB: u64 = 48;
 const EVERY: usize = 4096;
 
 pub(super) fn trial() -> Option<Trial> {
-    ours("noisy_host::fails_and_the_monitor_says_so", fails)
+    in_a_host_of_its_own("noisy_host::fails_and_the_monitor_says_so", fails)
 }
 
 fn fails() -> anyhow::Result<()> {

@@ -7,14 +7,14 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use super::works_through;
+use crate::in_a_host_of_its_own;
 use crate::memory::number;
-use crate::ours;
 
 /// Room beyond what the monitor holds with all of guest RAM: for pages that the guest swaps, packed.
 const LEFT_MIB: u64 = 24;
 
 pub(super) fn trial() -> Option<Trial> {
-    ours("noisy_host::limits_memory_to_what_the_guest_holds_and_kills_nothing", limits)
+    in_a_host_of_its_own("noisy_host::limits_memory_to_what_the_guest_holds_and_kills_nothing", limits)
 }
 
 fn limits() -> anyhow::Result<()> {

@@ -14,13 +14,13 @@ use memsvc::core::units::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
 use memsvc::{Config, Gfn, MemoryService, RegionSpec};
 
 use super::{LONGEST, PATIENCE, seconds};
-use crate::ours;
+use crate::in_a_host_of_its_own;
 
 const BLOCKS: usize = 8;
 const PAGES: usize = BLOCKS * FRAMES_PER_BLOCK;
 
 pub(super) fn trial() -> Option<Trial> {
-    ours("noisy_host::merges_pages_of_the_service_and_changes_none", moves)
+    in_a_host_of_its_own("noisy_host::merges_pages_of_the_service_and_changes_none", moves)
 }
 
 fn word(service: &MemoryService, page: usize, word: usize) -> &AtomicU64 {

@@ -6,10 +6,10 @@ use guest_tests::noise::Ksm;
 use libtest_mimic::Trial;
 
 use super::works_through;
-use crate::ours;
+use crate::in_a_host_of_its_own;
 
 pub(super) fn trial() -> Option<Trial> {
-    ours("noisy_host::merges_pages_and_none_of_the_monitors", merges)
+    in_a_host_of_its_own("noisy_host::merges_pages_and_none_of_the_monitors", merges)
 }
 
 fn merges() -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use guest_tests::noise::{Cgroup, Zram};
 use libtest_mimic::Trial;
 
 use super::{RAM_MIB, works_through};
-use crate::ours;
+use crate::in_a_host_of_its_own;
 
 /// The host takes so much at a time, while the monitor holds more than this: with less left, an emulated host does nothing
 /// but swap.
@@ -13,7 +13,7 @@ const TAKEN_MIB: u64 = 8;
 const HELD_MIB: u64 = RAM_MIB * 3 / 4;
 
 pub(super) fn trial() -> Option<Trial> {
-    ours("noisy_host::swaps_and_every_page_is_right", swaps)
+    in_a_host_of_its_own("noisy_host::swaps_and_every_page_is_right", swaps)
 }
 
 fn swaps() -> anyhow::Result<()> {

@@ -101,7 +101,7 @@ fn a_guest_starts_pauses_goes_on_and_ends() {
     assert_eq!(controller.info().state, InstanceState::Running);
     controller.act(ActionType::SendCtrlAltDel).expect("obeys");
     controller.shut_down().expect("ends");
-    assert_eq!(*told.lock().expect("lock"), ["launch vm7", "ctrl-alt-del", "drop"]);
+    assert_eq!(*told.lock().expect("lock"), ["launch vm7", "resume", "ctrl-alt-del", "drop"]);
 }
 
 #[test]

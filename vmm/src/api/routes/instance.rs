@@ -1,6 +1,6 @@
 //! The guest as a whole: what it is, start, pause.
 
-use std::time::{Duration, Instant};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -9,10 +9,12 @@ use axum::{
     response::IntoResponse,
 };
 
-use super::{Api, PATIENCE, Refusal, extract::Checked, failed_inside};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Api, PATIENCE, Refusal, busy, extract::Checked, failed_inside};
 use crate::{
     api::{
-        controller::API_VERSION,
+        controller::{API_VERSION, Controller},
         fault::Fault,
         openapi,
         types::{Action, InstanceInfo, Version, VmUpdate, WantedState},
@@ -22,6 +24,9 @@ use crate::{
 
 /// How long a call that pauses the guest has the controller at a time.
 const PAUSE_STEP: Duration = Duration::from_millis(20);
+/// How long it waits for its last turn after that: other calls are before it.
+const LAST_TURN: Duration = Duration::from_millis(100);
+const _: () = assert!((PATIENCE.as_millis() + LAST_TURN.as_millis()) < 1000, "a second is promised");
 
 /// What this process is and what its guest is doing.
 #[utoipa::path(get, path = "/", tag = "instance", responses((status = 200, body = InstanceInfo), Refusal))]
@@ -51,20 +56,31 @@ pub(super) async fn set_state(
 
 /// Waits for the guest to pause, step by step, so that other calls are answered meanwhile. If it does not, it goes on.
 async fn pause(api: Api) -> Result<StatusCode, Fault> {
-    let since = Instant::now();
+    let end = Instant::now() + PATIENCE;
     let mut turn = api.turn().await?;
     loop {
         let Json(is_paused) = Api::take(turn, |controller| controller.pause(PAUSE_STEP)).await?;
         if is_paused {
             return Ok(StatusCode::NO_CONTENT);
         }
-        // Those who wait for their turn come first. However long that takes: a pause that was begun has to be ended.
-        turn = api.controller.clone().lock_owned().await;
-        if since.elapsed() >= PATIENCE {
-            return Api::take(turn, |controller| controller.give_up_pause())
-                .await
-                .map(|Json(())| StatusCode::NO_CONTENT);
-        }
+        // Those who wait for their turn come first.
+        let next = Arc::clone(&api.controller).lock_owned();
+        turn = match timeout_at(end + LAST_TURN, next).await {
+            Ok(turn) if Instant::now() < end => turn,
+            Ok(turn) => {
+                return Api::take(turn, |controller| controller.give_up_pause())
+                    .await
+                    .map(|Json(())| StatusCode::NO_CONTENT);
+            }
+            Err(_) => {
+                // A pause that was begun has to be ended, however long that takes. The client does not wait for that, and
+                // hears that the guest is not paused: so all vCPUs run on, though the last may have stopped meanwhile.
+                tokio::spawn(async move {
+                    Api::take(api.controller.lock_owned().await, Controller::resume).await
+                });
+                return Err(busy());
+            }
+        };
     }
 }
 

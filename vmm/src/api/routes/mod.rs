@@ -75,11 +75,7 @@ impl Api {
 
     /// The controller, when all calls before have had it.
     async fn turn(&self) -> Result<OwnedMutexGuard<Controller>, Fault> {
-        timeout(PATIENCE, Arc::clone(&self.controller).lock_owned()).await.map_err(|_| {
-            Fault::unavailable(
-                "Another call is still at work, such as the start of the guest: wait for its answer, then try again.",
-            )
-        })
+        timeout(PATIENCE, Arc::clone(&self.controller).lock_owned()).await.map_err(|_| busy())
     }
 
     /// One turn of the controller.
@@ -107,6 +103,13 @@ impl Api {
     ) -> Result<StatusCode, Fault> {
         self.get(call).await.map(|Json(())| StatusCode::NO_CONTENT)
     }
+}
+
+/// Somebody else has the controller for too long.
+fn busy() -> Fault {
+    Fault::unavailable(
+        "Another call is still at work, such as the start of the guest: wait for its answer, then try again.",
+    )
 }
 
 fn failed_inside(_: JoinError) -> Fault {

@@ -2,10 +2,8 @@
 //! test has a call at work that takes long.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -103,6 +101,7 @@ fn every_call_is_answered_while_the_devices_and_a_vcpu_wait_for_ever() {
 
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _end = SetAtEnd(&ended);
         // Somebody tries to pause the guest all the while, in vain.
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
@@ -119,9 +118,56 @@ fn every_call_is_answered_while_the_devices_and_a_vcpu_wait_for_ever() {
                 assert!(fault.contains(waits_for) && fault.to_lowercase().contains("try again"), "{fault}");
             }
         }
-        ended.store(true, Ordering::Relaxed);
     });
     assert_eq!(call(&served, "GET", "/", "").json()["state"], "Running", "it runs on");
+}
+
+/// Sets it when it is dropped, also by a failure.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn until_told(served: &Served, what: &str) {
+    while !served.told.lock().expect("lock").iter().any(|told| told == what) {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A guest that runs and whose devices are wedged.
+fn wedged(dir: &Path) -> Served {
+    let (mut controller, told) = fake::wedged_controller();
+    let config = json!({
+        "boot-source": {"kernel_image_path": fake::kernel(dir)},
+        "balloon": {"amount_mib": 0, "deflate_on_oom": true},
+    });
+    controller.load(serde_json::from_value(config).expect("fits")).expect("loads");
+    controller.start().expect("starts");
+    serve_controller((controller, told))
+}
+
+#[test]
+fn a_pause_is_refused_when_its_turn_does_not_come_again_and_the_guest_runs_on() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let served = wedged(dir.path());
+    let mut pauser = Connection::open(&served);
+    pauser.send("PATCH", "/vm", r#"{"state":"Paused"}"#);
+    until_told(&served, "pause");
+    let mut setter = Connection::open(&served);
+    let amount = fake::SLOW_BALLOON.0;
+    setter.send("PATCH", "/balloon", &format!(r#"{{"amount_mib":{amount}}}"#));
+    until_told(&served, "at work");
+    // The other call is at work until this one is answered.
+    let answer = pauser.answer();
+    assert_eq!(answer.status, 503);
+    assert!(answer.fault().starts_with("Another call is still at work"), "{}", answer.body);
+    served.told.lock().expect("lock").push("go on".to_owned());
+    assert_eq!(setter.answer().status, 204);
+    until_told(&served, "resume");
+    assert_eq!(call(&served, "GET", "/", "").json()["state"], "Running");
 }
 
 #[test]
@@ -151,10 +197,7 @@ fn a_call_that_takes_long_has_others_refused_and_is_answered() {
     }
     let mut starter = Connection::open(&served);
     starter.send("PUT", "/actions", r#"{"action_type":"InstanceStart"}"#);
-    let told = Arc::clone(&served.told);
-    while !told.lock().expect("lock").iter().any(|what| what == "starting") {
-        thread::sleep(Duration::from_millis(1));
-    }
+    until_told(&served, "starting");
     let answers: Vec<_> = thread::scope(|scope| {
         let callers: Vec<_> = (0..8).map(|_| scope.spawn(|| call(&served, "GET", "/", ""))).collect();
         callers.into_iter().map(|caller| caller.join().expect("answered")).collect()
@@ -164,7 +207,7 @@ fn a_call_that_takes_long_has_others_refused_and_is_answered() {
         assert!(answer.fault().starts_with("Another call is still at work"), "{}", answer.body);
     }
     assert_eq!(call(&served, "GET", "/version", "").status, 200);
-    told.lock().expect("lock").push("go on".to_owned());
+    served.told.lock().expect("lock").push("go on".to_owned());
     assert_eq!(starter.answer().status, 204);
     assert_eq!(call(&served, "GET", "/", "").json()["state"], "Running");
 }

@@ -33,6 +33,15 @@ pub fn resident(pid: u32) -> anyhow::Result<Resident> {
     Ok(Resident { mib: mib(kib("Rss:")), huge_mib: mib(kib("AnonHugePages:")) })
 }
 
+/// Page tables of a process, MiB (`VmPTE`); those that KVM has of its own are not among them.
+///
+/// # Errors
+/// The process is gone.
+pub fn page_tables(pid: u32) -> anyhow::Result<f64> {
+    let text = read(&format!("/proc/{pid}/status"))?;
+    Ok(mib(text.lines().find_map(|line| field(line, "VmPTE:")).unwrap_or(0)))
+}
+
 /// The resident memory of a process, guest memory apart from the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Split {

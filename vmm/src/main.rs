@@ -9,6 +9,7 @@ use vmm::vm::{check, machine::KvmLauncher};
 
 fn main() -> ExitCode {
     ksm::keep_out();
+    heap::stay_in_memory();
     heap::share();
     vmm::cli::main(Arc::new(KvmLauncher), check::run)
 }

@@ -108,6 +108,39 @@ fn samepage_merging_is_not_inherited() {
     assert_eq!(mergeable(&smaps), 0, "{smaps}");
 }
 
+/// Mappings of the program's file, as smaps describes each.
+fn of_program<'a>(smaps: &'a str, program: &str) -> Vec<&'a str> {
+    let starts: Vec<usize> = smaps.match_indices("VmFlags:").map(|(at, _)| at).collect();
+    let mut from = 0;
+    let mut mappings = Vec::new();
+    for flags in starts {
+        let end = smaps[flags..].find('\n').map_or(smaps.len(), |line| flags + line);
+        mappings.push(&smaps[from..end]);
+        from = end;
+    }
+    mappings.retain(|mapping| mapping.contains(program));
+    mappings
+}
+
+#[test]
+fn what_the_program_runs_stays_in_memory() {
+    let served = Served::new(&mut aerostat());
+    let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", served.process.id())).expect("smaps");
+    let program = of_program(&smaps, env!("CARGO_BIN_EXE_aerostat"));
+    assert!(program.len() > 2, "{smaps}");
+    let is_locked = |mapping: &&str| mapping.split_whitespace().any(|flag| flag == "lo");
+    // Whoever may not lock memory runs as well.
+    assert!(program.iter().all(is_locked) || !may_lock(), "{program:?}");
+}
+
+/// Whether this process has `CAP_IPC_LOCK`, and its children too.
+fn may_lock() -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
+    u64::from_str_radix(capabilities.trim(), 16).expect("a number") >> CAP_IPC_LOCK & 1 == 1
+}
+
 #[test]
 fn check_says_each_thing_in_one_sentence() {
     let output = run("check --json");

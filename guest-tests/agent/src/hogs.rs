@@ -149,14 +149,19 @@ impl Hog<'_> {
             std::thread::sleep(INTERVAL);
         }
         loop {
-            self.pass();
+            let passes = self.told.passes.load(Ordering::Relaxed);
+            self.pass(passes.is_multiple_of(2));
             self.told.passes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn pass(&self) {
+    /// Reads every page. To and fro: those that were used last are still there. In one direction each page would be gone when
+    /// its turn comes, and a pass would bring all of them.
+    fn pass(&self, backward: bool) {
         let mut faults = major_faults();
-        for page in 0..self.region.pages() {
+        let pages = self.region.pages();
+        for at in 0..pages {
+            let page = if backward { pages - 1 - at } else { at };
             let words = self.region.page(page);
             let start = Instant::now();
             if let Some(first) = words.first() {
@@ -255,9 +260,10 @@ mod tests {
         region.page_mut(7)[100] ^= 1;
         let told = &board.told()[0];
         let hog = Hog { region, told, reading: board.reading(), seed: 5, content: CONTENT };
-        hog.pass();
+        hog.pass(false);
+        hog.pass(true);
         let count = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        assert_eq!((count(&told.verified), count(&told.wrong)), (256, 1));
+        assert_eq!((count(&told.verified), count(&told.wrong)), (512, 2));
         assert!(count(&told.longest_ns) > 0, "no touch was timed");
     }
 }

@@ -6,6 +6,7 @@
 pub mod alloc;
 pub mod balloon;
 pub mod boot;
+pub mod costs;
 pub mod hugepages;
 pub mod hugepages_guest;
 pub mod migrate;

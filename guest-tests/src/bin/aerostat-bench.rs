@@ -11,7 +11,7 @@ use guest_tests::kvm_host;
 struct Arguments {
     /// What to measure.
     name: Name,
-    /// How often every subject is measured [default: 5, swap: 3, hugepages, swap-guest and loop: 1]
+    /// How often every subject is measured [default: 5, costs and swap: 3, hugepages, swap-guest and loop: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Print the report instead of a table.
@@ -23,6 +23,8 @@ struct Arguments {
 enum Name {
     /// Time until the agent in the guest is ready, and the monitor's own memory.
     Boot,
+    /// Host memory of a guest, by its size.
+    Costs,
     /// Speed and cost of inflate and deflate, and what the host gets back.
     Balloon,
     /// The frame allocator: get and put, beside simpler allocators and the kernel. Needs no KVM.
@@ -50,7 +52,7 @@ impl Name {
     fn rounds(self) -> u32 {
         match self {
             Name::Hugepages | Name::SwapGuest | Name::Loop => 1,
-            Name::Swap => 3,
+            Name::Costs | Name::Swap => 3,
             Name::Boot | Name::Balloon | Name::Alloc | Name::Migrate | Name::HugepagesGuest => 5,
         }
     }
@@ -74,6 +76,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     match arguments.name {
         Name::Boot => bench::boot::run(run),
+        Name::Costs => bench::costs::run(run),
         Name::Balloon => bench::balloon::run(run),
         Name::Alloc => bench::alloc::run(run),
         Name::Migrate => bench::migrate::run(run),

@@ -48,6 +48,7 @@ impl Launcher for Occupied {
 }
 
 fn main() -> ExitCode {
+    heap::stay_in_memory();
     heap::share();
     let Some(when) = std::env::var_os(OCCUPIED_WHEN) else {
         eprintln!("{OCCUPIED_WHEN} is not set: it names the file with which memory is used up.");

@@ -41,6 +41,15 @@ impl Cgroup {
         set(&self.0.join("memory.max"), &format!("{mib}M"))
     }
 
+    /// Takes `memory.max` away, and sets `memory.high` in MiB.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn slow_down_at(&self, mib: u64) -> anyhow::Result<()> {
+        set(&self.0.join("memory.max"), "max")?;
+        set(&self.0.join("memory.high"), &format!("{mib}M"))
+    }
+
     /// Sets `memory.swap.max` in MiB.
     ///
     /// # Errors
@@ -71,6 +80,14 @@ impl Cgroup {
     /// The kernel does not say.
     pub fn hits(&self) -> anyhow::Result<u64> {
         self.event("max")
+    }
+
+    /// How often the kernel has slowed somebody down (`high` in `memory.events`).
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn slowed_down(&self) -> anyhow::Result<u64> {
+        self.event("high")
     }
 
     /// How many processes the kernel has killed in it.

@@ -127,7 +127,8 @@ fn ensure_only_root(vm: &mut TestVm) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The main command of README, as it stands there, with one more disk, on which the agent is.
+/// The main command of README, as it stands there, with one more disk, on which the agent is, and swap. Then every command
+/// of a client in README and the manual, in its directory.
 fn first_page() -> anyhow::Result<()> {
     let text = docs::block("README.md", "guest")?;
     let directory = testvm::directory()?;
@@ -135,15 +136,23 @@ fn first_page() -> anyhow::Result<()> {
     let programs = paths::aerostat().parent().context("there is no monitor")?.display().to_string();
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new("bash");
+    let path = format!("{programs}:{path}");
     command
-        .args(["-c", &format!("exec {} --disk agent.img,ro", text.trim_end())])
-        .env("PATH", format!("{programs}:{path}"))
+        .args(["-c", &format!("exec {} --disk agent.img,ro --swap 64M", text.trim_end())])
+        .env("PATH", &path)
         .current_dir(directory.path());
-    let socket = directory.path().join("vm.sock");
+    let place = directory.path().to_owned();
+    let socket = place.join("vm.sock");
     let mut vm = TestVm::begin(command, Subject::Aerostat, FIRST_PAGE_MIB, &socket, directory)?;
     let memory = vm.agent.memory()?;
     ensure!((400..=FIRST_PAGE_MIB).contains(&memory.total), "the guest sees {} MiB", memory.total);
-    vm.balloon(FIRST_PAGE_MIB / 2)?;
+    for (page, block) in docs::blocks("client")? {
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", &block]).env("PATH", &path).current_dir(&place);
+        let output = command.output().context("no bash")?;
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        ensure!(output.status.success() && !said.concat().is_empty(), "{page}:\n{block}{}", said.concat());
+    }
     vm.balloon(0)?;
     vm.shut_down()
 }

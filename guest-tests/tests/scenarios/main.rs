@@ -59,17 +59,18 @@ fn outside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn run(mut arguments: Arguments) -> Conclusion {
     // Two guests at once would share a CPU and measure each other.
     arguments.test_threads.get_or_insert(1);
-    let mut trials = boot::trials();
+    // Those that take long come first, so that no host of two is idle at the end.
+    let mut trials = swap::trials();
+    trials.extend(noisy_host::trials());
+    trials.extend(debian::trials());
+    trials.extend(operator::trials());
+    trials.extend(balloon::trials());
+    trials.extend(boot::trials());
     trials.extend(acpi::trials());
     trials.extend(disk::trials());
-    trials.extend(balloon::trials());
     trials.extend(memory::trials());
     trials.extend(life::trials());
-    trials.extend(swap::trials());
-    trials.extend(operator::trials());
     trials.extend(clients::trials());
-    trials.extend(debian::trials());
-    trials.extend(noisy_host::trials());
     trials.extend(host::trials());
     libtest_mimic::run(&arguments, trials)
 }

@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const RAM_MIB: u64 = 160;
 const SWAP_MIB: u64 = 128;
 /// Most of what is left.
-const HERD: Herd = Herd { processes: 1, mib: 64, seed: 67, content: Content { zero_percent: 10, ratio: 3 } };
+const HERD: Herd = Herd { processes: 1, mib: 72, seed: 67, content: Content { zero_percent: 10, ratio: 3 } };
 /// Every second page stays, so that blocks with holes have pages to be moved: name, size, seed.
 const COMB: (&str, u64, u64) = ("comb", 24, 71);
 /// Written again and again.

@@ -7,8 +7,12 @@ use crate::core::sync::{Mutex, MutexGuard, lock};
 /// A system call that changes what is mapped, or behind a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// `mmap` over a block.
+    /// `mmap` over a block, which leaves what was there.
     Map,
+    /// `mmap` that fails when it has unmapped what was there.
+    MapHalfway,
+    /// `mmap` that keeps the address space of a block.
+    Hold,
     /// `mremap`, which leaves what was there.
     Remap,
     /// `mremap` that fails when it has unmapped what was there.
@@ -38,10 +42,8 @@ struct Plan {
     calls: u32,
     spared: u32,
     count: u32,
-    /// All calls, if it is none.
-    only: Option<Call>,
-    /// A `mremap` fails halfway, not before.
-    is_sparing_remap: bool,
+    /// All calls, if there is none here.
+    only: Vec<Call>,
     error: Option<Errno>,
 }
 
@@ -57,13 +59,12 @@ impl Faults {
 
     /// As [`Self::plan`], of calls of one sort; others succeed and do not count.
     pub(crate) fn plan_for(&self, call: Call, spared: u32, count: u32, error: Errno) {
-        *self.lock() = Plan { spared, count, only: Some(call), error: Some(error), ..Plan::default() };
+        *self.lock() = Plan { spared, count, only: vec![call], error: Some(error), ..Plan::default() };
     }
 
-    /// The next `mremap` fails when it has unmapped what was there, and so does the `mmap` after it.
-    pub(crate) fn plan_halfway_then_all(&self, error: Errno) {
-        *self.lock() =
-            Plan { count: u32::MAX, is_sparing_remap: true, error: Some(error), ..Plan::default() };
+    /// All calls of these sorts fail; others succeed.
+    pub(crate) fn plan_all(&self, calls: &[Call], error: Errno) {
+        *self.lock() = Plan { count: u32::MAX, only: calls.to_vec(), error: Some(error), ..Plan::default() };
     }
 
     /// No more fails. Says how many calls there were since the plan.
@@ -74,8 +75,7 @@ impl Faults {
     /// The error of this call, if it is to fail.
     pub(crate) fn strikes(&self, call: Call) -> Option<Errno> {
         let mut plan = self.lock();
-        let is_spared = plan.is_sparing_remap && call == Call::Remap;
-        if is_spared || plan.only.is_some_and(|only| only != call) {
+        if !plan.only.is_empty() && !plan.only.contains(&call) {
             return None;
         }
         plan.calls += 1;

@@ -36,15 +36,11 @@ impl Mapping {
             )?
         } as usize;
         let base = start.next_multiple_of(BLOCK_SIZE);
-        let (head, tail) = (base - start, start + padded - (base + len));
-        // SAFETY: both ranges are the unaligned ends of the mapping just made; nothing refers to them.
-        unsafe {
-            if head > 0 {
-                munmap(start as *mut _, head)?;
-            }
-            if tail > 0 {
-                munmap((base + len) as *mut _, tail)?;
-            }
+        let ends = [(start, base - start), (base + len, start + padded - (base + len))];
+        for (end, len) in ends.into_iter().filter(|(_, len)| *len > 0) {
+            // An end that the kernel does not unmap costs address space, and nothing else.
+            // SAFETY: an unaligned end of the mapping just made; nothing refers to it.
+            let _ = unsafe { munmap(end as *mut _, len) };
         }
         let mapping = Self {
             base,
@@ -120,6 +116,8 @@ impl Mapping {
         assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
         #[cfg(test)]
         self.faults.check(Call::Map)?;
+        #[cfg(test)]
+        self.fail_halfway(Call::MapHalfway, offset)?;
         // SAFETY: replaces a block of our own mapping, whose frames the caller holds and no thread
         // uses (they are free), by fresh anonymous memory with the same protection.
         unsafe {
@@ -136,6 +134,8 @@ impl Mapping {
     /// Keeps the address space of a block that is not mapped, so that nobody else's memory comes to lie there.
     pub(crate) fn hold(&self, offset: usize) -> io::Result<()> {
         assert!(offset.is_multiple_of(BLOCK_SIZE) && offset + BLOCK_SIZE <= self.len);
+        #[cfg(test)]
+        self.faults.check(Call::Hold)?;
         // SAFETY: it replaces nothing: the kernel refuses where something is mapped.
         unsafe {
             mmap_anonymous(
@@ -163,11 +163,7 @@ impl Mapping {
         #[cfg(test)]
         self.faults.check(Call::Remap)?;
         #[cfg(test)]
-        if let Some(error) = self.faults.strikes(Call::RemapHalfway) {
-            // SAFETY: what the kernel does first; the caller knows that it may have been done.
-            unsafe { munmap((self.base + offset) as *mut _, BLOCK_SIZE)? };
-            return Err(error.into());
-        }
+        self.fail_halfway(Call::RemapHalfway, offset)?;
         // SAFETY: both blocks are address space of ours, and stay so. The caller holds the frames behind
         // both: nobody reads or writes those of `source`, and those that were at `offset` have gone.
         unsafe {
@@ -180,6 +176,17 @@ impl Mapping {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Mapping {
+    /// The call fails if a test says so, when it has unmapped the block at `offset`, as the kernel does first.
+    fn fail_halfway(&self, call: Call, offset: usize) -> io::Result<()> {
+        let Some(error) = self.faults.strikes(call) else { return Ok(()) };
+        // SAFETY: what the kernel does first; the caller knows that it may have been done.
+        unsafe { munmap((self.base + offset) as *mut _, BLOCK_SIZE)? };
+        Err(error.into())
     }
 }
 

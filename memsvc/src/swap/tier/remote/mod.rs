@@ -232,7 +232,7 @@ impl RemoteTier {
             if self.said != Said::Serves {
                 self.said = Said::Serves;
                 // As loud as that it was away.
-                tracing::warn!(server = self.uri, "the NBD server is back");
+                crate::seldom!(warn, server = self.uri, "the NBD server is back");
             }
         }
         Ok(())
@@ -248,9 +248,9 @@ impl RemoteTier {
             self.client.end_all(TierError::Refused);
         }
         if said != self.said && said == Said::Unfit {
-            tracing::error!(server = self.uri, %why, "the NBD export cannot be used any more: all is refused");
+            crate::seldom!(error, server = self.uri, %why, "the NBD export cannot be used any more: all is refused");
         } else if said != self.said {
-            tracing::warn!(server = self.uri, %why, "the NBD server is away: what is asked of it waits");
+            crate::seldom!(warn, server = self.uri, %why, "the NBD server is away: what is asked of it waits");
         }
         self.said = said;
         self.counters.resent.add(self.client.restart());

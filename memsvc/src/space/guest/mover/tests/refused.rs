@@ -294,8 +294,12 @@ fn a_page_that_cannot_be_helped_stays_where_it_is() {
 #[test]
 fn a_block_of_the_arena_that_is_not_mapped_anew_is_set_aside() {
     type Where = fn(&Guest) -> &crate::space::faults::Faults;
-    let cases: [(Where, Call); 3] =
-        [(of_arena, Call::Map), (of_arena, Call::Advise), (of_uffd, Call::Register)];
+    let cases: [(Where, Call); 4] = [
+        (of_arena, Call::Map),
+        (of_arena, Call::MapHalfway),
+        (of_arena, Call::Advise),
+        (of_uffd, Call::Register),
+    ];
     for (place, call) in cases {
         let (guest, _) = with_fault(2, place, call, |guest| {
             split_all(guest);
@@ -315,6 +319,30 @@ fn a_block_of_the_arena_that_is_not_mapped_anew_is_set_aside() {
         even(&guest).for_each(|page| guest.check(page));
         guest.consistent();
     }
+}
+
+/// One of which not even the address space can be kept is used by nobody, ever: somebody else's memory may lie there.
+#[test]
+fn a_block_of_the_arena_whose_address_space_is_lost_is_not_used_again() {
+    let (guest, told) = told(2);
+    split_all(&guest);
+    of_arena(&guest).plan_all(&[Call::MapHalfway, Call::Hold], Errno::NOMEM);
+    guest.service.report_free(0, BLOCK_SIZE as u64);
+    of_arena(&guest).clear();
+    let stats = guest.service.stats();
+    assert_eq!((stats.moves.set_aside, stats.arena.broken_blocks), (1, 1), "{stats:?}");
+    let mapping = guest.service.space().arena.mapping();
+    let lost = (0..mapping.len()).step_by(BLOCK_SIZE).find(|offset| !mapping.is_mapped(*offset));
+    let lost = lost.expect("a block is not mapped");
+    // All else comes home, and the guest goes on with what there is.
+    guest.service.report_free(BLOCK_SIZE as u64, BLOCK_SIZE as u64);
+    let stats = guest.service.stats();
+    assert_eq!(stats.arena.free_blocks + stats.stash.blocks, stats.arena.blocks - 1, "{stats:?}");
+    assert!(!mapping.is_mapped(lost), "it is used");
+    (0..guest.pages).for_each(|page| guest.fill(page));
+    (0..guest.pages).for_each(|page| guest.check(page));
+    assert!(!mapping.is_mapped(lost), "it is used");
+    assert!(told.try_recv().is_err());
 }
 
 #[test]
@@ -341,7 +369,7 @@ fn guest_ram_that_cannot_be_mapped_again_ends_the_guest() {
         of_guest(&guest).plan_for(Call::RemapHalfway, 0, 1, Errno::NOMEM);
         match call {
             // Both are calls of one mapping.
-            Call::Map => of_guest(&guest).plan_halfway_then_all(Errno::NOMEM),
+            Call::Map => of_guest(&guest).plan_all(&[Call::RemapHalfway, Call::Map], Errno::NOMEM),
             call => of_uffd(&guest).plan_for(call, 0, 1, Errno::NOMEM),
         }
         assert_eq!(guest.service.space().promote_filled(|| true), 0);

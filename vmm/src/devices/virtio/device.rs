@@ -6,7 +6,7 @@
 //!               └──────── reset ────────┘
 //! ```
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Mutex};
 
 use super::Active;
@@ -115,11 +115,17 @@ pub trait VirtioDevice: Send {
         None
     }
 
-    /// The driver stops using one queue.
+    /// The driver stops using one queue. Nothing is served or given back any more.
     fn stop_queue(&mut self, index: usize);
 
     /// Back to the state before [`Self::activate`]; it may be activated again.
     fn reset(&mut self);
+
+    /// What to poll for input while the host still uses memory of the driver's, after [`Self::stop_queue`] or
+    /// [`Self::reset`]. `None`: the memory is the driver's alone. Each of them waits for that, without the device's lock.
+    fn under_way(&mut self) -> Option<Arc<OwnedFd>> {
+        None
+    }
 }
 
 /// A configuration space that begins with `bytes`, the rest zero.

@@ -18,8 +18,9 @@ use std::sync::Arc;
 use tracing::warn;
 use vm_memory::VolatileSlice;
 
+use super::SECTOR;
+use super::hole::{self, Clearing, How};
 use super::parts::Parts;
-use super::{SECTOR, hole};
 
 /// Why a disk cannot be used: one sentence, with the host's reason as source where it has one.
 #[derive(Debug, thiserror::Error)]
@@ -87,14 +88,19 @@ impl BlockBackend {
         Ok(Self { file: Arc::new(file), sectors, read_only, has_holes })
     }
 
-    /// The image at `path` in the place of this one, which may be the same file, of another size by now.
-    pub(super) fn exchanged(&self, path: &Path) -> Result<Self, OpenError> {
+    /// The image at `path`, to take the place of the last of those that are `open`. If it is one of them, it is of
+    /// another size by now, perhaps, and keeps its lock.
+    pub(super) fn open_beside<'a>(
+        path: &Path,
+        open: impl Iterator<Item = &'a Self> + Clone,
+    ) -> Result<Self, OpenError> {
         let of = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let new = std::fs::metadata(path).map_err(|cause| missing(path, cause))?;
-        if self.file.metadata().is_ok_and(|own| of(own) == of(new)) {
-            return Ok(Self { sectors: sectors(&self.file, path)?, ..self.clone() });
+        let new = of(std::fs::metadata(path).map_err(|cause| missing(path, cause))?);
+        let is_it = |image: &&Self| image.file.metadata().is_ok_and(|own| of(own) == new);
+        if let Some(same) = open.clone().find(is_it) {
+            return Ok(Self { sectors: sectors(&same.file, path)?, ..same.clone() });
         }
-        Self::open(path, self.read_only)
+        Self::open(path, open.last().is_some_and(|image| image.read_only))
     }
 
     /// The open file.
@@ -123,17 +129,15 @@ impl BlockBackend {
         self.has_holes
     }
 
-    /// The guest has no use for so many bytes from `offset`.
-    pub(super) fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        hole::punch(&self.file, offset, bytes)
+    /// How so many bytes from `offset` come to read as zeroes; with `unmap` nothing need be kept for them.
+    pub(super) fn clearing(&self, offset: u64, bytes: u64, unmap: bool) -> Clearing {
+        let how = if unmap && self.has_holes { How::Punch } else { How::Zero };
+        Clearing { how, offset, bytes }
     }
 
-    /// So many bytes from `offset` read as zeroes; with `unmap` nothing need be kept for them.
-    pub(super) fn zero(&self, offset: u64, bytes: u64, unmap: bool) -> io::Result<()> {
-        if unmap && self.has_holes {
-            return hole::punch(&self.file, offset, bytes);
-        }
-        hole::zero(&self.file, offset, bytes)
+    /// Has bytes read as zeroes, here and now.
+    pub(super) fn clear(&self, clearing: Clearing) -> io::Result<()> {
+        clearing.run(&self.file)
     }
 
     /// Makes sure that what was written survives a crash of the host.

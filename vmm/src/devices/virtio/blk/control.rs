@@ -15,21 +15,17 @@ pub struct BlockControl(Face<State>);
 
 #[derive(Debug)]
 struct State {
-    /// The file behind the disk, or the one that will be.
-    backend: BlockBackend,
-    asked: Asked,
-}
-
-/// Wishes for a disk that are not done yet.
-#[derive(Debug, Default)]
-pub(super) struct Asked {
-    pub(super) backend: Option<BlockBackend>,
-    pub(super) limits: Limits,
+    /// The file behind the disk. The device has the same.
+    current: BlockBackend,
+    /// The file that is to be there, until it is.
+    asked: Option<BlockBackend>,
+    /// New limits that the device has not seen.
+    limits: Limits,
 }
 
 impl BlockControl {
-    pub(super) fn new(backend: BlockBackend) -> io::Result<Self> {
-        Face::new(State { backend, asked: Asked::default() }).map(Self)
+    pub(super) fn new(current: BlockBackend) -> io::Result<Self> {
+        Face::new(State { current, asked: None, limits: Limits::default() }).map(Self)
     }
 
     /// Puts the file at `path`, if one is named, behind the disk, and sets new limits: what they leave out stays, and
@@ -38,22 +34,43 @@ impl BlockControl {
     /// # Errors
     /// The file cannot be used; then nothing has changed.
     pub fn update(&self, path: Option<&Path>, limits: Limits) -> Result<(), OpenError> {
-        // Opening may take its time, so not while the device wants to look.
-        let current = self.0.lock().backend.clone();
-        let backend = path.map(|path| current.exchanged(path)).transpose()?;
-        self.0.change(|state| {
-            if let Some(backend) = backend {
-                state.backend = backend.clone();
-                state.asked.backend = Some(backend);
-            }
-            state.asked.limits = state.asked.limits.changed_by(limits);
-        });
+        // Opening may take its time, so not while the device wants to look. These keep their locks meanwhile.
+        let open = {
+            let state = self.0.lock();
+            [Some(state.current.clone()), state.asked.clone()]
+        };
+        let open = open.iter().flatten();
+        let backend = path.map(|path| BlockBackend::open_beside(path, open)).transpose()?;
+        self.ask(backend, limits);
         Ok(())
     }
 
-    /// For the device: what is asked, which is done then.
-    pub(super) fn take(&self) -> Asked {
-        std::mem::take(&mut self.0.lock().asked)
+    /// The same with a file that is open.
+    pub(super) fn ask(&self, backend: Option<BlockBackend>, limits: Limits) {
+        self.0.change(|state| {
+            state.asked = backend.or(state.asked.take());
+            state.limits = state.limits.changed_by(limits);
+        });
+    }
+
+    /// For the device: limits that are new, which are its own then.
+    pub(super) fn take_limits(&self) -> Limits {
+        std::mem::take(&mut self.0.lock().limits)
+    }
+
+    /// For the device: whether there is to be another file.
+    pub(super) fn asks_for_file(&self) -> bool {
+        self.0.lock().asked.is_some()
+    }
+
+    /// For the device: exchanges its file for the one that is asked for. The old one is closed under the lock, so that
+    /// it is either found here or free to be opened.
+    pub(super) fn exchange(&self, backend: &mut BlockBackend) {
+        let mut state = self.0.lock();
+        if let Some(asked) = state.asked.take() {
+            backend.clone_from(&asked);
+            state.current = asked;
+        }
     }
 
     /// For the device: something is asked.

@@ -1,6 +1,7 @@
 //! The disk device: its queue, its features, and what the operator changes of it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use virtio_bindings::bindings::virtio_blk::{
@@ -12,7 +13,7 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 use super::backend::BlockBackend;
 use super::ranges::MAX_RANGES;
 use super::request::Layout;
-use super::ring::Ring;
+use super::ring::{Ended, Ring, Task};
 use super::service::{Service, Turn, UnderWay};
 use super::{BlockControl, BlockMetrics, SECTOR, TURN, config, serial};
 use crate::devices::virtio::device::config_bytes;
@@ -70,13 +71,18 @@ pub struct BlockConfig<'a> {
 
 /// One disk.
 pub struct BlockDevice {
-    /// Requests that the kernel has. The field goes first: its end waits for all that use guest memory.
-    ring: Option<Ring<UnderWay>>,
+    /// Requests that the kernel has, and the sync before an exchange of the file, which is of none. The field goes first:
+    /// its end waits for all that use guest memory.
+    ring: Option<Ring<Option<UnderWay>>>,
     service: Service,
     active: Option<Active>,
     layout: Layout,
     /// What earlier turns did of the request that is next.
     done: u64,
+    /// There is to be another file, as soon as the old one has all that went there.
+    is_settling: bool,
+    /// An old file may not have it, of which the next flush tells.
+    is_unsettled: bool,
     limiter: RateLimiter,
     control: Arc<BlockControl>,
     /// The driver is offered discards and write zeroes, whatever file comes later.
@@ -95,6 +101,8 @@ impl BlockDevice {
             active: None,
             layout: Layout::default(),
             done: 0,
+            is_settling: false,
+            is_unsettled: false,
             limiter: RateLimiter::new(config.limits)?,
             control: Arc::new(BlockControl::new(backend.clone())?),
             offers_ranges: backend.has_holes(),
@@ -119,35 +127,72 @@ impl BlockDevice {
 
     /// Ends requests that the kernel has done, and tells the driver.
     fn complete(&mut self) {
-        let Self { service, active: Some(active), ring: Some(ring), .. } = self else { return };
-        while let Some(ended) = ring.ended() {
-            let used = service.finish(&active.memory, ended);
+        let Self { service, active, ring: Some(ring), .. } = self else { return };
+        let mut settled = None;
+        while let Some(Ended { of, result, synced }) = ring.ended() {
+            service.count_sync(synced);
+            let Some((request, active)) = of.zip(active.as_mut()) else {
+                settled = Some(result);
+                continue;
+            };
+            let used = service.finish(&active.memory, request, result);
             if let Some(mut queue) = active.queue(REQUESTS) {
                 queue.publish(&[used]);
             }
         }
         ring.hand_in();
-        if let Some(mut queue) = active.queue(REQUESTS) {
+        if let Some(mut queue) = active.as_mut().and_then(|active| active.queue(REQUESTS)) {
             queue.announce();
         }
-    }
-
-    /// Waits for all that the kernel has: from here on the memory of requests is the driver's again.
-    fn abandon(&mut self) {
-        if let Some(ring) = &mut self.ring {
-            ring.drain();
+        match settled {
+            Some(settled) => self.exchange(settled),
+            None => self.settle(),
         }
-        self.done = 0;
     }
 
-    /// Another file is behind the disk from now on. A request that is half done begins again.
-    pub(super) fn exchange(&mut self, backend: BlockBackend) {
-        self.service.backend = backend;
+    /// Begins to put the file that the operator asks for behind the disk, if there is one. What went to the old one is
+    /// made durable first, since no later flush does that. With a ring that takes its time, and no request begins.
+    fn settle(&mut self) {
+        self.is_settling = self.control.asks_for_file();
+        if !self.is_settling || self.ring.as_ref().is_some_and(|ring| !ring.is_idle()) {
+            return;
+        }
+        let service = &self.service;
+        match &mut self.ring {
+            _ if !service.has_cache() => self.exchange(Ok(())),
+            Some(ring) => {
+                ring.start(None, service.backend.clone(), Task::Sync, 0, false);
+                ring.hand_in();
+            }
+            None => {
+                service.count_sync(true);
+                self.exchange(service.backend.flush());
+            }
+        }
+    }
+
+    /// Another file is behind the disk from now on; `settled` says whether the old one has all that went there. A
+    /// request that is half done begins again.
+    fn exchange(&mut self, settled: io::Result<()>) {
+        if let Err(cause) = settled {
+            self.service.host_error(&cause);
+            self.is_unsettled = true;
+        }
+        self.control.exchange(&mut self.service.backend);
+        self.is_settling = false;
         self.service.metrics.updates.inc();
         self.done = 0;
         if let Some(active) = &self.active {
             active.interrupt.config_changed(&self.config_space());
         }
+    }
+
+    /// Nothing more is done for the driver.
+    fn abandon(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.abandon();
+        }
+        self.done = 0;
     }
 }
 
@@ -194,11 +239,16 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn process_queue(&mut self, index: usize) -> Work {
-        let Self { service, active: Some(active), ring, layout, done, limiter, .. } = self else {
+        let Self { service, active: Some(active), ring, layout, done, is_unsettled, limiter, .. } = self
+        else {
             return Work::Done;
         };
+        if self.is_settling {
+            return Work::Done;
+        }
         let ring = ring.as_mut();
-        let mut turn = Turn { features: active.features, left: TURN, done, limiter, moved: 0, ring };
+        let mut turn =
+            Turn { features: active.features, left: TURN, done, is_unsettled, limiter, moved: 0, ring };
         let work = active.serve(index, |memory, chain| service.serve(memory, chain, layout, &mut turn));
         if let Some(ring) = &mut turn.ring {
             ring.hand_in();
@@ -208,24 +258,20 @@ impl VirtioDevice for BlockDevice {
 
     fn own_events(&self) -> Vec<OwnEvent> {
         let always = [(self.limiter.timer(), TOKENS), (self.control.event(), ASKED)];
-        let ring = self.ring.as_ref().map(|ring| (ring.event(), COMPLETED));
+        let ring = self.ring.iter().flat_map(Ring::events).map(|event| (event, COMPLETED));
         always.into_iter().chain(ring).map(|(fd, token)| OwnEvent { fd, token }).collect()
     }
 
     fn process_event(&mut self, token: u16) -> Option<usize> {
-        if token == ASKED {
-            let asked = self.control.take();
-            // Its timer says when it goes on.
-            self.limiter.change(asked.limits);
-            if let Some(backend) = asked.backend {
-                self.exchange(backend);
+        match token {
+            ASKED => {
+                self.limiter.change(self.control.take_limits());
+                self.settle();
             }
-            return None;
+            COMPLETED => self.complete(),
+            _ => {}
         }
-        if token == COMPLETED {
-            self.complete();
-        }
-        // Tokens are there again, or room in the ring, for what waited in the queue.
+        // Tokens are there again, or room in the ring, or another file, for what waited in the queue.
         (self.process_queue(REQUESTS) == Work::More).then_some(REQUESTS)
     }
 
@@ -237,7 +283,16 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn reset(&mut self) {
-        self.abandon();
         self.active = None;
+        self.abandon();
+    }
+
+    fn under_way(&mut self) -> Option<Arc<OwnedFd>> {
+        let under_way = self.ring.as_mut().and_then(Ring::wanes);
+        if under_way.is_none() {
+            // What was to be made durable was abandoned, too.
+            self.settle();
+        }
+        under_way
     }
 }

@@ -9,7 +9,72 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
 /// Zeroes to write where a file cannot be told to be zero.
-static ZEROES: [u8; 64 << 10] = [0; _];
+pub(super) static ZEROES: [u8; 64 << 10] = [0; _];
+
+/// Bytes of a file that are to read as zeroes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clearing {
+    pub(super) how: How,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+/// How bytes come to read as zeroes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// The memory behind them goes.
+    Punch,
+    /// There stays room for them.
+    Zero,
+    /// The same, where the file cannot be told.
+    Write,
+}
+
+impl How {
+    /// As `fallocate` takes it. `None`: zeroes are written.
+    pub(super) fn mode(self) -> Option<libc::c_int> {
+        match self {
+            Self::Punch => Some(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE),
+            Self::Zero => Some(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE),
+            Self::Write => None,
+        }
+    }
+}
+
+impl Clearing {
+    /// The file cannot be told to do it so: whether there is another way, which is to be taken then.
+    pub(super) fn has_another_way(&mut self) -> bool {
+        let is_there = self.how == How::Zero;
+        if is_there {
+            self.how = How::Write;
+        }
+        is_there
+    }
+
+    /// A call has done what it does, and written so many zeroes. Whether nothing is left.
+    pub(super) fn is_over_after(&mut self, written: u64) -> bool {
+        if self.how == How::Write {
+            self.offset += written;
+            self.bytes = self.bytes.saturating_sub(written);
+            return self.bytes == 0;
+        }
+        true
+    }
+
+    /// Does it here and now.
+    pub(super) fn run(mut self, file: &File) -> io::Result<()> {
+        loop {
+            let done = match self.how.mode() {
+                Some(mode) => allocate(file, mode, self.offset, self.bytes),
+                None => return write_zeroes(file, self.offset, self.bytes),
+            };
+            match done {
+                Err(cause) if cause.raw_os_error() == Some(libc::EOPNOTSUPP) && self.has_another_way() => {}
+                done => return done,
+            }
+        }
+    }
+}
 
 /// Whether holes can be made in `file`. Asks it for one behind its end, where nothing is lost, and of a block device
 /// what its kernel says.
@@ -23,20 +88,10 @@ pub(super) fn can_be_made(file: &File) -> bool {
         let queues = ["queue", "../queue"].map(|queue| of.join(queue).join("write_zeroes_max_bytes"));
         return queues.iter().filter_map(|path| limit(path.to_str()?)).next().is_some_and(|most| most > 0);
     }
-    metadata.len().checked_next_multiple_of(4096).is_some_and(|end| punch(file, end, 4096).is_ok())
-}
-
-/// Takes the memory behind so many bytes from `offset` away; they read as zeroes.
-pub(super) fn punch(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
-    allocate(file, libc::FALLOC_FL_PUNCH_HOLE, offset, bytes)
-}
-
-/// Zeroes so many bytes from `offset`, and keeps room for them.
-pub(super) fn zero(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
-    match allocate(file, libc::FALLOC_FL_ZERO_RANGE, offset, bytes) {
-        Err(cause) if cause.raw_os_error() == Some(libc::EOPNOTSUPP) => write_zeroes(file, offset, bytes),
-        done => done,
-    }
+    metadata.len().checked_next_multiple_of(4096).is_some_and(|offset| {
+        let hole = Clearing { how: How::Punch, offset, bytes: 4096 };
+        hole.run(file).is_ok()
+    })
 }
 
 fn write_zeroes(file: &File, mut offset: u64, mut bytes: u64) -> io::Result<()> {
@@ -57,8 +112,7 @@ fn allocate(file: &File, how: libc::c_int, offset: u64, bytes: u64) -> io::Resul
     let bytes = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
     loop {
         // SAFETY: the call takes numbers only, and the descriptor is open.
-        let done =
-            unsafe { libc::fallocate(file.as_raw_fd(), how | libc::FALLOC_FL_KEEP_SIZE, offset, bytes) };
+        let done = unsafe { libc::fallocate(file.as_raw_fd(), how, offset, bytes) };
         if done == 0 {
             return Ok(());
         }

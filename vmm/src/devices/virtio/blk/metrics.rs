@@ -23,8 +23,8 @@ pub struct BlockMetrics {
     pub write_zeroes: Counter,
     /// Bytes zeroed.
     pub zeroed_bytes: Counter,
-    /// Times that what was written was made to survive a crash of the host: for flushes, and for each write of a
-    /// driver that sends none.
+    /// Times that what was written was made to survive a crash of the host: for flushes, for each write of a
+    /// driver that sends none, and before another file comes.
     pub syncs: Counter,
     /// Times that the operator has put another file behind it, or the same one anew.
     pub updates: Counter,

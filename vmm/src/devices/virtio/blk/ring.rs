@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   start ─▶ slot ─▶ submission queue ── hand_in ─▶ a worker of the kernel ─▶ completion queue ─▶ event ─▶ ended
-//!              ▲       again: short, EINTR, EAGAIN; then a sync, if it is to be durable ◀─┘
+//!              ▲       again: short, EINTR, EAGAIN; then a sync, if it is to be durable ◀─┘   └─ abandon ─▶ wanes
 //! ```
 //! A job goes to a worker from the start (`IOSQE_ASYNC`), so only the worker waits for the disk, and for guest memory that
 //! is absent. It copies by address, as `preadv` does: it pins no page and remembers none, so pages may be moved or given
@@ -11,26 +11,33 @@
 
 #![allow(unsafe_code, reason = "lends guest RAM to the kernel while it reads and writes")]
 
+mod job;
+
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
 
-use io_uring::types::{Fd, FsyncFlags};
-use io_uring::{IoUring, opcode, squeue};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use io_uring::{IoUring, squeue};
+use rustix::event::{PollFd, PollFlags, poll};
+use tracing::error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
 
-use super::backend::{BlockBackend, Direction};
-use super::parts::Parts;
+use super::backend::BlockBackend;
+use job::Job;
+pub(super) use job::Task;
 
 /// Jobs under way at the most.
 const DEPTH: usize = 128;
-/// Bytes under way at the most, but for a single job: what a reset may have to wait for.
-const MAX_BYTES: u64 = 64 << 20;
-/// How often the kernel may say "try again" to one job before that is an error.
-const ATTEMPTS: u16 = 1000;
-/// When the kernel is asked again to take what it had no memory for.
-const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+/// Work under way at the most, but for a single job: what a reset may have to wait for.
+const MAX_WORK: u64 = 64 << 20;
+/// When the kernel is asked again to take what it has no memory for.
+const SOON: Duration = Duration::from_millis(10);
+/// How often it is asked, half a minute in all.
+const ATTEMPTS: u32 = 3000;
 
 /// The kernel has no ring for us.
 #[derive(Debug, thiserror::Error)]
@@ -44,26 +51,29 @@ pub fn check() -> Result<(), NoRing> {
     IoUring::new(1).map(drop).map_err(NoRing)
 }
 
-/// Jobs for the kernel, each with a `T` that says what it is of. Dropping it waits for all of them.
+/// Jobs for the kernel, each with a `T` that says what it is of. Dropping it waits for all that the kernel has.
 pub(super) struct Ring<T> {
     ring: IoUring,
+    /// The ring, to wait for what the kernel has.
+    done: Arc<OwnedFd>,
     /// The kernel writes it at every completion.
     event: EventFd,
+    /// Rings when the kernel is to be asked again.
+    again: TimerFd,
     /// Jobs that the kernel has, or will have with the next submission: always [`DEPTH`] slots.
     slots: Box<[Option<Job<T>>]>,
     /// Indices of empty slots.
     free: Vec<usize>,
-    /// Bytes under way.
-    bytes: u64,
-}
-
-/// Work for the kernel.
-#[derive(Debug)]
-pub(super) enum Task {
-    /// Move all of `parts` from or to `offset` of the file.
-    Move { direction: Direction, offset: u64, parts: Parts },
-    /// Have what was written before survive a crash of the host.
-    Sync,
+    /// Indices of slots that the kernel has not taken, in order.
+    new: VecDeque<usize>,
+    /// Work under way.
+    work: u64,
+    /// How often in a row the kernel has not taken anything.
+    refusals: u32,
+    /// The kernel takes nothing any more: the number of the error.
+    broken: Option<i32>,
+    /// Nobody wants to hear of the jobs.
+    abandoned: bool,
 }
 
 /// A job that has ended.
@@ -75,49 +85,78 @@ pub(super) struct Ended<T> {
     pub(super) synced: bool,
 }
 
-struct Job<T> {
-    of: T,
-    /// Keeps the file open.
-    backend: BlockBackend,
-    task: Task,
-    /// It is done when it is durable.
-    durable: bool,
-    bytes: u64,
-    attempts: u16,
-}
-
 impl<T> Ring<T> {
     /// A ring without jobs.
     pub(super) fn new() -> Result<Self, NoRing> {
-        let ring = IoUring::new(DEPTH as u32).map_err(NoRing)?;
         let event = EventFd::new(EFD_NONBLOCK).map_err(NoRing)?;
-        ring.submitter().register_eventfd(event.as_raw_fd()).map_err(NoRing)?;
+        let (ring, done) = made(&event).map_err(NoRing)?;
+        let again = TimerFd::new().map_err(|error| NoRing(error.into()))?;
         let slots = (0..DEPTH).map(|_| None).collect();
-        Ok(Self { ring, event, slots, free: (0..DEPTH).collect(), bytes: 0 })
+        let (free, new) = ((0..DEPTH).collect(), VecDeque::with_capacity(DEPTH));
+        Ok(Self {
+            ring,
+            done,
+            event,
+            again,
+            slots,
+            free,
+            new,
+            work: 0,
+            refusals: 0,
+            broken: None,
+            abandoned: false,
+        })
     }
 
-    /// Readable when a job may have ended.
-    pub(super) fn event(&self) -> RawFd {
-        self.event.as_raw_fd()
+    /// Readable when a job may have ended, or the kernel may take one.
+    pub(super) fn events(&self) -> [RawFd; 2] {
+        [self.event.as_raw_fd(), self.again.as_raw_fd()]
     }
 
-    /// Whether a job of so many bytes may be started now; if not, then after the next one has ended.
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
-        !self.free.is_empty() && (self.bytes == 0 || self.bytes.saturating_add(bytes) <= MAX_BYTES)
+    /// Whether there is no job.
+    pub(super) fn is_idle(&self) -> bool {
+        self.free.len() == DEPTH
     }
 
-    /// Starts a job on `backend` of so many bytes, for which there is room; if `durable`, it ends with a sync. The kernel
+    /// Whether a job of so much work may be started now; if not, then after the next one has ended.
+    pub(super) fn has_room(&self, work: u64) -> bool {
+        !self.free.is_empty() && (self.work == 0 || self.work.saturating_add(work) <= MAX_WORK)
+    }
+
+    /// Starts a job on `backend` of so much work, for which there is room; if `durable`, it ends with a sync. The kernel
     /// has it after [`Self::hand_in`]. The memory of its parts is lent until it has ended.
-    pub(super) fn start(&mut self, of: T, backend: BlockBackend, task: Task, bytes: u64, durable: bool) {
+    pub(super) fn start(&mut self, of: T, backend: BlockBackend, task: Task, work: u64, durable: bool) {
         let Some(slot) = self.free.pop() else { return };
-        self.bytes += bytes;
-        self.slots[slot] = Some(Job { of, backend, task, durable, bytes, attempts: 0 });
+        self.work += work;
+        self.slots[slot] = Some(Job::new(of, backend, task, work, durable));
         self.push(slot);
     }
 
-    /// Lets the kernel have all that was started. Where it does not take it now, the event comes soon.
+    /// Lets the kernel have all that was started. What it does not take now, it is offered again soon; where it takes
+    /// nothing for good, jobs end with its error.
     pub(super) fn hand_in(&mut self) {
-        if !self.is_handed_in() {
+        while self.broken.is_none() && !self.new.is_empty() {
+            let error = match self.ring.submit() {
+                Ok(0) => io::ErrorKind::WouldBlock.into(),
+                Ok(taken) => {
+                    self.new.drain(..taken.min(self.new.len()));
+                    self.refusals = 0;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            self.refusals += 1;
+            let is_passing = matches!(
+                error.kind(),
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy
+            );
+            if is_passing && self.refusals < ATTEMPTS && self.again.reset(SOON, None).is_ok() {
+                return;
+            }
+            error!(%error, "io_uring takes no requests of a disk any more, so they fail: start the guest anew, or with io_engine Sync");
+            self.broken = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+        if !self.new.is_empty() {
             // The counter is far from its limit.
             let _ = self.event.write(1);
         }
@@ -125,111 +164,102 @@ impl<T> Ring<T> {
 
     /// The next job that has ended.
     pub(super) fn ended(&mut self) -> Option<Ended<T>> {
-        loop {
-            let completion = self.ring.completion().next()?;
-            let slot = completion.user_data() as usize;
+        if self.abandoned {
+            return None;
+        }
+        while let Some((slot, result)) = self.next_completion() {
             let Some(Some(job)) = self.slots.get_mut(slot) else { continue };
-            match job.proceed(completion.result()) {
-                Some(result) => {
-                    let synced = matches!(job.task, Task::Sync);
-                    return self.release(slot).map(|job| Ended { of: job.of, result, synced });
-                }
+            match job.proceed(result) {
+                Some(result) => return self.end(slot, result),
                 None => self.push(slot),
             }
         }
+        let error = self.broken?;
+        let slot = self.new.pop_front()?;
+        self.end(slot, Err(io::Error::from_raw_os_error(error)))
     }
 
-    /// Waits until the kernel has none of the jobs any more, and forgets them.
-    pub(super) fn drain(&mut self) {
-        while self.free.len() < DEPTH {
-            let timeout = if self.is_handed_in() { None } else { Some(&SOON) };
-            // A failure here is passing: a signal, or no memory. Both are looked at again.
-            let _ = poll(&mut [PollFd::new(&self.ring, PollFlags::IN)], timeout);
-            while let Some(completion) = self.next_completion() {
-                self.release(completion);
+    fn end(&mut self, slot: usize, result: io::Result<()>) -> Option<Ended<T>> {
+        let job = self.release(slot)?;
+        Some(Ended { synced: job.is_sync(), of: job.of, result })
+    }
+
+    /// Nobody wants to hear of the jobs any more. Those that the kernel has use memory until [`Self::wanes`] says that
+    /// there is none.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+    }
+
+    /// Where it was abandoned: what to poll while the kernel still has a job. `None`: it has none, and jobs may be
+    /// started again.
+    pub(super) fn wanes(&mut self) -> Option<Arc<OwnedFd>> {
+        if !self.abandoned {
+            return None;
+        }
+        for slot in mem::take(&mut self.new) {
+            self.release(slot);
+        }
+        while let Some((slot, _)) = self.next_completion() {
+            self.release(slot);
+        }
+        if !self.is_idle() {
+            return Some(Arc::clone(&self.done));
+        }
+        self.abandoned = false;
+        // What the kernel was offered and did not take can only be taken back with the ring.
+        if !self.ring.submission().is_empty() {
+            (self.refusals, self.broken) = (0, None);
+            match made(&self.event) {
+                Ok((ring, done)) => (self.ring, self.done) = (ring, done),
+                Err(error) => self.broken = Some(error.raw_os_error().unwrap_or(libc::EIO)),
             }
         }
+        None
     }
 
-    fn next_completion(&mut self) -> Option<usize> {
-        self.ring.completion().next().map(|completion| completion.user_data() as usize)
-    }
-
-    fn is_handed_in(&mut self) -> bool {
-        while !self.ring.submission().is_empty() {
-            match self.ring.submit() {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return false,
-                _ => {}
-            }
-        }
-        true
+    fn next_completion(&mut self) -> Option<(usize, i32)> {
+        let completion = self.ring.completion().next()?;
+        Some((completion.user_data() as usize, completion.result()))
     }
 
     fn release(&mut self, slot: usize) -> Option<Job<T>> {
         let job = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
-        self.bytes -= job.bytes;
+        self.work -= job.work;
         Some(job)
     }
 
     /// Puts the job of a slot on the submission queue, which has an entry for each slot.
     fn push(&mut self, slot: usize) {
         let Some(Some(job)) = self.slots.get(slot) else { return };
+        self.new.push_back(slot);
+        if self.broken.is_some() {
+            return;
+        }
         let entry = job.entry().flags(squeue::Flags::ASYNC).user_data(slot as u64);
         // SAFETY: the entry names the job's parts, which the slot keeps where they are until its completion has come, and
-        // guest RAM behind them. That is mapped for longer than the device lives, whose ring is drained when it is
-        // dropped; it is shared, volatile memory to which no Rust reference exists. The job keeps the file open.
+        // guest RAM behind them. That is mapped for longer than the device lives, whose ring waits for the kernel when it
+        // is dropped; it is shared, volatile memory to which no Rust reference exists. Zeroes are static. A job that the
+        // kernel has not taken is only forgotten with the ring, or with all of its submissions. The job keeps the file open.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         debug_assert!(pushed.is_ok(), "no more entries than slots");
     }
 }
 
-impl<T> Job<T> {
-    /// The work for the kernel, or the rest of it.
-    fn entry(&self) -> squeue::Entry {
-        let file = Fd(self.backend.fd());
-        match &self.task {
-            Task::Move { direction, offset, parts } => {
-                let (parts, count) = (parts.rest().as_ptr(), parts.rest().len() as u32);
-                match direction {
-                    Direction::Read => opcode::Readv::new(file, parts, count).offset(*offset).build(),
-                    Direction::Write => opcode::Writev::new(file, parts, count).offset(*offset).build(),
-                }
-            }
-            Task::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
-        }
-    }
-
-    /// The kernel has done something of it, or not. `None` if it is to go on.
-    fn proceed(&mut self, result: i32) -> Option<io::Result<()>> {
-        let moved = match usize::try_from(result) {
-            Ok(moved) => moved,
-            Err(_) => {
-                let error = Errno::from_raw_os_error(result.saturating_neg());
-                self.attempts += 1;
-                let again = matches!(error, Errno::INTR | Errno::AGAIN) && self.attempts < ATTEMPTS;
-                return (!again).then(|| Err(error.into()));
-            }
-        };
-        let Task::Move { offset, parts, .. } = &mut self.task else { return Some(Ok(())) };
-        if moved == 0 {
-            return Some(Err(io::ErrorKind::UnexpectedEof.into()));
-        }
-        *offset += moved as u64;
-        parts.advance(moved);
-        if !parts.rest().is_empty() {
-            return None;
-        }
-        if !self.durable {
-            return Some(Ok(()));
-        }
-        self.task = Task::Sync;
-        None
-    }
+/// A ring that writes `event` at every completion, and its other descriptor.
+fn made(event: &EventFd) -> io::Result<(IoUring, Arc<OwnedFd>)> {
+    let ring = IoUring::new(DEPTH as u32)?;
+    ring.submitter().register_eventfd(event.as_raw_fd())?;
+    let done = ring.as_fd().try_clone_to_owned()?;
+    Ok((ring, Arc::new(done)))
 }
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
-        self.drain();
+        self.abandon();
+        while let Some(done) = self.wanes() {
+            // A failure here is passing: a signal, or no memory.
+            let _ = poll(&mut [PollFd::new(&*done, PollFlags::IN)], None);
+        }
     }
 }

@@ -18,10 +18,10 @@ use super::backend::{BlockBackend, Direction};
 use super::parts::Parts;
 use super::ranges::{self, Ranges};
 use super::request::{Layout, Request, cut, finish, scatter, slices, total};
-use super::ring::{Ended, Ring, Task};
+use super::ring::{Ring, Task};
 use super::{BlockMetrics, CacheType, SECTOR};
 use crate::devices::virtio::rate::RateLimiter;
-use crate::devices::virtio::{Chain, Completion, GuestRam, Used};
+use crate::devices::virtio::{Chain, Completion, Counter, GuestRam, Used};
 
 /// Data bytes in a request. Far more than Linux asks for (1280 KiB, unless told otherwise).
 const MAX_BYTES: u64 = 64 << 20;
@@ -45,8 +45,10 @@ pub(super) struct Turn<'a> {
     pub(super) limiter: &'a mut RateLimiter,
     /// Bytes of a request that were read or written.
     pub(super) moved: u64,
-    /// The ring that reads, writes and syncs instead, if there is one.
-    pub(super) ring: Option<&'a mut Ring<UnderWay>>,
+    /// The disk had another file before, which may not have all that went there.
+    pub(super) is_unsettled: &'a mut bool,
+    /// The ring that does the work instead, if there is one.
+    pub(super) ring: Option<&'a mut Ring<Option<UnderWay>>>,
 }
 
 /// A request that the kernel has.
@@ -117,11 +119,7 @@ impl Service {
     }
 
     /// Ends a request that the kernel had; what to give back.
-    pub(super) fn finish(&self, memory: &GuestRam, ended: Ended<UnderWay>) -> Used {
-        let Ended { of: request, result, synced } = ended;
-        if synced {
-            self.metrics.syncs.inc();
-        }
+    pub(super) fn finish(&self, memory: &GuestRam, request: UnderWay, result: io::Result<()>) -> Used {
         let (status, data) = match result {
             Ok(()) => (VIRTIO_BLK_S_OK, self.count(request.kind, request.bytes)),
             Err(cause) => {
@@ -132,18 +130,31 @@ impl Service {
         Used { head: request.head, len: finish(memory, request.status, status, data, &self.metrics) }
     }
 
+    /// Counts a sync, if it was one.
+    pub(super) fn count_sync(&self, synced: bool) {
+        if synced {
+            self.metrics.syncs.inc();
+        }
+    }
+
     /// Counts a request that was served; how many bytes the driver got.
     fn count(&self, kind: u32, bytes: u64) -> u32 {
-        let (requests, moved) = match kind {
-            VIRTIO_BLK_T_IN => (&self.metrics.reads, Some(&self.metrics.read_bytes)),
-            VIRTIO_BLK_T_OUT => (&self.metrics.writes, Some(&self.metrics.written_bytes)),
-            _ => (&self.metrics.flushes, None),
-        };
+        let (requests, all) = self.counters(kind);
         requests.inc();
-        if let Some(moved) = moved {
-            moved.add(bytes);
-        }
+        all.inspect(|all| all.add(bytes));
         if kind == VIRTIO_BLK_T_IN { u32::try_from(bytes).unwrap_or(u32::MAX) } else { 0 }
+    }
+
+    /// Where requests are counted, and their bytes.
+    fn counters(&self, kind: u32) -> (&Counter, Option<&Counter>) {
+        let metrics = &*self.metrics;
+        match kind {
+            VIRTIO_BLK_T_IN => (&metrics.reads, Some(&metrics.read_bytes)),
+            VIRTIO_BLK_T_OUT => (&metrics.writes, Some(&metrics.written_bytes)),
+            VIRTIO_BLK_T_DISCARD => (&metrics.discards, Some(&metrics.discarded_bytes)),
+            VIRTIO_BLK_T_WRITE_ZEROES => (&metrics.write_zeroes, Some(&metrics.zeroed_bytes)),
+            _ => (&metrics.flushes, None),
+        }
     }
 
     fn execute(&self, memory: &GuestRam, request: &Request<'_>, turn: &mut Turn<'_>) -> Answer {
@@ -163,15 +174,16 @@ impl Service {
             VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES
                 if turn.features & ranges::feature(request.kind) != 0 =>
             {
-                self.ranges(memory, request, turn)?;
+                self.clear(memory, request, turn)?;
                 self.settle(turn)?;
-                let zeroes = request.kind == VIRTIO_BLK_T_WRITE_ZEROES;
-                if zeroes { &self.metrics.write_zeroes } else { &self.metrics.discards }.inc();
-                Ok(0)
+                Ok(self.count(request.kind, 0))
             }
             VIRTIO_BLK_T_FLUSH => {
-                if self.cache == CacheType::Writeback && !self.backend.is_read_only() {
-                    self.hand_over(turn, UnderWay::new(request, 0), Task::Sync, false)?;
+                if mem::take(turn.is_unsettled) {
+                    return Err(Unserved::Failed(VIRTIO_BLK_S_IOERR));
+                }
+                if self.has_cache() {
+                    self.hand_over(turn, UnderWay::new(request, 0), Task::Sync, 0, false)?;
                     self.sync(turn)?;
                 }
                 Ok(self.count(request.kind, 0))
@@ -207,14 +219,14 @@ impl Service {
             let durable = direction == Direction::Write && self.is_durable_at_once(turn);
             let (offset, parts) = (request.sector * SECTOR, Parts::new(&slices));
             let task = Task::Move { direction, offset, parts };
-            self.hand_over(turn, UnderWay::new(request, bytes), task, durable)?;
+            self.hand_over(turn, UnderWay::new(request, bytes), task, bytes, durable)?;
         }
         // The driver may have changed the request since the last turn, which is its own loss.
         let start = bytes.min(*turn.done);
         let piece: Range<u64> = start..bytes.min(start + turn.left);
         self.backend
             .transfer(direction, request.sector * SECTOR + start, &cut(&slices, &piece))
-            .map_err(|cause| self.host_error(&cause))?;
+            .map_err(|cause| self.failed(&cause))?;
         turn.left -= piece.end - start;
         *turn.done = piece.end;
         if piece.end < bytes {
@@ -224,48 +236,57 @@ impl Service {
         Ok(bytes)
     }
 
-    /// Serves the ranges of a request.
-    fn ranges(&self, memory: &GuestRam, request: &Request<'_>, turn: &mut Turn<'_>) -> Result<(), Unserved> {
+    /// Has the ranges of a request read as zeroes, and counts their bytes.
+    fn clear(&self, memory: &GuestRam, request: &Request<'_>, turn: &mut Turn<'_>) -> Result<(), Unserved> {
         let sectors = self.backend.sectors();
         let ranges = Ranges::read(memory, request, sectors).map_err(|status| match status {
             VIRTIO_BLK_S_UNSUPP => self.unsupported(),
             _ => self.refuse(),
         })?;
+        let discard = request.kind == VIRTIO_BLK_T_DISCARD;
+        // A file that came later may have no holes.
+        if discard && !self.backend.has_holes() {
+            return Err(self.unsupported());
+        }
+        let clearing =
+            |range: &ranges::Range| self.backend.clearing(range.offset, range.bytes, discard || range.unmap);
+        if turn.ring.is_some() {
+            let bytes = ranges.iter().map(|range| range.bytes).sum();
+            let task = Task::Clear(ranges.iter().filter(|range| range.bytes > 0).map(clearing).collect());
+            let work = ranges.iter().map(|range| range.work).sum();
+            let durable = self.is_durable_at_once(turn);
+            self.hand_over(turn, UnderWay::new(request, bytes), task, work, durable)?;
+        }
         let first = usize::try_from(*turn.done).unwrap_or(usize::MAX);
         for range in ranges.iter().skip(first) {
             if turn.left < range.work {
                 return Err(Unserved::NextTurn);
             }
-            let (served, bytes) = match request.kind {
-                // A file that came later may have no holes.
-                VIRTIO_BLK_T_DISCARD if !self.backend.has_holes() => return Err(self.unsupported()),
-                VIRTIO_BLK_T_DISCARD => {
-                    (self.backend.discard(range.offset, range.bytes), &self.metrics.discarded_bytes)
-                }
-                _ => (self.backend.zero(range.offset, range.bytes, range.unmap), &self.metrics.zeroed_bytes),
-            };
-            served.map_err(|cause| self.host_error(&cause))?;
-            bytes.add(range.bytes);
+            self.backend.clear(clearing(range)).map_err(|cause| self.failed(&cause))?;
+            self.counters(request.kind).1.inspect(|all| all.add(range.bytes));
             turn.left -= range.work;
             *turn.done += 1;
         }
         Ok(())
     }
 
-    /// Hands a request to the kernel, if there is a ring.
+    /// Hands a request of so much work to the kernel, if there is a ring.
     fn hand_over(
         &self,
         turn: &mut Turn<'_>,
         request: UnderWay,
         task: Task,
+        work: u64,
         durable: bool,
     ) -> Result<(), Unserved> {
         let Some(ring) = &mut turn.ring else { return Ok(()) };
-        if !ring.has_room(request.bytes) {
+        if !ring.has_room(work) {
             return Err(Unserved::Later);
         }
-        turn.moved = request.bytes;
-        ring.start(request, self.backend.clone(), task, request.bytes, durable);
+        if matches!(task, Task::Move { .. }) {
+            turn.moved = request.bytes;
+        }
+        ring.start(Some(request), self.backend.clone(), task, work, durable);
         Err(Unserved::UnderWay)
     }
 
@@ -276,14 +297,19 @@ impl Service {
 
     /// Section 5.2.6.2: a flush is offered, and was not acknowledged.
     fn is_durable_at_once(&self, turn: &Turn<'_>) -> bool {
-        self.cache == CacheType::Writeback && turn.features & 1 << VIRTIO_BLK_F_FLUSH == 0
+        self.has_cache() && turn.features & 1 << VIRTIO_BLK_F_FLUSH == 0
+    }
+
+    /// Whether what is written may be in the host's cache alone.
+    pub(super) fn has_cache(&self) -> bool {
+        self.cache == CacheType::Writeback && !self.backend.is_read_only()
     }
 
     /// Waits for the host's disk, and that is the work of a turn.
     fn sync(&self, turn: &mut Turn<'_>) -> Result<(), Unserved> {
         turn.left = 0;
         self.metrics.syncs.inc();
-        self.backend.flush().map_err(|cause| self.host_error(&cause))
+        self.backend.flush().map_err(|cause| self.failed(&cause))
     }
 
     fn get_id(&self, memory: &GuestRam, request: &Request<'_>) -> Answer {
@@ -303,12 +329,17 @@ impl Service {
         Unserved::Failed(VIRTIO_BLK_S_UNSUPP)
     }
 
-    fn host_error(&self, cause: &io::Error) -> Unserved {
+    fn failed(&self, cause: &io::Error) -> Unserved {
+        self.host_error(cause);
+        Unserved::Failed(VIRTIO_BLK_S_IOERR)
+    }
+
+    /// Counts what the host could not do, and says so now and then.
+    pub(super) fn host_error(&self, cause: &io::Error) {
         self.metrics.host_errors.inc();
         let times = self.metrics.host_errors.get();
         if is_due(times) {
             warn!(times, %cause, "a disk request failed on the host");
         }
-        Unserved::Failed(VIRTIO_BLK_S_IOERR)
     }
 }

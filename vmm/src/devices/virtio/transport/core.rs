@@ -11,9 +11,10 @@
 //! A write that the state does not allow is counted and changes nothing.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use memsvc::seldom::is_due;
+use rustix::event::{PollFd, PollFlags, poll};
 use tracing::warn;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -22,7 +23,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::TransportMetrics;
 use super::setup::{Half, QueuePart, QueueSetup};
 use crate::devices::virtio::{
-    ActivateError, Active, DeviceKind, GuestRam, Interrupt, SharedDevice, Status, lock,
+    ActivateError, Active, DeviceKind, GuestRam, Interrupt, SharedDevice, Status, VirtioDevice, lock,
 };
 
 /// The steps of initialization in order; each needs all those before it.
@@ -183,7 +184,7 @@ impl Core {
         if let Some(queue) = self.queues.get_mut(index)
             && std::mem::take(&mut queue.ready)
         {
-            lock(&self.device).stop_queue(index);
+            drop(self.stop(|device| device.stop_queue(index)));
         }
     }
 
@@ -295,8 +296,7 @@ impl Core {
         {
             // Under the device's lock, so that no queue of the old life reports an error into the
             // new one.
-            let mut device = lock(&self.device);
-            device.reset();
+            let _device = self.stop(|device| device.reset());
             self.interrupt.reset();
         }
         self.acknowledged = 0;
@@ -304,6 +304,20 @@ impl Core {
         self.driver_features_select = 0;
         self.selected = 0;
         self.queues.fill(QueueSetup::new(self.max_queue_size));
+    }
+
+    /// Has the device stop, and waits until the host does not use memory of the driver's any more. That may take as long
+    /// as a disk takes: the event loop goes on meanwhile, since only the driver's CPU waits.
+    fn stop(&self, stop: impl FnOnce(&mut dyn VirtioDevice)) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
+        let mut device = lock(&self.device);
+        stop(&mut *device);
+        while let Some(under_way) = device.under_way() {
+            drop(device);
+            // A failure here is passing: a signal, or no memory.
+            let _ = poll(&mut [PollFd::new(&*under_way, PollFlags::IN)], None);
+            device = lock(&self.device);
+        }
+        device
     }
 
     /// How many queues there are, as far as features are acknowledged.

@@ -1,7 +1,9 @@
 //! Changes by the operator while the guest runs: the file, and the limits.
 
+use std::thread;
 use std::time::Duration;
 
+use super::ring::refuse;
 use super::*;
 use crate::devices::virtio::rate::Limit;
 use crate::devices::virtio::{SharedDevice, lock};
@@ -17,8 +19,12 @@ struct Fixture {
 }
 
 fn limited(image: &Path, limits: Limits) -> Fixture {
+    with(image, &BlockConfig { limits, ..CONFIG })
+}
+
+fn with(image: &Path, config: &BlockConfig<'_>) -> Fixture {
     let backend = BlockBackend::open(image, false).expect("disk");
-    let disk = BlockDevice::new(backend, &BlockConfig { limits, ..CONFIG }).expect("disk");
+    let disk = BlockDevice::new(backend, config).expect("disk");
     let metrics = Arc::clone(disk.metrics());
     let disk = Arc::new(Mutex::new(disk));
     let features = V1 | lock(&disk).features() & !(3 << 28);
@@ -84,6 +90,57 @@ fn a_file_that_cannot_be_used_changes_nothing() {
     driver.run();
     assert_eq!((driver.get(0x100), driver.interrupts(), metrics.updates.get()), (64, (0, 0), 0));
     assert_eq!(request(&mut driver, IN, 63, &[Buf::In(DATA, 512)]), (OK, 513));
+}
+
+/// A flush after the exchange is one of the new file alone.
+#[test]
+fn what_went_to_the_old_file_is_durable_before_the_new_one_comes() {
+    for (cache, syncs) in [(CacheType::Writeback, 1), (CacheType::Unsafe, 0)] {
+        let (old, new) = (image(), sevens(8));
+        let Fixture { mut driver, disk, metrics } = with(old.path(), &BlockConfig { cache, ..CONFIG });
+        assert_eq!(request(&mut driver, OUT, 1, &[Buf::Out(DATA, 512)]), (OK, 1));
+        lock(&disk).control().update(Some(new.path()), Limits::default()).expect("exchanged");
+        driver.run();
+        assert_eq!((metrics.updates.get(), metrics.syncs.get()), (1, syncs), "{cache:?}");
+    }
+}
+
+#[test]
+fn a_flush_tells_of_an_old_file_that_could_not_be_made_durable() {
+    let (old, new) = (image(), sevens(8));
+    let Fixture { mut driver, disk, metrics } = limited(old.path(), Limits::default());
+    lock(&disk).control().update(Some(new.path()), Limits::default()).expect("exchanged");
+    thread::scope(|scope| {
+        let driver = &mut driver;
+        let exchanging = scope.spawn(move || {
+            refuse(libc::SYS_fdatasync, libc::EIO);
+            driver.run();
+        });
+        exchanging.join().expect("no panic");
+    });
+    assert_eq!((metrics.updates.get(), metrics.host_errors.get()), (1, 1));
+    assert_eq!(request(&mut driver, FLUSH, 0, &[]), (IOERR, 1));
+    assert_eq!(request(&mut driver, FLUSH, 0, &[]), (OK, 1), "it is said once");
+}
+
+/// The device may not have looked meanwhile, and has the locks of all of them.
+#[test]
+fn the_file_from_before_can_be_had_again_at_once() {
+    let (old, new) = (image(), sevens(8));
+    let Fixture { mut driver, disk, .. } = limited(old.path(), Limits::default());
+    let control = Arc::clone(lock(&disk).control());
+    for runs in [false, true] {
+        for path in [new.path(), old.path(), new.path(), old.path()] {
+            control.update(Some(path), Limits::default()).expect("nobody else has it");
+            if runs {
+                driver.run();
+            }
+        }
+        driver.run();
+        assert_eq!(driver.get(0x100), 64);
+        assert!(matches!(BlockBackend::open(old.path(), false), Err(OpenError::InUse { .. })));
+        BlockBackend::open(new.path(), false).expect("the other is nobody's");
+    }
 }
 
 /// A part of it on each file would be neither.
@@ -161,6 +218,7 @@ fn a_file_without_holes_refuses_discards_of_a_driver_that_was_offered_them() {
     driver.put(DATA, &range);
     assert_eq!(request(&mut driver, DISCARD, 0, &[Buf::Out(DATA, 16)]), (OK, 1));
     let other = BlockBackend::open(other.path(), false).expect("disk");
-    lock(&disk).exchange(other.without_holes());
+    lock(&disk).control().ask(Some(other.without_holes()), Limits::default());
+    driver.run();
     assert_eq!(request(&mut driver, DISCARD, 0, &[Buf::Out(DATA, 16)]), (UNSUPP, 1));
 }

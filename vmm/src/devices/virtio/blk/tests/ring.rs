@@ -1,5 +1,11 @@
 //! The disk whose requests the kernel does beside the device (`io_engine` `Async`).
 
+mod clearing;
+mod exchange;
+mod refusal;
+
+pub(super) use refusal::refuse;
+
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,8 +13,6 @@ use std::time::Duration;
 
 use super::absent::Absent;
 use super::*;
-use crate::api::sentence;
-use crate::devices::virtio::blk::check_ring;
 use crate::devices::virtio::rate::Limit;
 use crate::devices::virtio::{SharedDevice, lock};
 
@@ -112,7 +116,7 @@ fn a_request_into_absent_memory_is_overtaken_and_comes_when_the_memory_does() {
 fn a_reset_waits_for_what_is_under_way() {
     for stop in [(0x70, 0), (0x44, 0)] {
         let image = image();
-        let Fixture { mut driver, metrics, .. } = started_async(image.path(), 0);
+        let Fixture { mut driver, disk, metrics } = started_async(image.path(), 0);
         driver.set(0x30, 0);
         let absent = Absent::new(&driver.ram, data(0), PAGE as usize);
         add(&mut driver, 0, IN, 1, &[Buf::In(data(0), 512)]);
@@ -129,7 +133,9 @@ fn a_reset_waits_for_what_is_under_way() {
             // It cannot be seen that something never comes: this long it has not.
             thread::sleep(Duration::from_millis(200));
             assert!(!is_reset.load(Ordering::SeqCst), "the kernel may still write there");
+            let is_free = disk.try_lock().is_ok();
             drop(absent);
+            assert!(is_free, "the event loop goes on");
         });
         assert_eq!(driver.bytes(data(0), 512), [1; 512], "it was read before the reset was over");
         driver.run();
@@ -226,26 +232,6 @@ fn what_has_no_room_waits_for_what_is_under_way() {
 }
 
 #[test]
-fn another_file_is_for_what_comes_later() {
-    let (old, new) = (image(), NamedTempFile::new().expect("image"));
-    new.as_file().write_all_at(&[9; 8192], 0).expect("image");
-    let Fixture { mut driver, disk, .. } = started_async(old.path(), 0);
-    let absent = Absent::new(&driver.ram, data(0), PAGE as usize);
-    let first = add(&mut driver, 0, IN, 1, &[Buf::In(data(0), 512)]);
-    driver.set(0x50, 0);
-    driver.turn();
-    absent.wait_for_touch();
-    lock(&disk).control().update(Some(new.path()), Limits::default()).expect("exchanged");
-    driver.run();
-    let second = add(&mut driver, 1, IN, 1, &[Buf::In(data(1), 512)]);
-    driver.set(0x50, 0);
-    assert_eq!(ended(&mut driver, 1), [second]);
-    drop(absent);
-    assert_eq!(ended(&mut driver, 1), [first]);
-    assert_eq!([driver.bytes(data(0), 1)[0], driver.bytes(data(1), 1)[0]], [1, 9]);
-}
-
-#[test]
 fn limits_hold_for_it_as_well() {
     let image = image();
     let ops = Limit { size: 2, one_time_burst: 0, refill_time: Duration::from_secs(7200) };
@@ -258,47 +244,4 @@ fn limits_hold_for_it_as_well() {
     ended(&mut driver, 2);
     driver.run();
     assert_eq!((driver.used(0), metrics.reads.get()), (vec![], 2));
-}
-
-/// Has the kernel refuse a system call to this thread (seccomp).
-#[allow(unsafe_code, reason = "no dependency wraps the call")]
-fn refuse(call: libc::c_long) {
-    let step = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
-    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    // The number of the call: if it is this one, refused, else allowed.
-    let mut filter = [
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call as u32),
-        step(libc::BPF_RET | libc::BPF_K, 0, refused),
-        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the kernel copies the program, which lives through the calls. The filter is this thread's alone.
-    let set = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-    };
-    assert!(set, "a filter");
-}
-
-#[test]
-fn a_kernel_that_forbids_io_uring_is_said_in_one_sentence() {
-    check_ring().expect("it is there");
-    let image = image();
-    let refused = thread::spawn(move || {
-        refuse(libc::SYS_io_uring_setup);
-        let backend = BlockBackend::open(image.path(), false).expect("disk");
-        let disk = BlockDevice::new(backend, &BlockConfig { engine: Engine::Async, ..CONFIG });
-        let drive = serde_json::json!({"drive_id": "a", "is_root_device": false, "io_engine": "Async",
-            "path_on_host": image.path()});
-        let drive: crate::vm::config::Drive = serde_json::from_value(drive).expect("fits");
-        [sentence(&disk.err().expect("no disk")), sentence(&drive.check_file().expect_err("no drive"))]
-    });
-    for said in refused.join().expect("no panic") {
-        assert!(
-            said.starts_with("io_uring, which io_engine Async needs, cannot be had: set kernel"),
-            "{said}"
-        );
-        assert!(said.ends_with("or take io_engine Sync: Operation not permitted (os error 1)."), "{said}");
-    }
 }

@@ -21,7 +21,7 @@ use crate::vm::{
 /// Starts guests.
 pub trait Launcher: Send + Sync {
     /// Builds the machine that `config` describes and lets its vCPUs run. The configuration has been
-    /// validated. On an error nothing is left behind. Its TAP interfaces are in `taps`, or are opened. The reason
+    /// validated. On an error nothing is left behind. Its TAP interfaces are in `taps`, or are opened, and stay there. The reason
     /// for a later end of the guest is said in `exit`.
     fn launch(
         &self,

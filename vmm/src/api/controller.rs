@@ -264,6 +264,8 @@ impl Controller {
         self.config.require_boot_source()?;
         self.config.check_files()?;
         self.vm = Some(self.launcher.launch(&self.id, &self.config, &mut self.taps, &self.exit)?);
+        // From now on they are there as long as the guest is.
+        self.taps = Taps::default();
         let machine = &self.config.machine_config;
         tracing::info!(version = VERSION, cpus = machine.vcpu_count, memory = %machine.mem_size_mib, "The guest runs");
         // As Firecracker does, so that how long the start took is told at once.

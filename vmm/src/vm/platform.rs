@@ -150,7 +150,7 @@ impl Platform {
             platform.add_drive(drive, vm, &ram)?;
         }
         for interface in &config.network_interfaces {
-            let tap = taps.take(&interface.host_dev_name).map_err(LaunchError::new)?;
+            let tap = taps.lend(&interface.host_dev_name).map_err(LaunchError::new)?;
             let card = platform.add_network(&interface.iface_id, interface.device(id), tap, vm, &ram)?;
             platform.subscribers.push(card);
         }

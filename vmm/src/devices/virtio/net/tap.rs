@@ -140,7 +140,7 @@ impl Tap {
                 _ => TapError::Host { name: owned(), cause },
             });
         }
-        let tap = Self { file, spare: Box::new([0; HEADER + MAX_FRAME]), waiting: None, offloads: 0 };
+        let tap = Self::with(file);
         let header = HEADER as libc::c_int;
         // SAFETY: the kernel reads one int during the call.
         let set = unsafe { libc::ioctl(tap.file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header) };
@@ -149,6 +149,16 @@ impl Tap {
         }
         tap.offload(0).map_err(|cause| TapError::Host { name: owned(), cause })?;
         Ok(tap)
+    }
+
+    /// The same interface once more: it is attached until both are gone.
+    pub(super) fn again(&self, name: &str) -> Result<Self, TapError> {
+        let failed = |cause| TapError::Host { name: name.to_owned(), cause };
+        self.file.try_clone().map(Self::with).map_err(failed)
+    }
+
+    fn with(file: File) -> Self {
+        Self { file, spare: Box::new([0; HEADER + MAX_FRAME]), waiting: None, offloads: 0 }
     }
 
     /// Whether the kernel could have an interface of this name, and an operator write it without quotes.

@@ -1,5 +1,6 @@
 //! TAP interfaces that are open before there are cards for them. An interface that opening has made is there for as long as
-//! it is open. So an operator can set the interface up between naming it and the start of the guest.
+//! it is open. So an operator can set the interface up between naming it and the start of the guest, and a start that
+//! fails takes nothing of that away.
 
 use std::collections::HashMap;
 
@@ -26,11 +27,12 @@ impl Taps {
         self.0.retain(|name, _| is_wanted(name));
     }
 
-    /// The interface `name` for a card.
+    /// The interface `name` for a card. It stays open here, too.
     ///
     /// # Errors
     /// As [`Tap::open`].
-    pub fn take(&mut self, name: &str) -> Result<Tap, TapError> {
-        self.0.remove(name).map_or_else(|| Tap::open(name), Ok)
+    pub fn lend(&mut self, name: &str) -> Result<Tap, TapError> {
+        self.hold(name)?;
+        self.0.get(name).map_or_else(|| Tap::open(name), |tap| tap.again(name))
     }
 }

@@ -291,9 +291,16 @@ fn an_interface_that_is_absent_is_there_while_it_is_held() {
     taps.retain(|name| name == "tap1");
     Tap::open("tap0").expect("it is free again");
     let held = look("tap1");
-    let card = taps.take("tap1").expect("the one that is held");
-    assert_eq!(look("tap1"), held, "no new one");
-    drop((card, taps));
+    for _ in 0..2 {
+        let card = taps.lend("tap1").expect("the one that is held");
+        assert_eq!(look("tap1"), held, "no new one");
+        drop(card);
+        assert_eq!(look("tap1"), held, "a start that fails takes nothing away");
+    }
+    let card = taps.lend("tap1").expect("the one that is held");
+    drop(taps);
+    assert_eq!(look("tap1"), held, "the card has it");
+    drop(card);
     assert_eq!(look("tap1"), None, "it went with the card");
     assert!(look("tap0").is_some(), "this one did not");
 }

@@ -296,12 +296,13 @@ impl MemoryService {
         self.space.reclaimer()
     }
 
-    /// True when a touch of any of these bytes of guest RAM would wait for memory, by whom [announces](Self::reclaimer) it: that
-    /// thread had better free some first. What is no RAM is nothing to wait for.
-    pub fn lacks_memory_for(&self, gpa: u64, len: u64) -> bool {
+    /// True when touches of all these pieces of guest RAM (address and bytes) would wait for memory, by whom
+    /// [announces](Self::reclaimer) them: that thread had better free some first. What is no RAM is nothing to wait for.
+    /// The pieces are a page's worth of bytes, or a little more.
+    pub fn lacks_memory_for(&self, pieces: impl Iterator<Item = (u64, u64)>) -> bool {
         let frame = FRAME_SIZE as u64;
-        let gfns = gpa / frame..gpa.saturating_add(len).div_ceil(frame);
-        gfns.map(Gfn).any(|gfn| self.space.lacks_memory_for(gfn))
+        let gfns = |(gpa, len): (u64, u64)| gpa / frame..gpa.saturating_add(len).div_ceil(frame);
+        self.space.lacks_memory_for(pieces.flat_map(gfns).map(Gfn))
     }
 
     /// The guest ends. Its CPUs and devices may be waiting for memory, which nobody frees any more: they get zeroed memory

@@ -26,6 +26,9 @@ const SELDOM: u32 = 10;
 /// And not sooner than this where there is memory, but not what they need.
 const RETRY: Duration = Duration::from_millis(10);
 
+/// More frames than anybody asks for at once: so many pieces of a page as a disk's request has, each in two pages.
+const PLENTY: u64 = 512;
+
 /// Why the thread is woken.
 mod reason {
     use crate::space::bell::Reasons;
@@ -74,17 +77,25 @@ impl Shortage {
 }
 
 impl GuestSpace {
-    /// True when an announced touch of this page would wait for memory: nothing is behind it, and of the reserve there is only
-    /// what such touches leave. Memory is wanted then.
-    pub(crate) fn lacks_memory_for(&self, page: Gfn) -> bool {
-        let has_frame = || self.alloc.has_free(u64::from(self.reclaimer.leaves()) + 1);
-        let is_absent = || self.regions.frame(page).is_some_and(|page| self.lock().is_absent(page));
-        if has_frame() || !is_absent() {
+    /// True when announced touches of all these pages would wait for memory: nothing is behind so many of them, and of the
+    /// reserve there is only what such touches leave. Memory is wanted then. A page that comes again later counts again.
+    pub(crate) fn lacks_memory_for(&self, pages: impl Iterator<Item = Gfn>) -> bool {
+        let has_frames = |frames: u64| self.alloc.has_free(u64::from(self.reclaimer.leaves()) + frames);
+        if has_frames(PLENTY) {
+            return false;
+        }
+        let frames = {
+            let (space, mut last) = (self.lock(), None);
+            let is_absent = |page| self.regions.frame(page).is_some_and(|page| space.is_absent(page));
+            pages.filter(|page| last.replace(*page) != Some(*page) && is_absent(*page)).count() as u64
+        };
+        debug_assert!(frames <= PLENTY, "{frames} pages");
+        if frames == 0 || has_frames(frames) {
             return false;
         }
         // What lies in the lists of CPUs is free, too.
         self.alloc.drain_all();
-        let is_lacking = !has_frame();
+        let is_lacking = !has_frames(frames);
         if is_lacking {
             self.compaction.ring(wanted::LOW);
         }

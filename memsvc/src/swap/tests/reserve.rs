@@ -330,7 +330,12 @@ fn who_frees_memory_touches_guest_memory_that_comes_out_of_the_reserve() {
 fn who_frees_memory_is_told_that_a_touch_would_wait() {
     let mut tight = Tight::new(MIN);
     let stored = tight.fill();
-    let lacks = |tight: &Tight, page: u64| tight.0.lacks_memory_for(page << 12, FRAME_SIZE as u64);
+    let lacks =
+        |tight: &Tight, page: u64| tight.0.lacks_memory_for(std::iter::once((page << 12, FRAME_SIZE as u64)));
+    let all = |tight: &Tight, pages: std::ops::Range<u64>| {
+        tight.0.lacks_memory_for(pages.map(|page| ((page << 12) + 9, 1)))
+    };
+    assert!(!all(&tight, 0..tight.touched()) && all(&tight, 0..tight.touched() + 1), "each takes a frame");
     for page in 0..tight.touched() {
         assert!(!lacks(&tight, page), "page {page}");
         tight.announced(page).store(1, Ordering::Relaxed);

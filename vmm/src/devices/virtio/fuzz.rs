@@ -147,9 +147,10 @@ impl BalloonBackend for Anything {
 }
 
 impl SwapMemory for Anything {
-    fn lacks_memory_for(&self, gpa: u64, len: u64) -> bool {
-        assert!(len <= 4096);
-        gpa & 0x4000 != 0
+    fn lacks_memory_for(&self, pieces: &mut dyn Iterator<Item = (u64, u64)>) -> bool {
+        let (bytes, addresses) = pieces.fold((0, 0), |(bytes, all), (gpa, len)| (bytes + len, all | gpa));
+        assert!(bytes <= 4096);
+        addresses & 0x4000 != 0
     }
 }
 

@@ -29,6 +29,8 @@ const LEAST: u64 = 64 << 10;
 
 /// Bytes of a range in a request.
 const LEN: usize = 16;
+/// Bytes of the data of a request, at most.
+pub(super) const MOST_BYTES: u64 = (LEN * MAX_RANGES) as u64;
 
 /// One range, within the disk and the limits.
 #[derive(Clone, Copy, Debug, Default)]

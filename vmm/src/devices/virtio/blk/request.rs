@@ -111,6 +111,19 @@ pub(super) fn finish(
     0
 }
 
+/// Where header and status of a chain are, as far as it has them: address and bytes.
+pub(super) fn header_and_status(chain: Chain<'_>) -> impl Iterator<Item = (u64, u64)> {
+    let mut left = HEADER;
+    let header = chain.readable().map_while(move |buffer| {
+        let len = left.min(buffer.len().into());
+        let is_of_it = left > 0;
+        left -= len;
+        is_of_it.then_some((buffer.addr().0, len))
+    });
+    let status = chain.writable().filter(|buffer| buffer.len() > 0).last();
+    header.chain(status.map(|last| (last.addr().0.wrapping_add(u64::from(last.len()) - 1), 1)))
+}
+
 /// Bytes in all spans.
 pub(super) fn total(spans: &[Span]) -> u64 {
     // At most a chain of 32-bit lengths: no overflow.

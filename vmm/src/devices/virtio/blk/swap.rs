@@ -7,7 +7,8 @@
 //!           status             stays here; others go on past it
 //! ```
 //! It is served by the thread that frees memory, so a request waits here, never that thread: for what the store cannot do
-//! yet, until the store's waker rings, and for memory that its data lack, until there is some.
+//! yet, until the store's waker rings, and for memory that its data or its status lack, until there is some. One of which
+//! the header lacks memory stays in the ring, with all behind it: a driver that has written it has memory there.
 
 mod data;
 mod held;
@@ -50,13 +51,13 @@ const MEMORY: u16 = 1;
 
 /// What the disk needs to know of guest RAM.
 pub trait SwapMemory: Send {
-    /// True when a touch of these bytes, which the device announces, would wait for memory.
-    fn lacks_memory_for(&self, gpa: u64, len: u64) -> bool;
+    /// True when touches of all these pieces (address and bytes), which the device announces, would wait for memory.
+    fn lacks_memory_for(&self, pieces: &mut dyn Iterator<Item = (u64, u64)>) -> bool;
 }
 
 impl SwapMemory for Arc<MemoryService> {
-    fn lacks_memory_for(&self, gpa: u64, len: u64) -> bool {
-        self.as_ref().lacks_memory_for(gpa, len)
+    fn lacks_memory_for(&self, pieces: &mut dyn Iterator<Item = (u64, u64)>) -> bool {
+        self.as_ref().lacks_memory_for(pieces)
     }
 }
 
@@ -108,10 +109,11 @@ impl SwapDisk {
             return Work::Done;
         }
         let Some(mut queue) = active.queue(0) else { return Work::Done };
-        let taken = queue.serve(|memory, chain| requests.take(memory, chain, features, layout, metrics));
-        let left = requests.go_on(&mut queue, memory.as_ref(), metrics);
+        let ram = memory.as_ref();
+        let taken = queue.serve(|memory, chain| requests.take(memory, ram, chain, features, layout, metrics));
+        let left = requests.go_on(&mut queue, ram, metrics);
         queue.announce();
-        if requests.lack_memory() {
+        if requests.lacked_memory() {
             self.look_again();
         }
         if taken == Work::More { taken } else { left }

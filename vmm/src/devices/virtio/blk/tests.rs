@@ -89,6 +89,23 @@ fn prepared_at(driver: &Driver, at: u64, kind: u32, sector: u64, data: &[Buf]) -
     buffers
 }
 
+/// Makes a chain available that is in a table of its own, at descriptor 0.
+fn offer_indirect(driver: &mut Driver, buffers: &[Buf]) {
+    let table = BUFFERS + 0x8_0000;
+    for (index, buffer) in (0u16..).zip(buffers) {
+        let (address, len, flags) = match *buffer {
+            Buf::Out(address, len) => (address, len, 0),
+            Buf::In(address, len) => (address, len, 2),
+        };
+        let more = u16::from(usize::from(index) + 1 < buffers.len());
+        let descriptor = Descriptor::new(address, len, flags | more, index + 1);
+        let at = GuestAddress(table + 16 * u64::from(index));
+        driver.ram.write_obj(descriptor, at).expect("table");
+    }
+    driver.describe(0, 0, Descriptor::new(table, 16 * buffers.len() as u32, 4, 0));
+    driver.offer(0, 0);
+}
+
 #[test]
 fn what_is_written_is_read_and_in_the_file() {
     let image = image();
@@ -192,19 +209,7 @@ fn a_request_longer_than_a_small_ring_is_served() {
     let data: Vec<_> = (0..32).map(|sector| Buf::In(DATA + 512 * sector, 512)).collect();
     let buffers = prepared(&driver, IN, 3, &data);
     assert!(buffers.len() > SIZE.into());
-    let table = BUFFERS + 0x8_0000;
-    for (index, buffer) in (0u16..).zip(&buffers) {
-        let (address, len, flags) = match *buffer {
-            Buf::Out(address, len) => (address, len, 0),
-            Buf::In(address, len) => (address, len, 2),
-        };
-        let more = u16::from(usize::from(index) + 1 < buffers.len());
-        let descriptor = Descriptor::new(address, len, flags | more, index + 1);
-        let at = GuestAddress(table + 16 * u64::from(index));
-        driver.ram.write_obj(descriptor, at).expect("table");
-    }
-    driver.describe(0, 0, Descriptor::new(table, 16 * buffers.len() as u32, 4, 0));
-    driver.offer(0, 0);
+    offer_indirect(&mut driver, &buffers);
     driver.kick(0);
     assert_eq!(driver.get(0x70), 15, "no reset is needed");
     assert_eq!(driver.used(0), [(0, 32 * 512 + 1)]);

@@ -64,7 +64,7 @@ pub(super) fn are_in_ram(memory: &GuestRam, spans: &[Span]) -> bool {
     })
 }
 
-/// The page at which a request is. It is announced piece by piece, right before it is touched.
+/// The page at which a request is. All of it is asked for, then announced piece by piece, right before it is touched.
 pub(super) struct Page<'a> {
     data: &'a mut Data,
     memory: &'a GuestRam,
@@ -73,7 +73,7 @@ pub(super) struct Page<'a> {
 
 impl DiskData for Page<'_> {
     fn is_ready(&self) -> bool {
-        !self.data.pieces().any(|(at, len)| self.ram.lacks_memory_for(at.0, len))
+        !self.ram.lacks_memory_for(&mut self.data.pieces().map(|(at, len)| (at.0, len)))
     }
 
     fn get(&self, into: &mut [u8; BLOCK as usize]) -> bool {

@@ -1,5 +1,7 @@
 //! Requests that are under way: each holds its chain until it is done. Those that wait are passed by others.
 
+use std::{iter, mem};
+
 use memsvc::swap::{DiskCommand, DiskData, DiskRequest, DiskStep, SwapDisk};
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
@@ -10,7 +12,9 @@ use vm_memory::GuestAddress;
 use super::data::{Data, are_in_ram};
 use super::{MAX_SEGMENTS, QUEUE_SIZE, SwapMemory};
 use crate::devices::virtio::blk::ranges::{self, Range, Ranges};
-use crate::devices::virtio::blk::request::{Layout, Request, Span, finish, scatter, total};
+use crate::devices::virtio::blk::request::{
+    Layout, Request, Span, finish, header_and_status, scatter, total,
+};
 use crate::devices::virtio::blk::{BlockMetrics, SECTOR};
 use crate::devices::virtio::{ActiveQueue, Chain, Completion, Counter, GuestRam, Used, Work};
 
@@ -37,6 +41,8 @@ struct Held {
     request: DiskRequest,
     data: Data,
     status: GuestAddress,
+    /// It has ended so, with so many bytes written, which the driver is to be told.
+    ended: Option<(u32, u32)>,
 }
 
 impl Requests {
@@ -55,12 +61,17 @@ impl Requests {
     pub(super) fn take(
         &mut self,
         memory: &GuestRam,
+        ram: &dyn SwapMemory,
         chain: Chain<'_>,
         features: u64,
         layout: &mut Layout,
         metrics: &BlockMetrics,
     ) -> Completion {
         if self.room.is_empty() {
+            return Completion::Later;
+        }
+        if ram.lacks_memory_for(&mut header_and_status(chain)) {
+            self.lack_memory = true;
             return Completion::Later;
         }
         let head = chain.head;
@@ -71,6 +82,16 @@ impl Requests {
                 return Completion::Used(malformed.refuse(memory, metrics));
             }
         };
+        // What is answered at once touches its data at once; it is short.
+        let touched = match request.kind {
+            VIRTIO_BLK_T_GET_ID => request.into,
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => request.out,
+            _ => &[],
+        };
+        if ram.lacks_memory_for(&mut beginning(touched).chain([(request.status.0, 1)])) {
+            self.lack_memory = true;
+            return Completion::Later;
+        }
         let answer = |(status, written)| Completion::Used(request.finish(memory, status, written, metrics));
         if request.kind == VIRTIO_BLK_T_GET_ID {
             return answer(self.tell_id(memory, &request, metrics));
@@ -85,6 +106,7 @@ impl Requests {
                     request: begun,
                     data,
                     status: request.status,
+                    ended: None,
                 });
                 Completion::Held
             }
@@ -160,29 +182,30 @@ impl Requests {
         let memory = queue.memory();
         let was_full = self.room.is_empty();
         let Self { disk, held, room, lack_memory, .. } = self;
-        *lack_memory = false;
         let mut turn = Turn { left: TURN, first_read: true, has_room: true };
         let mut has_moved = true;
         while has_moved && turn.left > 0 {
             has_moved = false;
             held.retain_mut(|one| {
-                let step = turn.step(disk, &mut one.request, &mut one.data.in_ram(memory, ram));
-                let (status, written) = match step {
-                    DiskStep::Done => (VIRTIO_BLK_S_OK, one.count(metrics)),
-                    DiskStep::Failed => {
-                        metrics.host_errors.inc();
-                        (VIRTIO_BLK_S_IOERR, 0)
+                let ended = one.ended.or_else(|| {
+                    match turn.step(disk, &mut one.request, &mut one.data.in_ram(memory, ram)) {
+                        DiskStep::Done => return Some((VIRTIO_BLK_S_OK, one.count(metrics))),
+                        DiskStep::Failed => {
+                            metrics.host_errors.inc();
+                            return Some((VIRTIO_BLK_S_IOERR, 0));
+                        }
+                        DiskStep::More => has_moved = true,
+                        DiskStep::NotReady => *lack_memory = true,
+                        DiskStep::Later => {}
                     }
-                    DiskStep::More => {
-                        has_moved = true;
-                        return true;
-                    }
-                    DiskStep::NotReady => {
-                        *lack_memory = true;
-                        return true;
-                    }
-                    DiskStep::Later => return true,
-                };
+                    None
+                });
+                let Some((status, written)) = ended else { return true };
+                if ram.lacks_memory_for(&mut iter::once((one.status.0, 1))) {
+                    *lack_memory = true;
+                    one.ended = ended;
+                    return true;
+                }
                 let len = finish(memory, one.status, status, written, metrics);
                 queue.publish(&[Used { head: one.head, len }]);
                 room.push(one.data.take_room());
@@ -193,9 +216,9 @@ impl Requests {
         if has_more { Work::More } else { Work::Done }
     }
 
-    /// Whether one of them waits for memory.
-    pub(super) fn lack_memory(&self) -> bool {
-        self.lack_memory
+    /// Whether one of them waits for memory, as far as was seen since the last time.
+    pub(super) fn lacked_memory(&mut self) -> bool {
+        mem::take(&mut self.lack_memory)
     }
 
     /// The driver wants none of them any more.
@@ -218,6 +241,16 @@ impl Held {
         all.add(bytes);
         if self.kind == VIRTIO_BLK_T_IN { u32::try_from(bytes).unwrap_or(u32::MAX) } else { 0 }
     }
+}
+
+/// Where the first bytes of spans are: as many as are touched of a request that is answered at once.
+fn beginning(spans: &[Span]) -> impl Iterator<Item = (u64, u64)> {
+    let mut left = ranges::MOST_BYTES.max(VIRTIO_BLK_ID_BYTES.into());
+    spans.iter().map_while(move |&(at, len)| {
+        let now = len.min(left);
+        left -= now;
+        (now > 0 || len == 0).then_some((at.0, now))
+    })
 }
 
 /// What there is to know of a turn.

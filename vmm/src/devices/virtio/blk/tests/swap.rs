@@ -21,7 +21,7 @@ const PAGE32: u32 = PAGE as u32;
 struct Plenty;
 
 impl SwapMemory for Plenty {
-    fn lacks_memory_for(&self, _gpa: u64, _len: u64) -> bool {
+    fn lacks_memory_for(&self, _: &mut dyn Iterator<Item = (u64, u64)>) -> bool {
         false
     }
 }

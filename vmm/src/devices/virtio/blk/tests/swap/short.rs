@@ -1,10 +1,11 @@
 //! A host without memory: a page-in waits for some, and what frees it goes on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use memsvc::core::units::Gfn;
 use memsvc::core::watermark::Choice;
 use memsvc::{Config, MemoryService, RegionSpec, least_limit};
 
@@ -15,8 +16,8 @@ use crate::vm::memory::guest_ram;
 struct Lacking(Arc<AtomicBool>);
 
 impl SwapMemory for Lacking {
-    fn lacks_memory_for(&self, gpa: u64, _len: u64) -> bool {
-        gpa >= RAM / 2 && self.0.load(Ordering::Relaxed)
+    fn lacks_memory_for(&self, pieces: &mut dyn Iterator<Item = (u64, u64)>) -> bool {
+        self.0.load(Ordering::Relaxed) && pieces.filter(|(gpa, _)| *gpa >= RAM / 2).count() > 0
     }
 }
 
@@ -58,79 +59,172 @@ const GUEST: u64 = 16 << 20;
 /// Frames of the reserve.
 const MIN: u64 = 256;
 
-/// All memory is the guest's, the store's and somebody's, down to what is left for pages that are read. Each page-in into memory
-/// that is absent takes a frame of that; the next one waits, and the thread that serves it goes on: to write what is there
-/// already, and to discard, which makes room for it.
+/// All memory is the guest's, the store's and somebody's, down to what is left for pages that are read.
+struct Tight {
+    service: Arc<MemoryService>,
+    driver: Driver,
+    /// Pages in the store.
+    stored: u64,
+    /// If the device waits itself, nothing is ever done: then the guest ends.
+    watch: Option<(Sender<()>, JoinHandle<bool>)>,
+}
+
+impl Tight {
+    fn new() -> Self {
+        let watermarks = Choice::Min(MIN);
+        let pages = 4096;
+        let (bytes, codec) = (pages * PAGE as u64, Codec::None);
+        let swap = SwapConfig { name: "swap".into(), bytes, memory: bytes, codec, tiers: vec![] };
+        let regions = vec![RegionSpec { gpa: 0, len: GUEST }];
+        let limit = Some(least_limit(GUEST, watermarks));
+        let config = Config { swap: Some(swap), watermarks, limit, ..Config::new(regions) };
+        let service = MemoryService::new(&config, |why| panic!("{why}")).expect("a service on this host");
+        let ram = guest_ram(service.regions(), Some(service.reclaimer())).expect("RAM");
+        let swap = service.swap().expect("a swap device");
+        let disk = SwapDisk::new(swap, Arc::clone(&service)).expect("a disk");
+        let mut driver = Driver::with_ram(Arc::new(Mutex::new(disk)), ram);
+        // What the driver uses is there; the rest of guest RAM is absent.
+        (0..RAM).step_by(PAGE).for_each(|at| driver.put(at, &[1]));
+        driver.start(V1 | 1 << 13 | 1 << 14, 1);
+        let stored = (0..pages).take_while(|page| write(&mut driver, *page, number(*page)) == OK);
+        let stored = stored.count() as u64;
+        service.reclaimer().done();
+        assert!(stored > 1000, "{stored} pages are stored");
+        let (done, is_done) = channel::<()>();
+        let watch = {
+            let service = Arc::clone(&service);
+            thread::spawn(move || {
+                let result = is_done.recv_timeout(Duration::from_secs(60));
+                let is_late = result == Err(RecvTimeoutError::Timeout);
+                if is_late {
+                    service.end_guest();
+                }
+                is_late
+            })
+        };
+        Self { service, driver, stored, watch: Some((done, watch)) }
+    }
+
+    /// Reads pages into memory that is absent, until so many are read or one waits: the head of that, and how many there were.
+    fn page_in(&mut self, most: u64) -> (Option<u32>, u64) {
+        for page in 0..most {
+            let sector = page * SECTORS_PER_PAGE;
+            let data = [Buf::In(into(page), PAGE32)];
+            let buffers = prepared_at(&self.driver, HEADER + 128, IN, sector, &data);
+            let head = u32::from(self.driver.add(0, &buffers));
+            self.kick();
+            if self.driver.used(0) != [(head, PAGE32 + 1)] {
+                return (Some(head), page);
+            }
+        }
+        (None, most)
+    }
+
+    fn kick(&mut self) {
+        self.driver.kick(0);
+        self.service.reclaimer().done();
+    }
+
+    /// Lets go of most of the store.
+    fn add_discard(&mut self) -> u32 {
+        let range = put(&self.driver, &[(1000 * SECTORS_PER_PAGE, (self.stored - 1000) as u32 * 8, 0)]);
+        let buffers = prepared(&self.driver, DISCARD, 0, &[range]);
+        self.driver.add(0, &buffers).into()
+    }
+
+    /// The heads of the next `count` requests that end, at once or when they are looked at again.
+    fn ended(&mut self, count: usize) -> Vec<(u32, u32)> {
+        let mut used = self.driver.used(0);
+        while used.len() < count {
+            self.driver.wait();
+            self.service.reclaimer().done();
+            used.extend(self.driver.used(0));
+        }
+        used.sort_unstable();
+        used
+    }
+
+    /// No touch of guest RAM has waited.
+    fn check(&mut self) {
+        let (done, watch) = self.watch.take().expect("once");
+        drop(done);
+        assert!(!watch.join().expect("it watches"), "the device waited for memory");
+        assert_eq!(self.service.stats().faults.short, 0, "no touch waited");
+    }
+}
+
+fn number(page: u64) -> u64 {
+    4 * page + 3
+}
+
+fn into(page: u64) -> u64 {
+    RAM + page * PAGE as u64
+}
+
+/// Each page-in into memory that is absent takes a frame of what is left; the next one waits, and the thread that serves it
+/// goes on: to write what is there already, and to discard, which makes room for it.
 #[test]
 fn page_ins_use_up_the_reserve_and_then_wait_for_what_is_discarded() {
-    let watermarks = Choice::Min(MIN);
-    let pages = 4096;
-    let (bytes, codec) = (pages * PAGE as u64, Codec::None);
-    let swap = SwapConfig { name: "swap".into(), bytes, memory: bytes, codec, tiers: vec![] };
-    let regions = vec![RegionSpec { gpa: 0, len: GUEST }];
-    let limit = Some(least_limit(GUEST, watermarks));
-    let config = Config { swap: Some(swap), watermarks, limit, ..Config::new(regions) };
-    let service = MemoryService::new(&config, |why| panic!("{why}")).expect("a service on this host");
-    let ram = guest_ram(service.regions(), Some(service.reclaimer())).expect("RAM");
-    let swap = service.swap().expect("a swap device");
-    let disk = SwapDisk::new(swap, Arc::clone(&service)).expect("a disk");
-    let mut driver = Driver::with_ram(Arc::new(Mutex::new(disk)), ram);
-    // What the driver uses is there; the rest of guest RAM is absent.
-    (0..RAM).step_by(PAGE).for_each(|at| driver.put(at, &[1]));
-    driver.start(V1 | 1 << 13 | 1 << 14, 1);
-    let number = |page: u64| 4 * page + 3;
-    let stored = (0..pages).take_while(|page| write(&mut driver, *page, number(*page)) == OK).count() as u64;
-    service.reclaimer().done();
-    assert!(stored > 1000, "{stored} pages are stored");
-
-    // If the device waits itself, nothing is ever done: then the guest ends.
-    let (done, is_done) = channel::<()>();
-    let watch = {
-        let service = Arc::clone(&service);
-        thread::spawn(move || {
-            let result = is_done.recv_timeout(Duration::from_secs(60));
-            let is_late = result == Err(RecvTimeoutError::Timeout);
-            if is_late {
-                service.end_guest();
-            }
-            is_late
-        })
-    };
-    let into = |page: u64| RAM + page * PAGE as u64;
-    let mut waits = None;
-    for page in 0..2 * MIN {
-        let sector = page * SECTORS_PER_PAGE;
-        let buffers = prepared_at(&driver, HEADER + 128, IN, sector, &[Buf::In(into(page), PAGE32)]);
-        let head = driver.add(0, &buffers);
-        driver.kick(0);
-        service.reclaimer().done();
-        if driver.used(0) != [(head.into(), PAGE32 + 1)] {
-            waits = Some((head, page));
-            break;
-        }
-    }
-    let (head, page) = waits.expect("one waits at last");
+    let mut tight = Tight::new();
+    let (waits, page) = tight.page_in(2 * MIN);
+    let head = waits.expect("one waits at last");
     assert!(page > 100, "{page} pages came in before");
-    assert_eq!(write(&mut driver, 0, number(0)), OK, "what is there already is written");
-    let range = put(&driver, &[(1000 * SECTORS_PER_PAGE, (stored - 1000) as u32 * 8, 0)]);
-    let buffers = prepared(&driver, DISCARD, 0, &[range]);
-    let discard = driver.add(0, &buffers);
-    driver.kick(0);
-    // Once there is room, the other is done as well, at once or when it is looked at again.
-    let mut used = driver.used(0);
-    while used.len() < 2 {
-        driver.wait();
-        service.reclaimer().done();
-        used.extend(driver.used(0));
-    }
-    used.sort_unstable();
-    let mut expected = [(u32::from(discard), 1), (u32::from(head), PAGE32 + 1)];
+    assert_eq!(write(&mut tight.driver, 0, number(0)), OK, "what is there already is written");
+    let discard = tight.add_discard();
+    tight.kick();
+    let mut expected = [(discard, 1), (head, PAGE32 + 1)];
     expected.sort_unstable();
-    assert_eq!(used, expected);
-    assert_eq!(driver.bytes(STATUS, 1), [OK]);
-    drop(done);
-    assert!(!watch.join().expect("it watches"), "the device waited for memory");
-    assert_eq!(service.stats().faults.short, 0, "no touch waited");
-    (0..=page)
-        .for_each(|page| assert!(driver.bytes(into(page), PAGE) == content(number(page)), "page {page}"));
+    assert_eq!(tight.ended(2), expected);
+    assert_eq!(tight.driver.bytes(STATUS, 1), [OK]);
+    tight.check();
+    (0..=page).for_each(|page| {
+        assert!(tight.driver.bytes(into(page), PAGE) == content(number(page)), "page {page}");
+    });
+}
+
+/// A driver may cut a page into as many pieces as a chain has, each in a page of its own that is absent.
+#[test]
+fn a_page_in_pieces_waits_until_there_is_memory_for_all_of_them() {
+    const PIECES: u64 = 126;
+    let mut tight = Tight::new();
+    let (_, pages) = tight.page_in(40);
+    let last = PAGE32 - (PIECES as u32 - 1);
+    let piece = |index| Buf::In(into(pages + index), if index + 1 < PIECES { 1 } else { last });
+    let data: Vec<_> = (0..PIECES).map(piece).collect();
+    let buffers = prepared_at(&tight.driver, HEADER + 128, IN, 0, &data);
+    offer_indirect(&mut tight.driver, &buffers);
+    tight.kick();
+    assert_eq!(tight.driver.used(0), []);
+    assert_eq!(write(&mut tight.driver, 0, number(0)), OK, "others go on");
+    tight.add_discard();
+    tight.kick();
+    tight.ended(2);
+    assert_eq!(tight.driver.bytes(HEADER + 128 + STATUS - HEADER, 1), [OK]);
+    tight.check();
+}
+
+/// The driver has not written where its header is, or where the status is to be.
+#[test]
+fn header_and_status_without_memory_wait_as_well() {
+    for (header, status) in [(1, 0), (0, 1), (1, 1)] {
+        let mut tight = Tight::new();
+        let (waits, pages) = tight.page_in(2 * MIN);
+        assert!(waits.is_some());
+        let place = |is_absent: u64, at: u64| {
+            if is_absent == 1 { into(pages + 8 * (1 + at)) } else { HEADER + 512 * at }
+        };
+        if header == 0 {
+            tight.driver.put(place(0, 1), &[0; 16]);
+        }
+        let chain = [Buf::Out(place(header, 1), 16), Buf::In(DATA, PAGE32), Buf::In(place(status, 2), 1)];
+        tight.driver.add(0, &chain);
+        tight.kick();
+        assert_eq!(tight.driver.used(0), []);
+        // The guest gives up pages that it has read.
+        let gfns: Vec<Gfn> = (0..64).map(|page| Gfn(into(page) >> 12)).collect();
+        tight.service.inflate(&gfns);
+        assert_eq!(tight.ended(2).len(), 2);
+        assert_eq!(tight.driver.bytes(place(status, 2), 1), [OK]);
+        tight.check();
+    }
 }

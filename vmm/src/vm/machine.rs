@@ -140,6 +140,7 @@ impl Machine {
         vm.set_memory(memory.regions(), cpuid.address_bits()).map_err(LaunchError::new)?;
 
         let platform = Platform::new(id, config, taps, &mut vm, &memory, &power, &guard)?;
+        debug_assert_eq!(platform.slots.len(), config.device_count(), "each has a word on the command line");
         let hardware = Hardware { cpus, devices: &platform.slots, ..Hardware::default() };
         let rsdp = acpi::write_tables(&ram, &hardware).map_err(LaunchError::new)?;
         rom::write(&ram).map_err(LaunchError::new)?;

@@ -6,6 +6,7 @@ use memsvc::core::compact::TuningError;
 use memsvc::swap::TierOpenError;
 
 use super::{Kib, MAX_DEVICES, MAX_MEMORY, MAX_VCPUS, MacAddress, Mib};
+use crate::arch::layout::CMDLINE_MAX;
 use crate::devices::virtio::blk::NoRing;
 use crate::devices::virtio::net::TapError;
 
@@ -21,6 +22,16 @@ pub enum ConfigError {
     /// The kernel command line cannot be put together.
     #[error("The kernel command line cannot be made of boot_args and partuuid")]
     CommandLine(#[from] linux_loader::cmdline::Error),
+    /// No kernel takes the command line.
+    #[error(
+        "The kernel command line has {have} bytes, with root= and with words for {devices} devices, and a kernel takes {CMDLINE_MAX}: shorten boot_args."
+    )]
+    CommandLineTooLong {
+        /// Its length.
+        have: usize,
+        /// Devices that it names.
+        devices: usize,
+    },
     /// vCPU count out of range.
     #[error("vcpu_count is {0}, but must be 1 to {MAX_VCPUS}.")]
     VcpuCount(u32),

@@ -51,8 +51,8 @@ use linux_loader::cmdline::Cmdline;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::arch::layout::MAX_MMIO_DEVICES;
-use crate::swap::{CARD, GUEST_MAC};
+use crate::arch::cmdline;
+use crate::arch::layout::{CMDLINE_MAX, MAX_MMIO_DEVICES, mmio_device};
 
 /// Most drives and network interfaces of a guest, together, and the swap link: each has a virtio-mmio slot, as have the balloon
 /// and the rng.
@@ -148,21 +148,16 @@ impl VmConfig {
         }
         self.machine_config.validate()?;
         drive::validate_all(&self.drives)?;
-        self.kernel_command_line()?;
         network::validate_all(&self.network_interfaces)?;
         let (drives, interfaces) = (self.drives.len(), self.network_interfaces.len());
         if drives + interfaces + usize::from(self.swap.is_some()) > MAX_DEVICES {
             return Err(ConfigError::TooManyDevices { drives, interfaces });
         }
+        self.check_command_line()?;
         if let Some(swap) = &self.swap {
             swap.validate()?;
-            if self.network_interfaces.iter().any(|interface| interface.iface_id == CARD) {
-                return Err(ConfigError::SwapName(CARD));
-            }
-            let mut macs = self.network_interfaces.iter().filter_map(|interface| interface.guest_mac);
-            let is_taken = |mac: &MacAddress| swap.front == SwapFront::Net && mac.octets() == GUEST_MAC;
-            if let Some(mac) = macs.find(is_taken) {
-                return Err(ConfigError::SwapMac(mac));
+            if swap.front == SwapFront::Net {
+                network::validate_beside_swap(&self.network_interfaces)?;
             }
         }
         if let Some(balloon) = &self.balloon {
@@ -199,13 +194,29 @@ impl VmConfig {
     /// The operator's words cannot be on one.
     pub fn kernel_command_line(&self) -> Result<String, ConfigError> {
         let given = self.boot_source.as_ref().and_then(|boot| boot.boot_args.as_deref());
-        // How long it may be the kernel says when it is loaded.
         let mut line = Cmdline::try_from(given.unwrap_or(DEFAULT_BOOT_ARGS), usize::MAX)?;
         line.insert("pci", "off")?;
         if let Some(root) = self.drives.iter().find(|drive| drive.is_root_device) {
             line.insert_str(root.root_args())?;
         }
         Ok(line.as_cstring()?.to_string_lossy().into_owned())
+    }
+
+    /// How many virtio devices the guest has; the source of random bytes is always one of them.
+    pub fn device_count(&self) -> usize {
+        let others = [self.swap.is_some(), self.balloon.is_some()].into_iter().filter(|is_there| *is_there);
+        self.drives.len() + self.network_interfaces.len() + others.count() + 1
+    }
+
+    /// Checks that a kernel takes the command line, with its words for devices.
+    fn check_command_line(&self) -> Result<(), ConfigError> {
+        let devices = self.device_count();
+        let slots: Vec<_> = (0u32..).map_while(mmio_device).take(devices).collect();
+        let line = cmdline::with_devices(&self.kernel_command_line()?, &slots)?;
+        if line.len() > CMDLINE_MAX {
+            return Err(ConfigError::CommandLineTooLong { have: line.len(), devices });
+        }
+        Ok(())
     }
 
     /// Adds a drive, or replaces the one of the same id in its place.

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::{ConfigError, MacAddress, RateLimiter};
 use crate::devices::virtio::net::{NetConfig, Tap, TapError};
+use crate::swap::{CARD, GUEST_MAC};
 
 /// The smallest largest packet: less is no link for IPv4 (RFC 791; virtio section 5.1.4.1).
 const MIN_MTU: u16 = 68;
@@ -73,6 +74,20 @@ pub(super) fn validate_all(interfaces: &[NetworkInterface]) -> Result<(), Config
             && !macs.insert(mac)
         {
             return Err(ConfigError::DuplicateMac(mac));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that none of them is taken for the swap device's own network card.
+pub(super) fn validate_beside_swap(interfaces: &[NetworkInterface]) -> Result<(), ConfigError> {
+    for interface in interfaces {
+        if interface.iface_id == CARD {
+            return Err(ConfigError::SwapName(CARD));
+        }
+        match interface.guest_mac {
+            Some(mac) if mac.octets() == GUEST_MAC => return Err(ConfigError::SwapMac(mac)),
+            _ => {}
         }
     }
     Ok(())

@@ -242,6 +242,10 @@ fn each_mistake_has_its_sentence() {
             "The iface_id \"swap-link\" is that of the swap device's own network card: give the interface another.",
         ),
         (
+            boot_args(2047 - "pci=off virtio_mmio.device=4K@0xd0000000:5".len()),
+            "The kernel command line has 2048 bytes, with root= and with words for 1 devices, and a kernel takes 2047: shorten boot_args.",
+        ),
+        (
             json!({"boot-source": {"kernel_image_path": "/k", "boot_args": "a\nb"}}),
             "boot_args holds a NUL or line",
         ),
@@ -250,6 +254,36 @@ fn each_mistake_has_its_sentence() {
         let error = parse(value.clone()).expect_err(&value.to_string());
         assert!(error.starts_with(sentence), "{value}: {error}");
     }
+}
+
+/// A configuration with so many bytes of `boot_args`.
+fn boot_args(len: usize) -> serde_json::Value {
+    json!({"boot-source": {"kernel_image_path": "/k", "boot_args": "x".repeat(len)}})
+}
+
+#[test]
+fn the_command_line_has_room_for_words_of_all_devices() {
+    let words = |devices: &str| 2047 - format!(" pci=off {devices}").len();
+    let longest = boot_args(words("virtio_mmio.device=4K@0xd0000000:5"));
+    parse(longest.clone()).expect("a kernel takes it");
+    for (section, more) in [
+        ("drives", json!([drive("data", false)])),
+        ("balloon", json!({"amount_mib": 0, "deflate_on_oom": false})),
+        ("swap", json!({"size_mib": 64})),
+    ] {
+        let mut config = longest.clone();
+        config[section] = more;
+        let error = parse(config).expect_err(section);
+        assert!(error.contains(&format!("has {} bytes", 2047 + " virtio_mmio.device=4K@0xd0001000:6".len())));
+    }
+}
+
+/// Nothing else is called so where the swap device is a disk.
+#[test]
+fn a_network_card_may_be_named_as_that_of_a_swap_device_that_has_none() {
+    let card = json!({"iface_id": "swap-link", "host_dev_name": "tap0", "guest_mac": "02:53:57:41:50:02"});
+    let swap = json!({"size_mib": 64, "front": "blk"});
+    parse(json!({"network-interfaces": [card], "swap": swap})).expect("it is the only one");
 }
 
 #[test]

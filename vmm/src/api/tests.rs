@@ -236,6 +236,16 @@ fn every_mistake_gets_400_and_one_sentence() {
             "PATCH /machine-config names no field: name one that is to change.",
         ),
         ("PUT", "/vsock/", "{}", "PUT /vsock is refused: Aerostat does not have vsock yet."),
+        ("GET", "/mmds/config", "", "GET /mmds/config is refused: Aerostat does not have MMDS yet."),
+        ("PATCH", "/mmds/config/", "{}", "PATCH /mmds/config is refused: Aerostat does not have MMDS yet."),
+        ("GET", "/pmem", "", "GET /pmem is refused: Aerostat does not have pmem devices yet."),
+        ("PUT", "/snapshot", "{}", "PUT /snapshot is refused: Aerostat does not have snapshots yet."),
+        (
+            "PUT",
+            "/snapshot/load-async/a",
+            "{}",
+            "PUT /snapshot/load-async/a is refused: Aerostat does not have snapshots yet.",
+        ),
         ("PUT", "/pmem/a", "", "PUT /pmem/a is refused: Aerostat does not have pmem devices yet."),
         (
             "DELETE",

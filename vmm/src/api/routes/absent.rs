@@ -8,23 +8,23 @@ use axum::{
 
 use super::{Api, Fault};
 
-const GET: MethodFilter = MethodFilter::GET;
-const PUT: MethodFilter = MethodFilter::PUT;
-const PATCH: MethodFilter = MethodFilter::PATCH;
 const DELETE: MethodFilter = MethodFilter::DELETE;
+/// All verbs of Firecracker's API. It does not take all of them everywhere, but whoever sends one asks for the same.
+const ANY: MethodFilter = MethodFilter::GET.or(MethodFilter::PUT).or(MethodFilter::PATCH).or(DELETE);
 
 /// Path, verbs, and what they are for.
-const CALLS: [(&str, MethodFilter, &str); 10] = [
-    ("/cpu-config", PUT, "custom CPU templates"),
+const CALLS: [(&str, MethodFilter, &str); 11] = [
+    ("/cpu-config", ANY, "custom CPU templates"),
     ("/drives/{drive_id}", DELETE, "unplugging of disks"),
-    ("/hotplug/memory", GET.or(PUT).or(PATCH), "memory hotplug"),
-    ("/mmds", GET.or(PUT).or(PATCH), "MMDS"),
-    ("/mmds/config", PUT, "MMDS"),
+    ("/hotplug/memory", ANY, "memory hotplug"),
+    ("/mmds", ANY, "MMDS"),
+    ("/mmds/config", ANY, "MMDS"),
     ("/network-interfaces/{iface_id}", DELETE, "unplugging of network cards"),
-    ("/pmem/{id}", PUT.or(PATCH).or(DELETE), "pmem devices"),
-    ("/snapshot/create", PUT, "snapshots"),
-    ("/snapshot/load", PUT, "snapshots"),
-    ("/vsock", PUT, "vsock"),
+    ("/pmem", ANY, "pmem devices"),
+    ("/pmem/{id}", ANY, "pmem devices"),
+    ("/snapshot", ANY, "snapshots"),
+    ("/snapshot/{*what}", ANY, "snapshots"),
+    ("/vsock", ANY, "vsock"),
 ];
 
 /// Adds them to the routes.

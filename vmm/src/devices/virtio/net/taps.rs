@@ -1,5 +1,5 @@
 //! TAP interfaces that are open before there are cards for them. An interface that opening has made is there for as long as
-//! it is open. So an operator can set the interface up between naming it and the start of the guest, and a start that
+//! it is open. So an operator can set the interface up between naming it and the start of the guest. A start that
 //! fails takes nothing of that away.
 
 use std::collections::HashMap;

@@ -24,7 +24,7 @@ use super::{
     control::{Launcher, RunningVm},
     fault::sentence,
     logger::Logger,
-    metrics::{Counted, MetricsFile, Requests, Startup},
+    metrics::{Counted, MetricsFile, Missed, Requests, Startup},
     prometheus::{Running, Scrape},
     types::{ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, SwapReport},
 };
@@ -333,7 +333,9 @@ impl Controller {
     /// Appends a line of metrics, if a file for them was named and the guest was started.
     pub fn flush_metrics(&mut self) -> Result<(), ControlError> {
         let (Some(vm), Some(file)) = (&self.vm, &mut self.metrics) else { return Ok(()) };
+        let missed = Missed { metrics: file.missed(), log: self.logger.missed() };
         Ok(file.write(Counted {
+            missed,
             config: &self.config,
             devices: vm.metrics(),
             requests: &self.requests,

@@ -6,9 +6,8 @@
 mod line;
 
 use std::{
-    fs::File,
     io::Write,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter};
@@ -17,7 +16,8 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt},
 };
 
-use crate::vm::config::{ConfigError, LogLevel, LoggerConfig, open_output};
+use super::lines::Lines;
+use crate::vm::config::{ConfigError, LogLevel, LoggerConfig};
 
 /// A handle on the log; clones are handles on the same one.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Logger(Arc<RwLock<Settings>>);
 struct Settings {
     id: String,
     /// Standard error if there is none.
-    file: Option<File>,
+    lines: Option<Mutex<Lines>>,
     level: LevelFilter,
     module: Option<String>,
     show_level: bool,
@@ -39,7 +39,7 @@ impl Logger {
     pub fn new(id: &str) -> Self {
         Self(Arc::new(RwLock::new(Settings {
             id: id.to_owned(),
-            file: None,
+            lines: None,
             level: LevelFilter::WARN,
             module: None,
             show_level: true,
@@ -60,14 +60,20 @@ impl Logger {
         Registry::default().with(LogLayer(self.clone()))
     }
 
+    /// Lines that could not be written to the file or pipe.
+    pub(super) fn missed(&self) -> u64 {
+        let settings = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        settings.lines.as_ref().map_or(0, |lines| lock(lines).missed())
+    }
+
     /// Does what `PUT /logger` asks for; what it leaves out stays, except that a log that is asked
     /// for is at `Info`.
     pub fn configure(&self, config: &LoggerConfig) -> Result<(), ConfigError> {
-        let file = config.log_path.as_deref().map(|path| open_output("log file", path));
-        let file = file.transpose()?;
+        let lines = config.log_path.as_deref().map(|path| Lines::open("log file", path));
+        let lines = lines.transpose()?;
         let mut settings = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if file.is_some() {
-            settings.file = file;
+        if let Some(lines) = lines {
+            settings.lines = Some(Mutex::new(lines));
         }
         settings.level = filter(config.level.unwrap_or_default());
         settings.module = config.module.clone().or(settings.module.take());
@@ -77,6 +83,10 @@ impl Logger {
         tracing::callsite::rebuild_interest_cache();
         Ok(())
     }
+}
+
+fn lock(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
@@ -106,9 +116,9 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let settings = self.0.0.read().unwrap_or_else(PoisonError::into_inner);
         let line = line::format(event, &settings.id, settings.show_level, settings.show_origin);
-        // A log that cannot be written has nowhere to say so; the guest goes on.
-        let _ = match &settings.file {
-            Some(file) => (&*file).write_all(line.as_bytes()),
+        // A log that cannot be written has nowhere to say so but in its count; the guest goes on.
+        let _ = match &settings.lines {
+            Some(lines) => lock(lines).write(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
     }
@@ -127,6 +137,28 @@ fn name(level: Level) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_find_no_room_are_left_out_whole_and_counted() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (path, reader) = super::super::lines::tests::pipe(dir.path());
+        let logger = Logger::new("vm7");
+        logger
+            .configure(&LoggerConfig { log_path: Some(path), ..LoggerConfig::default() })
+            .expect("configures");
+        let long = "x".repeat(9000);
+        tracing::subscriber::with_default(logger.subscriber(), || {
+            (0..20).for_each(|number| tracing::warn!(number, "{long}"));
+        });
+        let missed = logger.missed();
+        // The rest of the last one comes with the next.
+        let mut log = super::super::lines::tests::read_all(&reader);
+        tracing::subscriber::with_default(logger.subscriber(), || tracing::warn!(number = 20, "{long}"));
+        log.extend(super::super::lines::tests::read_all(&reader));
+        let log = String::from_utf8(log).expect("text");
+        assert!(log.lines().all(|line| line.contains(&long) && line.contains(" number=")));
+        assert_eq!((log.lines().count() as u64 + missed, missed > 5), (21, true));
+    }
 
     #[test]
     fn level_module_and_form_can_change_while_it_runs() {

@@ -12,15 +12,15 @@ mod schema;
 pub use requests::Requests;
 
 use std::{
-    fs::File,
-    io::{self, Write},
+    io,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Map, Value};
 
 use self::schema::Groups;
-use crate::vm::config::{ConfigError, MetricsConfig, VmConfig, open_output};
+use super::lines::Lines;
+use crate::vm::config::{ConfigError, MetricsConfig, VmConfig};
 
 /// How long the start of the process took until its API was served, in microseconds; 0: nobody said when it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,12 +42,23 @@ pub(super) struct Counted<'a> {
     pub(super) requests: &'a Requests,
     /// The start of the process.
     pub(super) startup: Startup,
+    /// Lines that could not be written.
+    pub(super) missed: Missed,
+}
+
+/// Lines for which files or pipes had no room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Missed {
+    /// Lines of metrics.
+    pub(super) metrics: u64,
+    /// Lines of the log.
+    pub(super) log: u64,
 }
 
 /// An open metrics file or pipe.
 #[derive(Debug)]
 pub struct MetricsFile {
-    file: File,
+    lines: Lines,
     /// What every line says.
     head: Map<String, Value>,
     /// Firecracker's counters at the line before.
@@ -57,7 +68,7 @@ pub struct MetricsFile {
 impl MetricsFile {
     /// Opens the file to append to it, for the guest called `id`.
     pub fn open(config: &MetricsConfig, id: &str) -> Result<Self, ConfigError> {
-        let file = open_output("metrics file", &config.metrics_path)?;
+        let lines = Lines::open("metrics file", &config.metrics_path)?;
         let mut head = Map::new();
         if config.emit_id {
             head.insert("id".to_owned(), id.into());
@@ -66,10 +77,15 @@ impl MetricsFile {
             let words = properties.iter().map(|(name, word)| (name.clone(), word.as_str().into()));
             head.insert("properties".to_owned(), Value::Object(words.collect()));
         }
-        Ok(Self { file, head, before: Groups::new() })
+        Ok(Self { lines, head, before: Groups::new() })
     }
 
-    /// Appends one line, in one write so that lines stay whole.
+    /// Lines that could not be written.
+    pub(super) fn missed(&self) -> u64 {
+        self.lines.missed()
+    }
+
+    /// Appends one line.
     pub(super) fn write(&mut self, counted: Counted<'_>) -> io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut line = Map::new();
@@ -81,7 +97,7 @@ impl MetricsFile {
         line.insert("aerostat".to_owned(), Value::Object(counted.devices));
         let mut text = serde_json::to_vec(&line)?;
         text.push(b'\n');
-        self.file.write_all(&text)?;
+        self.lines.write(&text)?;
         // What is not written is told by the next line.
         self.before = counters;
         Ok(())

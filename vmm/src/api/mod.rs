@@ -8,7 +8,7 @@
 //!
 //! [`types`] is the contract; `openapi` writes it down. [`control`] is what the rest of the monitor
 //! must offer, [`controller`] decides what may be done when, `errands` are the calls that take long,
-//! [`logger`] and [`metrics`] write to the files the operator named, [`client`] is the other end of
+//! [`logger`] and [`metrics`] write whole [lines] to the files the operator named, [`client`] is the other end of
 //! the socket.
 
 pub mod client;
@@ -17,6 +17,7 @@ pub mod control;
 pub mod controller;
 mod errands;
 mod fault;
+mod lines;
 pub mod logger;
 pub mod metrics;
 pub mod openapi;

@@ -333,6 +333,7 @@ impl RunningVm for Machine {
 
     fn metrics(&self) -> Map<String, Value> {
         let mut metrics = self.metrics.snapshot();
+        metrics.insert("vcpus".to_owned(), self.vcpus.exits());
         metrics.insert("bus".to_owned(), Platform::bus_metrics(&self.ports, &self.mmio));
         metrics
     }

@@ -19,6 +19,7 @@ pub mod check;
 pub mod config;
 pub mod event_loop;
 pub mod exit;
+pub(crate) mod exits;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -114,7 +114,9 @@ impl Platform {
         power: &Arc<Power>,
         guard: &Guard,
     ) -> Result<Self, LaunchError> {
-        let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(power), irq_line(vm, layout::I8042_GSI)?)));
+        let keyboard = I8042::new(Arc::clone(power), irq_line(vm, layout::I8042_GSI)?);
+        let keyboard_metrics = Arc::clone(keyboard.metrics());
+        let keyboard = Arc::new(Mutex::new(keyboard));
         let (console, input, terminal) = console(config, guard)?;
         let line = irq_line(vm, layout::COM1_GSI)?;
         let serial = Serial::new("serial", line, console.clone(), input, Arc::clone(power), guard.clone());
@@ -134,6 +136,7 @@ impl Platform {
             metrics: PlatformMetrics::default(),
         };
         platform.metrics.add("console".to_owned(), platform.console.metrics());
+        platform.metrics.add("keyboard".to_owned(), &keyboard_metrics);
         let port = |start: u16, len: u16| (u64::from(start), u64::from(len));
         let (start, len) = port(layout::COM1_PORT, layout::COM_LEN);
         platform.ports.insert(start, len, Arc::new(Mutex::new(serial))).map_err(LaunchError::new)?;

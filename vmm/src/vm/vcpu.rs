@@ -25,6 +25,7 @@ use thiserror::Error;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
 
 use super::bus::Bus;
+use super::exits::{self, Exits};
 use super::kvm::{KvmError, Vm};
 use crate::arch::cpuid::Template;
 use crate::arch::kernel::Entry;
@@ -90,6 +91,7 @@ pub struct Surroundings {
 pub struct Vcpus {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    exits: Vec<Arc<Exits>>,
 }
 
 #[derive(Debug)]
@@ -192,10 +194,11 @@ impl Vcpus {
             let shared = Arc::clone(&shared);
             move || shared.end()
         });
-        let mut vcpus = Self { shared, threads: Vec::with_capacity(fds.len()) };
+        let exits: Vec<Arc<Exits>> = fds.iter().map(|_| Arc::default()).collect();
+        let mut vcpus = Self { shared, threads: Vec::with_capacity(fds.len()), exits };
         for (cpu, fd) in (0u8..).zip(fds) {
-            let vcpu =
-                Vcpu { fd, shared: Arc::clone(&vcpus.shared), surroundings: surroundings.clone(), cpu };
+            let (shared, exits) = (Arc::clone(&vcpus.shared), Arc::clone(&vcpus.exits[usize::from(cpu)]));
+            let vcpu = Vcpu { fd, shared, surroundings: surroundings.clone(), exits, cpu };
             let live = move || {
                 vcpu.live();
                 Ok(())
@@ -223,6 +226,11 @@ impl Vcpus {
     pub fn is_paused(&self) -> bool {
         let wish = self.shared.lock();
         wish.state == State::Paused && wish.waits_for(self.threads.len()) == 0
+    }
+
+    /// How often they left the guest, and for what.
+    pub fn exits(&self) -> serde_json::Value {
+        exits::total(self.exits.iter().map(AsRef::as_ref))
     }
 
     /// Ends all CPUs and waits for their threads. Called by drop; not to be called from a CPU's
@@ -270,6 +278,7 @@ struct Vcpu {
     fd: VcpuFd,
     shared: Arc<Shared>,
     surroundings: Surroundings,
+    exits: Arc<Exits>,
     cpu: u8,
 }
 
@@ -294,7 +303,9 @@ impl Vcpu {
     fn running(&mut self) -> State {
         // The guest's clock stood still while it was paused: its watchdogs are not to bark. Fails
         // for a guest that has no kvm-clock yet, which has no watchdog either.
-        let _ = self.fd.kvmclock_ctrl();
+        if self.fd.kvmclock_ctrl().is_err() {
+            self.exits.clock_errors.inc();
+        }
         loop {
             let wished = self.shared.lock().state;
             if wished != State::Running {
@@ -307,9 +318,10 @@ impl Vcpu {
 
     /// Enters the guest once and does what it left for.
     fn enter(&mut self) -> Next {
-        let Surroundings { ports, mmio, power } = &self.surroundings;
+        let (Surroundings { ports, mmio, power }, exits) = (&self.surroundings, &self.exits);
         let problem = match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
+                exits.io_out.inc();
                 let data = ptr::from_ref(data);
                 let width = io_width(self.fd.get_kvm_run());
                 // SAFETY: the data lie in the pages of `kvm_run`, which are mapped as long as `self.fd` lives; the kernel
@@ -318,6 +330,7 @@ impl Vcpu {
                 return if power.ended() { self.leave() } else { Next::Enter };
             }
             Ok(VcpuExit::IoIn(port, data)) => {
+                exits.io_in.inc();
                 let data = ptr::from_mut(data);
                 let width = io_width(self.fd.get_kvm_run());
                 // SAFETY: as above, and nobody else has them now.
@@ -325,10 +338,12 @@ impl Vcpu {
                 return Next::Enter;
             }
             Ok(VcpuExit::MmioRead(addr, data)) => {
+                exits.mmio_read.inc();
                 mmio.read(addr, data);
                 return Next::Enter;
             }
             Ok(VcpuExit::MmioWrite(addr, data)) => {
+                exits.mmio_write.inc();
                 mmio.write(addr, data);
                 return Next::Enter;
             }
@@ -356,6 +371,7 @@ impl Vcpu {
             Err(e) if e.errno() == libc::EFAULT => "guest memory could not be provided".to_owned(),
             Err(e) => format!("KVM could not run the guest ({e})"),
         };
+        self.exits.failures.inc();
         let at = self.fd.get_regs().map_or_else(|_| String::new(), |r| format!(" at RIP {:#x}", r.rip));
         self.surroundings.power.failed(format!("CPU {}: {problem}{at}", self.cpu));
         self.leave()

@@ -4,6 +4,7 @@
 mod answers;
 mod page;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -18,6 +19,8 @@ struct Api {
     calls: Vec<Call>,
     sections: Vec<Section>,
     flags: Vec<Flag>,
+    /// Counters of the metrics file that stay 0, by group, or "all". A test of the library's compares them with what is counted.
+    silent: BTreeMap<String, Vec<String>>,
 }
 
 /// Whether something of Firecracker's is there.

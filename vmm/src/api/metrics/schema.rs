@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Counted, Startup};
+use super::{Counted, Missed, Startup};
 
 /// Counters by name, in groups by name. A name with a dot is that of a counter in a group within the group.
 pub(super) type Groups = BTreeMap<String, BTreeMap<String, u64>>;
@@ -41,6 +41,8 @@ const BLOCK: &[Source] = &[
     ("flush_count", &["flushes"], 1),
     ("read_bytes", &["read_bytes"], 1),
     ("read_count", &["reads"], 1),
+    ("rate_limiter_throttled_events", &["rate_limited"], 1),
+    ("update_count", &["updates"], 1),
     ("write_bytes", &["written_bytes"], 1),
     ("write_count", &["writes"], 1),
 ];
@@ -50,6 +52,7 @@ const ENTROPY: &[Source] = &[
     ("entropy_event_count", &["requests"], 1),
     ("entropy_event_fails", &["bad_requests"], 1),
     ("entropy_bytes", &["bytes"], 1),
+    ("entropy_rate_limiter_throttled", &["rate_limited"], 1),
     ("host_rng_fails", &["host_errors"], 1),
 ];
 
@@ -71,8 +74,40 @@ const NET: &[Source] = &[
     ("tx_rate_limiter_throttled", &["tx_rate_limited"], 1),
 ];
 
-const UART: &[Source] =
-    &[("missed_write_count", &["lost_bytes"], 1), ("rate_limiter_dropped_bytes", &["limited_bytes"], 1)];
+const UART: &[Source] = &[
+    ("error_count", &["errors"], 1),
+    ("missed_write_count", &["lost_bytes"], 1),
+    ("rate_limiter_dropped_bytes", &["limited_bytes"], 1),
+    ("read_count", &["read_bytes"], 1),
+    ("write_count", &["written_bytes"], 1),
+];
+
+const I8042: &[Source] = &[
+    ("error_count", &["errors"], 1),
+    ("missed_read_count", &["missed_reads"], 1),
+    ("missed_write_count", &["missed_writes"], 1),
+    ("read_count", &["reads"], 1),
+    ("reset_count", &["resets"], 1),
+    ("write_count", &["writes"], 1),
+];
+
+const VCPU: &[Source] = &[
+    ("exit_io_in", &["exits_io_in"], 1),
+    ("exit_io_out", &["exits_io_out"], 1),
+    ("exit_mmio_read", &["exits_mmio_read"], 1),
+    ("exit_mmio_write", &["exits_mmio_write"], 1),
+    ("failures", &["failures"], 1),
+    ("kvmclock_ctrl_fails", &["clock_errors"], 1),
+];
+
+/// Groups of which there is one, what each is of, and where its counters come from.
+const GROUPS: [(&str, &str, &[Source]); 5] = [
+    ("balloon", "balloon", BALLOON),
+    ("entropy", "rng", ENTROPY),
+    ("i8042", "keyboard", I8042),
+    ("uart", "console", UART),
+    ("vcpu", "vcpus", VCPU),
+];
 
 /// All counters of Firecracker's.
 pub(super) fn totals(counted: &Counted<'_>) -> Groups {
@@ -90,13 +125,22 @@ pub(super) fn totals(counted: &Counted<'_>) -> Groups {
         add(&mut one, &counts);
         groups.insert(name, one);
     }
-    for (name, ours, sources) in
-        [("balloon", "balloon", BALLOON), ("entropy", "rng", ENTROPY), ("uart", "console", UART)]
-    {
-        let counts = device(&counted.devices, ours, sources);
+    let single = GROUPS.map(|(name, ours, sources)| (name, device(&counted.devices, ours, sources)));
+    for (name, counts) in single.into_iter().chain(of_all(counted)) {
         add(groups.entry(name.to_owned()).or_default(), &counts);
     }
     groups
+}
+
+/// Counters that are of no device, or of all.
+fn of_all(counted: &Counted<'_>) -> [(&'static str, Vec<(&'static str, u64)>); 2] {
+    let interrupts =
+        counted.devices.values().filter_map(|counters| counters.get("interrupts")?.as_u64()).sum();
+    let Missed { metrics, log } = counted.missed;
+    [
+        ("interrupts", vec![("triggers", interrupts)]),
+        ("logger", vec![("missed_metrics_count", metrics), ("missed_log_count", log)]),
+    ]
 }
 
 /// What has come since, as JSON.
@@ -151,7 +195,7 @@ mod tests {
     use crate::{
         api::metrics::Requests,
         devices::{
-            legacy::ConsoleMetrics,
+            legacy::{ConsoleMetrics, I8042Metrics},
             virtio::{
                 balloon::BalloonMetrics, blk::BlockMetrics, net::NetMetrics, rng::RngMetrics,
                 transport::TransportMetrics,
@@ -167,8 +211,10 @@ mod tests {
             ("balloon", BALLOON, ours(serde_json::to_value(BalloonMetrics::default()))),
             ("block", BLOCK, ours(serde_json::to_value(BlockMetrics::default()))),
             ("entropy", ENTROPY, ours(serde_json::to_value(RngMetrics::default()))),
+            ("i8042", I8042, ours(serde_json::to_value(I8042Metrics::default()))),
             ("net", NET, ours(serde_json::to_value(NetMetrics::default()))),
             ("uart", UART, ours(serde_json::to_value(ConsoleMetrics::default()))),
+            ("vcpu", VCPU, exits()),
         ] {
             let names = &zeros()[group];
             for (theirs, from, _) in sources {
@@ -184,5 +230,54 @@ mod tests {
         }
         Requests::default().add_to(&mut groups);
         assert_eq!(groups, before, "all calls are counted under a name of Firecracker's");
+    }
+
+    /// Counters of CPUs, as the machine tells them.
+    fn exits() -> Value {
+        crate::vm::exits::total(std::iter::empty())
+    }
+
+    /// The manual lists those that nothing of ours is behind.
+    #[test]
+    fn the_description_says_which_counters_stay_0() {
+        let devices = Map::new();
+        let (config, requests) = (Default::default(), Requests::default());
+        let counted = Counted {
+            config: &config,
+            devices,
+            requests: &requests,
+            startup: Startup::default(),
+            missed: Missed::default(),
+        };
+        // What is told of no call is still 1.
+        let mut told = zeros();
+        told.values_mut().flat_map(BTreeMap::values_mut).for_each(|count| *count = 1);
+        requests.add_to(&mut told);
+        for counters in told.values_mut() {
+            counters.retain(|_, count| *count == 0);
+        }
+        for (group, counters) in of_all(&counted) {
+            add(told.entry(group.to_owned()).or_default(), &counters);
+        }
+        for (group, _, sources) in GROUPS.into_iter().chain([("block", "", BLOCK), ("net", "", NET)]) {
+            add(told.entry(group.to_owned()).or_default(), &device(&counted.devices, "", sources));
+        }
+        let startup = startup(counted.startup);
+        let mut silent: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (group, counters) in zeros() {
+            let told = told.remove(&group).unwrap_or_default();
+            let is_told = |name: &String| {
+                told.contains_key(name) || group == "api_server" && startup.get(name).is_some()
+            };
+            let (loud, names): (Vec<String>, Vec<String>) = counters.into_keys().partition(is_told);
+            if !names.is_empty() {
+                silent.insert(group.clone(), if loud.is_empty() { vec!["all".to_owned()] } else { names });
+            }
+        }
+        assert!(told.is_empty(), "no counters of Firecracker's: {told:?}");
+        let description = include_str!("../../../tests/process/firecracker.json");
+        let description: Value = serde_json::from_str(description).expect("JSON");
+        let said = json!(silent);
+        assert_eq!(description["silent"], said, "put it there: {said}");
     }
 }

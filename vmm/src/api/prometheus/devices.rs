@@ -25,12 +25,19 @@ const HELP: &[(&str, &str)] = &[
     ("bytes", "Random bytes handed out"),
     ("bytes_in", "Bytes of frames from the guest"),
     ("bytes_out", "Bytes of frames to the guest"),
+    ("clock_errors", "Times that KVM did not take the word that the guest had stood still"),
     ("closed", "Connections closed in order"),
     ("deflate_buffers", "Buffers of pages to take back"),
     ("deflated_pages", "Pages taken back"),
     ("discarded_bytes", "Bytes discarded"),
     ("discards", "Discards served"),
+    ("errors", "Interrupts that could not be raised"),
     ("evicted", "Connections that were silent, given up for new ones"),
+    ("exits_io_in", "Times that the guest left its CPUs for reads of ports"),
+    ("exits_io_out", "Times that the guest left its CPUs for writes to ports"),
+    ("exits_mmio_read", "Times that the guest left its CPUs for reads of addresses of devices"),
+    ("exits_mmio_write", "Times that the guest left its CPUs for writes to addresses of devices"),
+    ("failures", "Times that the guest left its CPUs for good"),
     ("features_refused", "Feature sets refused"),
     ("flushes", "Flushes served"),
     ("frames_in", "Frames from the guest, those that were dropped included"),
@@ -40,9 +47,12 @@ const HELP: &[(&str, &str)] = &[
     ("host_errors", "Requests that the host could not serve"),
     ("inflate_buffers", "Buffers of pages to give up"),
     ("inflated_pages", "Pages given up"),
+    ("interrupts", "Interrupts of the device"),
     ("limited_bytes", "Bytes of the console that came faster than the limit lets them"),
     ("lost_bytes", "Bytes of the console that nobody read, or that could not be written"),
     ("malformed", "Frames of the guest that are not what they say, and fragments"),
+    ("missed_reads", "Reads of ports that are not the device's"),
+    ("missed_writes", "Writes to ports that are not the device's"),
     ("no_room", "Times the guest had no room for what was to be sent"),
     ("not_for_us", "Frames that are not from the link's guest to its peer"),
     ("opened", "Connections that the service took"),
@@ -63,7 +73,7 @@ const HELP: &[(&str, &str)] = &[
     ("reported_ranges", "Ranges reported free"),
     ("requests", "Requests served"),
     ("reset", "Connections reset by the guest, or gone with a reset of the device"),
-    ("resets", "Resets by the driver"),
+    ("resets", "Resets by the driver, or of the guest"),
     ("rx_bad_chains", "Receive chains given back empty: not writable, outside RAM, or without a byte"),
     ("rx_bytes", "Bytes that the guest received"),
     ("rx_dropped_too_large", "Frames for the guest that did not fit into its buffers"),
@@ -122,7 +132,7 @@ fn help(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::legacy::ConsoleMetrics;
+    use crate::devices::legacy::{ConsoleMetrics, I8042Metrics};
     use crate::devices::virtio::{
         balloon::BalloonMetrics, blk::BlockMetrics, net::NetMetrics, rng::RngMetrics,
         transport::TransportMetrics,
@@ -140,6 +150,8 @@ mod tests {
             value(serde_json::to_value(TransportMetrics::default())),
             value(serde_json::to_value(LinkMetrics::default())),
             value(serde_json::to_value(ConsoleMetrics::default())),
+            value(serde_json::to_value(I8042Metrics::default())),
+            crate::vm::exits::total(std::iter::empty()),
         ] {
             for name in counters.as_object().expect("object").keys() {
                 assert!(help(name).is_some(), "HELP does not say what {name} means");

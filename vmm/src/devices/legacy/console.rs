@@ -29,9 +29,15 @@ const CHUNK: usize = 4096;
 /// Where a console's input comes from.
 pub type ConsoleInput = Box<dyn Read + Send>;
 
-/// What was not written.
+/// What the guest wrote to its console and read from there.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct ConsoleMetrics {
+    /// Bytes that the guest has read.
+    pub read_bytes: Counter,
+    /// Bytes of the guest's that were taken, to be written.
+    pub written_bytes: Counter,
+    /// Accesses of the guest's of which an interrupt could not be raised.
+    pub errors: Counter,
     /// Bytes lost because nobody read, or because writing failed.
     pub lost_bytes: Counter,
     /// Bytes that came faster than the limit lets them.
@@ -136,6 +142,7 @@ impl ConsoleOutput {
             return self.shared.metrics.limited_bytes.inc();
         }
         queue.bytes.push(byte);
+        self.shared.metrics.written_bytes.inc();
         // A writer at work looks again by itself.
         if queue.bytes.len() == 1 && !queue.writing {
             self.shared.changed.notify_all();
@@ -156,7 +163,7 @@ impl ConsoleOutput {
         }
     }
 
-    /// What was not written.
+    /// Its counters.
     pub fn metrics(&self) -> &Arc<ConsoleMetrics> {
         &self.shared.metrics
     }

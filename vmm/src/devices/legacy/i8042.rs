@@ -16,6 +16,7 @@ use std::sync::Arc;
 use vm_superio::Trigger;
 
 use super::{IrqLine, Power};
+use crate::devices::virtio::Counter;
 use crate::vm::bus::BusDevice;
 
 const DATA: u64 = 0;
@@ -55,9 +56,27 @@ enum Expects {
     Ignored,
 }
 
+/// Counters of the controller.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct I8042Metrics {
+    /// Reads of its ports.
+    pub reads: Counter,
+    /// Writes to its ports.
+    pub writes: Counter,
+    /// Reads of ports between them.
+    pub missed_reads: Counter,
+    /// Writes to ports between them.
+    pub missed_writes: Counter,
+    /// Resets that the guest asked for.
+    pub resets: Counter,
+    /// Interrupts that could not be raised.
+    pub errors: Counter,
+}
+
 /// The device; ports 0x60 and 0x64.
 #[derive(Debug)]
 pub struct I8042 {
+    metrics: Arc<I8042Metrics>,
     power: Arc<Power>,
     irq: IrqLine,
     control: u8,
@@ -70,6 +89,7 @@ impl I8042 {
     /// Resets go to `power`, scan codes raise `irq`.
     pub fn new(power: Arc<Power>, irq: IrqLine) -> Self {
         Self {
+            metrics: Arc::default(),
             power,
             irq,
             control: CONTROL_KEYBOARD_IRQ | CONTROL_SYSTEM | CONTROL_AUX_OFF | CONTROL_TRANSLATE,
@@ -77,6 +97,16 @@ impl I8042 {
             expects: Expects::KeyboardCommand,
             output: VecDeque::new(),
         }
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Arc<I8042Metrics> {
+        &self.metrics
+    }
+
+    fn reset(&self) {
+        self.metrics.resets.inc();
+        self.power.reset();
     }
 
     /// Presses Ctrl-Alt-Del. `false` if the guest has the keyboard off or does not read it.
@@ -100,7 +130,9 @@ impl I8042 {
     fn interrupt(&self) {
         if !self.output.is_empty() && self.control & CONTROL_KEYBOARD_IRQ != 0 {
             // It fails only if the line is gone, and the guest with it.
-            let _ = self.irq.trigger();
+            if self.irq.trigger().is_err() {
+                self.metrics.errors.inc();
+            }
         }
     }
 
@@ -125,7 +157,7 @@ impl I8042 {
             0xD1 => self.expects = Expects::OutputPort,
             0xD2 => self.expects = Expects::Loop,
             0xD3 | 0xD4 => self.expects = Expects::Ignored,
-            0xFE => self.power.reset(),
+            0xFE => self.reset(),
             _ => {}
         }
     }
@@ -138,7 +170,7 @@ impl I8042 {
                 self.interrupt();
             }
             // Bit 0 is the reset line, low active.
-            Expects::OutputPort if value & 1 == 0 => self.power.reset(),
+            Expects::OutputPort if value & 1 == 0 => self.reset(),
             Expects::OutputPort | Expects::Ignored => {}
             Expects::Loop => self.put(&[value]),
             Expects::KeyboardArgument => self.put(&[ACK]),
@@ -177,8 +209,12 @@ impl BusDevice for I8042 {
                 let full = if self.output.is_empty() { 0 } else { STATUS_OUTPUT_FULL };
                 *value = self.status | full;
             }
-            _ => *value = 0xFF,
+            _ => {
+                *value = 0xFF;
+                return self.metrics.missed_reads.inc();
+            }
         }
+        self.metrics.reads.inc();
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
@@ -186,8 +222,9 @@ impl BusDevice for I8042 {
         match offset {
             DATA => self.data(value),
             COMMAND => self.command(value),
-            _ => {}
+            _ => return self.metrics.missed_writes.inc(),
         }
+        self.metrics.writes.inc();
     }
 }
 
@@ -224,6 +261,12 @@ mod tests {
         c.write(COMMAND, &[0xD1]);
         c.write(DATA, &[0x02]);
         assert_eq!(ends.try_iter().count(), 2);
+        c.write(1, &[0]);
+        c.read(1, &mut [0]);
+        c.read(COMMAND, &mut [0]);
+        let counts = serde_json::to_value(&**c.metrics()).expect("JSON");
+        let expected = serde_json::json!({"reads": 1, "writes": 3, "missed_reads": 1, "missed_writes": 1, "resets": 2, "errors": 0});
+        assert_eq!(counts, expected);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub mod terminal;
 
 pub use acpi_pm::AcpiPm;
 pub use console::{ConsoleInput, ConsoleMetrics, ConsoleOutput};
-pub use i8042::I8042;
+pub use i8042::{I8042, I8042Metrics};
 pub use power::{GuestEnd, Power};
 pub use serial::Serial;
 

@@ -23,11 +23,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 use memsvc::guard::Guard;
 
-use super::console::{ConsoleInput, ConsoleOutput, read_all};
+use super::console::{ConsoleInput, ConsoleMetrics, ConsoleOutput, read_all};
 use super::panic_watch::PanicWatch;
 use super::{IrqLine, Power};
 use crate::vm::bus::BusDevice;
-use vm_superio::serial::NoEvents;
+use vm_superio::serial::SerialEvents;
 
 /// Register offsets and bits that decide when input may come.
 const DATA: u8 = 0;
@@ -64,7 +64,8 @@ struct Shared {
 }
 
 struct Port {
-    uart: vm_superio::Serial<IrqLine, NoEvents, Transmitter>,
+    uart: vm_superio::Serial<IrqLine, Reads, Transmitter>,
+    metrics: Arc<ConsoleMetrics>,
     ier: u8,
     lcr: u8,
     mcr: u8,
@@ -148,11 +149,13 @@ impl Serial {
         power: Arc<Power>,
         guard: Guard,
     ) -> Self {
+        let metrics = Arc::clone(output.metrics());
         let transmitter = Transmitter { output, watch: PanicWatch::default(), power };
-        let uart = vm_superio::Serial::new(irq, transmitter);
+        let uart = vm_superio::Serial::with_events(irq, Reads(Arc::clone(&metrics)), transmitter);
         let source = input.map(|input| Source { name: name.to_owned(), input, guard });
         let port = Mutex::new(Port {
             uart,
+            metrics,
             ier: 0,
             lcr: 0,
             mcr: 0,
@@ -225,7 +228,9 @@ impl Shared {
             _ => {}
         }
         // It fails when an interrupt cannot be raised, which the guest would not learn either.
-        let _ = port.uart.write(offset, value);
+        if port.uart.write(offset, value).is_err() {
+            port.metrics.errors.inc();
+        }
         self.signal(&port);
     }
 
@@ -255,6 +260,21 @@ impl BusDevice for Serial {
             self.read_input();
         }
     }
+}
+
+/// Counts what the guest reads.
+struct Reads(Arc<ConsoleMetrics>);
+
+impl SerialEvents for Reads {
+    fn buffer_read(&self) {
+        self.0.read_bytes.inc();
+    }
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {}
 }
 
 /// What the guest transmits: watched, then queued.

@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::ConfigBytes;
 use super::seen::Seen;
-use super::transport::{RegisterPage, reg};
+use super::transport::{RegisterPage, TransportMetrics, reg};
 
 /// Bits of the device status register (section 2.1).
 pub struct Status;
@@ -41,15 +41,16 @@ pub struct Interrupt {
     irq: EventFd,
     page: Arc<RegisterPage>,
     seen: Seen,
+    metrics: Arc<TransportMetrics>,
 }
 
 impl Interrupt {
     /// Interrupt status bit: a queue has used buffers (section 4.2.2, InterruptStatus).
     pub const USED_BUFFER: u32 = 1;
 
-    /// A quiet line. Fails where the process may open no more files.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { irq: EventFd::new(EFD_NONBLOCK)?, page: Arc::default(), seen: Seen::new()? })
+    /// A quiet line that counts its interrupts. Fails where the process may open no more files.
+    pub fn new(metrics: Arc<TransportMetrics>) -> io::Result<Self> {
+        Ok(Self { irq: EventFd::new(EFD_NONBLOCK)?, page: Arc::default(), seen: Seen::new()?, metrics })
     }
 
     /// The registers that the driver reads.
@@ -135,6 +136,7 @@ impl Interrupt {
 
     fn raise(&self, bit: u32) {
         self.register(reg::INTERRUPT_STATUS).fetch_or(bit, Ordering::SeqCst);
+        self.metrics.interrupts.inc();
         // Fails only when the counter is full, and then the interrupt is on its way anyhow.
         let _ = self.irq.write(1);
     }

@@ -37,6 +37,12 @@ fn tables(api: &Api) -> String {
     for flag in &api.flags {
         row(&mut text, &code(&flag.flag), flag.is, &flag.note);
     }
+    text.push_str("\n## Counters that stay 0\n\n| group of the metrics file | counters |\n| --- | --- |\n");
+    for (group, counters) in &api.silent {
+        let named = |counter: &String| if counter == "all" { counter.clone() } else { code(counter) };
+        let counters: Vec<String> = counters.iter().map(named).collect();
+        let _ = writeln!(text, "| {} | {} |", code(group), counters.join(", "));
+    }
     text.push('\n');
     text
 }

@@ -66,11 +66,12 @@ impl Core {
         let kicks = (0..queue_count)
             .map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()?;
+        let metrics = Arc::<TransportMetrics>::default();
         Ok(Self {
             device,
             memory,
-            interrupt: Arc::new(Interrupt::new()?),
-            metrics: Arc::default(),
+            interrupt: Arc::new(Interrupt::new(Arc::clone(&metrics))?),
+            metrics,
             kicks,
             kind,
             offered,

@@ -23,6 +23,8 @@ pub struct TransportMetrics {
     pub register_kicks: Counter,
     /// Kicks of queues that do not exist.
     pub bad_kicks: Counter,
+    /// Interrupts raised: for used buffers, another configuration, or a reset that is needed.
+    pub interrupts: Counter,
     /// Rings that made no sense; each stopped the device until its reset.
     pub queue_errors: Counter,
 }

@@ -246,6 +246,7 @@ fn a_batch_is_one_interrupt_and_none_where_the_driver_wants_none() {
     driver.ram.write_obj(1u16, GuestAddress(rings(0).avail)).expect("flags");
     batch(&mut driver);
     assert_eq!(driver.interrupts(), (0, 0));
+    assert_eq!(driver.mmio.metrics().interrupts.get(), 1);
 }
 
 #[test]

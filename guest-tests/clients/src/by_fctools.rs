@@ -318,6 +318,7 @@ impl Guest {
         ensure!(block.write_bytes >= 5 * MIB && block.flush_count > 0, "disks: {block:?}");
         ensure!(balloon.inflate_count > 0, "balloon: {balloon:?}");
         ensure!(metrics.entropy.entropy_bytes >= 64, "random numbers: {:?}", metrics.entropy);
+        ensure!(metrics.vcpu.exit_mmio_write > 0, "drivers write registers: {:?}", metrics.vcpu);
         Ok(())
     }
 }

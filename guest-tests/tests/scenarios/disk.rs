@@ -132,7 +132,10 @@ fn by_ring() -> anyhow::Result<()> {
     ensure!(of_devices(&vm, "syncs")?.iter().any(|times| *times > 0), "no flush has reached the disk");
 
     let other = image(directory.path(), "other", 8)?;
-    vm.control.api("PATCH", "/drives/ring", json!({"drive_id": "ring", "path_on_host": other}))?;
+    // The device may have the lock of the one from before still.
+    for path in [&other, &disk, &other] {
+        vm.control.api("PATCH", "/drives/ring", json!({"drive_id": "ring", "path_on_host": path}))?;
+    }
     let shrunk = wait_until(|| Ok(vm.agent.disks()?.iter().all(|disk| disk.bytes == 8 * MIB)))?;
     ensure!(shrunk, "the guest sees {:?}", vm.agent.disks()?);
     vm.shut_down()

@@ -195,9 +195,9 @@ impl Vcpus {
             move || shared.end()
         });
         let exits: Vec<Arc<Exits>> = fds.iter().map(|_| Arc::default()).collect();
-        let mut vcpus = Self { shared, threads: Vec::with_capacity(fds.len()), exits };
-        for (cpu, fd) in (0u8..).zip(fds) {
-            let (shared, exits) = (Arc::clone(&vcpus.shared), Arc::clone(&vcpus.exits[usize::from(cpu)]));
+        let mut vcpus = Self { shared, threads: Vec::with_capacity(fds.len()), exits: exits.clone() };
+        for ((cpu, fd), exits) in (0u8..).zip(fds).zip(exits) {
+            let shared = Arc::clone(&vcpus.shared);
             let vcpu = Vcpu { fd, shared, surroundings: surroundings.clone(), exits, cpu };
             let live = move || {
                 vcpu.live();

@@ -131,10 +131,11 @@ impl BlockDevice {
         let mut settled = None;
         while let Some(Ended { of, result, synced }) = ring.ended() {
             service.count_sync(synced);
-            let Some((request, active)) = of.zip(active.as_mut()) else {
+            let Some(request) = of else {
                 settled = Some(result);
                 continue;
             };
+            let Some(active) = active.as_mut() else { continue };
             let used = service.finish(&active.memory, request, result);
             if let Some(mut queue) = active.queue(REQUESTS) {
                 queue.publish(&[used]);
@@ -146,7 +147,8 @@ impl BlockDevice {
         }
         match settled {
             Some(settled) => self.exchange(settled),
-            None => self.settle(),
+            None if self.is_settling => self.settle(),
+            None => {}
         }
     }
 
@@ -289,7 +291,7 @@ impl VirtioDevice for BlockDevice {
 
     fn under_way(&mut self) -> Option<Arc<OwnedFd>> {
         let under_way = self.ring.as_mut().and_then(Ring::wanes);
-        if under_way.is_none() {
+        if under_way.is_none() && self.is_settling {
             // What was to be made durable was abandoned, too.
             self.settle();
         }

@@ -7,7 +7,7 @@
 //! A job goes to a worker from the start (`IOSQE_ASYNC`), so only the worker waits for the disk, and for guest memory that
 //! is absent. It copies by address, as `preadv` does: it pins no page and remembers none, so pages may be moved or given
 //! up beside it, and its next touch is a fault like any other. It must not touch memory that is no longer lent: so a
-//! driver that stops the queue or resets the device waits until nothing is under way ([`Ring::drain`]).
+//! driver that stops the queue or resets the device waits until the kernel has none of its jobs ([`Ring::wanes`]).
 
 #![allow(unsafe_code, reason = "lends guest RAM to the kernel while it reads and writes")]
 

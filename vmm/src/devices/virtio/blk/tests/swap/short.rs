@@ -132,6 +132,12 @@ impl Tight {
         self.driver.add(0, &buffers).into()
     }
 
+    /// The guest gives up these pages, which it has read.
+    fn give_up(&self, pages: std::ops::Range<u64>) {
+        let gfns: Vec<Gfn> = pages.map(|page| Gfn(into(page) >> 12)).collect();
+        self.service.inflate(&gfns);
+    }
+
     /// The heads of the next `count` requests that end, at once or when they are looked at again.
     fn ended(&mut self, count: usize) -> Vec<(u32, u32)> {
         let mut used = self.driver.used(0);
@@ -220,11 +226,29 @@ fn header_and_status_without_memory_wait_as_well() {
         tight.driver.add(0, &chain);
         tight.kick();
         assert_eq!(tight.driver.used(0), []);
-        // The guest gives up pages that it has read.
-        let gfns: Vec<Gfn> = (0..64).map(|page| Gfn(into(page) >> 12)).collect();
-        tight.service.inflate(&gfns);
+        tight.give_up(0..64);
         assert_eq!(tight.ended(2).len(), 2);
         assert_eq!(tight.driver.bytes(place(status, 2), 1), [OK]);
         tight.check();
     }
+}
+
+/// It was there when the request came. Two frames are for the data of two requests, and none is left for the status of one.
+#[test]
+fn a_status_that_has_lost_its_memory_meanwhile_waits_as_well() {
+    let mut tight = Tight::new();
+    let (waits, pages) = tight.page_in(2 * MIN);
+    let (header, status) = (HEADER + 512, into(0));
+    tight.driver.put(header, &[0; 16]);
+    let chain = [Buf::Out(header, 16), Buf::In(into(pages + 8), PAGE32), Buf::In(status, 1)];
+    let head = u32::from(tight.driver.add(0, &chain));
+    tight.kick();
+    tight.give_up(0..2);
+    assert_eq!(tight.ended(1), [(waits.expect("one waits"), PAGE32 + 1)]);
+    tight.driver.wait();
+    assert_eq!(tight.driver.used(0), []);
+    tight.give_up(2..64);
+    assert_eq!(tight.ended(1), [(head, PAGE32 + 1)]);
+    assert_eq!(tight.driver.bytes(status, 1), [OK]);
+    tight.check();
 }

@@ -104,40 +104,38 @@ pub(super) struct RunArgs {
     /// Kernel command line; pci=off and root= are added [default: console=ttyS0 reboot=k panic=-1]
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub(super) append: Option<String>,
-    /// Raw disk image or block device; ",ro" makes it read-only; may be repeated. Without an initrd
-    /// and without root= in --append, the first is the root device
+    /// Raw disk image or block device, read-only with ",ro"; also as path=PATH,readonly=on; may be repeated. Without an
+    /// initrd and without root= in --append, the first is the root device
     #[arg(long, value_name = "PATH[,ro]")]
     pub(super) disk: Vec<Disk>,
-    /// Network card on a TAP interface of the host; may be repeated. The MAC address is derived from --id and
-    /// the interface if left out
-    #[arg(long, value_name = "tap=NAME[,mac=MAC][,mtu=BYTES]")]
+    /// Network card on a TAP interface of the host; may be repeated. ",mac=MAC" is its address, derived from --id and
+    /// the interface if left out; ",mtu=BYTES" is the largest packet that the guest is told of
+    #[arg(long, value_name = "tap=NAME[,...]")]
     pub(super) net: Vec<Network>,
-    /// A swap device for the guest, in memory, packed: ",memory=512M" is the most that the pages may take (64G at most),
-    /// ",compression=zstd" (or none) instead of lz4. ",tier=WHERE", which may be repeated, is where pages go that
-    /// do not fit, encrypted: a directory on a disk as /PATH, or an NBD server as nbd://HOST[:PORT]/EXPORT or
-    /// nbd+unix:///EXPORT?socket=PATH, which may be away for ",timeout=30" seconds. The guest reaches it by NBD at 169.254.83.1 on a network
-    /// card of its own, as 169.254.83.2/30; with ",front=blk" it is a disk, for kernels without NBD
-    #[arg(
-        long,
-        value_name = "SIZE[,memory=SIZE][,compression=HOW][,front=FRONT][,tier=WHERE][,timeout=SECONDS]"
-    )]
+    /// A swap device of this size for the guest, in memory, packed: 2G, or a number of MiB. What follows, each after a
+    /// comma: memory=512M is the most that the pages may take (64G at most). compression=zstd, or none, is instead of
+    /// lz4. tier=WHERE, which may be repeated, is where pages go that do not fit, encrypted: a directory on a disk as
+    /// /PATH, or an NBD server as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Such a server may be away
+    /// for timeout=30 seconds. The guest reaches the device by NBD at 169.254.83.1 on a network card of its own, as
+    /// 169.254.83.2/30; with front=blk it is a disk, for kernels without NBD
+    #[arg(long, value_name = "SIZE[,...]")]
     pub(super) swap: Option<SwapDevice>,
-    /// Memory of the guest: 512M, 2G, or a number of MiB [default: 512M]
+    /// Memory of the guest: 512M, 1.5G, or a number of MiB [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
     pub(super) memory: Option<Mib>,
     /// Number of vCPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", value_parser = size::cpus, allow_hyphen_values = true)]
     pub(super) cpus: Option<u32>,
     /// Most memory of the host for the guest's memory and its swap together: somewhat more than --memory at
-    /// least, a size as there [default: as much as both can come to]
+    /// least; 2G, or a number of MiB [default: as much as both can come to]
     #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
     pub(super) memory_limit: Option<Mib>,
-    /// Memory that stays free for what frees memory, such as swapping out: 4M, or 512K, in multiples of 4; 0:
-    /// none [default: by Linux's formula]
+    /// Memory that stays free for what frees memory, such as swapping out: 4M, 512K, or a number of MiB, in
+    /// multiples of 4K; 0: none [default: by Linux's formula]
     #[arg(long, value_name = "SIZE", value_parser = size::kib, conflicts_with = "watermarks", allow_hyphen_values = true)]
     pub(super) min_free: Option<Kib>,
-    /// Watermarks of the frame allocator: 4M,5M,6M, a size each as for --memory; K is for KiB, in
-    /// multiples of 4 [default: by Linux's formula]
+    /// Watermarks of the frame allocator: 4M,5M,6M, or numbers of MiB; K is for KiB, in multiples of 4
+    /// [default: by Linux's formula]
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = size::watermarks, allow_hyphen_values = true)]
     pub(super) watermarks: Option<WatermarksConfig>,
     /// Start though the host may swap the guest and the version of its kernel does not tell whether it can move what is
@@ -149,8 +147,8 @@ pub(super) struct RunArgs {
     pub(super) compaction: Option<PolicyKind>,
     #[command(flatten)]
     pub(super) when: When,
-    /// Memory that the guest is asked to give up from the start, in MiB [default: 0]
-    #[arg(long, value_name = "MIB", value_parser = size::size, allow_hyphen_values = true)]
+    /// Memory that the guest is asked to give up from the start: 256M, or a number of MiB [default: 0]
+    #[arg(long, value_name = "SIZE", value_parser = size::size, allow_hyphen_values = true)]
     pub(super) balloon: Option<Mib>,
     /// Let the guest take memory back when it would otherwise kill a process
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! `aerostat run`: a configuration from flags, started at once.
 
-use std::{convert::Infallible, path::PathBuf, str::FromStr, sync::Arc};
+use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 use anyhow::bail;
 
@@ -30,14 +30,41 @@ pub(super) struct Disk {
 }
 
 impl FromStr for Disk {
-    type Err = Infallible;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text.strip_suffix(",ro") {
-            Some(path) => Self { path: path.into(), read_only: true },
-            None => Self { path: text.strip_suffix(",rw").unwrap_or(text).into(), read_only: false },
-        })
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, read_only) = if text.starts_with("path=") || text.starts_with("readonly=") {
+            named_parts(text)?
+        } else {
+            // A path that stands first may have commas.
+            let read_only = |end: &str| Some((text.strip_suffix(end)?, true));
+            let writable = || (text.strip_suffix(",rw").unwrap_or(text), false);
+            [",ro", ",readonly=on"].into_iter().find_map(read_only).unwrap_or_else(writable)
+        };
+        match path {
+            "" => Err("name a disk image or a block device: write PATH, or path=PATH".to_owned()),
+            path => Ok(Self { path: path.into(), read_only }),
+        }
     }
+}
+
+/// Path of a disk and whether the guest may only read it, of `path=PATH,readonly=on`.
+fn named_parts(text: &str) -> Result<(&str, bool), String> {
+    let (mut path, mut read_only) = (None, None);
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("path", value)) if path.is_none() => path = Some(value),
+            Some(("readonly", value @ ("on" | "off"))) if read_only.is_none() => {
+                read_only = Some(value == "on");
+            }
+            _ => {
+                return Err(format!(
+                    "\"{part}\" is not known, or given twice: write path=PATH, and readonly=on or readonly=off, each once"
+                ));
+            }
+        }
+    }
+    Ok((path.unwrap_or_default(), read_only.unwrap_or_default()))
 }
 
 /// A value of `--net`.

@@ -5,7 +5,7 @@ use std::{fs::File, io::Read, path::Path, process::ExitCode, sync::Arc};
 use anyhow::{Context, bail};
 use serde_json::{Map, Value};
 
-use super::{BAD_ARGUMENTS, Outcome, args::ServeArgs, output, session::Session};
+use super::{Outcome, args::ServeArgs, mistake::BAD_ARGUMENTS, output, session::Session};
 use crate::{
     api::{control::Launcher, logger::Logger},
     vm::config::VmConfig,

@@ -4,18 +4,20 @@ use std::net::SocketAddr;
 
 use crate::vm::config::{Kib, MAX_VCPUS, Mib, WatermarksConfig};
 
+/// What a size looks like, for the sentences about wrong ones.
+const WRITE: &str = "write 512M, 1.5G, or a number of MiB";
+
+/// Most digits behind the point of a size.
+const MAX_DECIMALS: usize = 9;
+
 /// A size that comes to whole MiB.
 pub(super) fn size(text: &str) -> Result<Mib, String> {
-    let bytes = bytes(text)?;
-    if bytes % (1 << 20) != 0 {
-        return Err(format!("\"{text}\" is not a whole number of MiB"));
-    }
-    Ok(Mib(bytes >> 20))
+    in_units_of(text, 1 << 20, 'M').map(Mib)
 }
 
 /// A size that comes to whole KiB.
 pub(super) fn kib(text: &str) -> Result<Kib, String> {
-    bytes(text).map(|bytes| Kib(bytes >> 10))
+    in_units_of(text, 1 << 10, 'K').map(Kib)
 }
 
 /// Three sizes, for the watermarks min, low and high.
@@ -26,32 +28,43 @@ pub(super) fn watermarks(text: &str) -> Result<WatermarksConfig, String> {
     Ok(WatermarksConfig { min_kib, low_kib, high_kib })
 }
 
-/// Bytes of a size: a number with K, M, G or T (powers of 1024; `MiB` and the like too), or a plain
-/// number of MiB.
-fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("\"{text}\" is not a size: write 512M, 2G, or a number of MiB");
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
-    if number.is_empty() {
+/// How many units of `bytes` a size is, which is written with K, M, G or T (powers of 1024; `MiB` and the like, too), or is
+/// a plain number of MiB. `letter` is that of the unit.
+fn in_units_of(text: &str, bytes: u128, letter: char) -> Result<u64, String> {
+    let wrong = || format!("\"{text}\" is not a size: {WRITE}");
+    let too_large = || format!("\"{text}\" is more memory than any machine can have");
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(decimals) || decimals.len() > MAX_DECIMALS {
         return Err(wrong());
     }
-    let unit = unit.to_ascii_lowercase();
-    let bytes_per_unit: u64 = match unit.strip_suffix("ib").unwrap_or(&unit) {
-        "" | "m" => 1 << 20,
-        "k" => 1 << 10,
-        "g" => 1 << 30,
-        "t" => 1 << 40,
+    let per_suffix: u128 = match suffix.to_ascii_lowercase().as_str() {
+        "k" | "kib" => 1 << 10,
+        "" | "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
         _ => return Err(wrong()),
     };
-    let too_large = || format!("\"{text}\" is more memory than any machine can have");
-    let number: u64 = number.parse().map_err(|_| too_large())?;
-    number.checked_mul(bytes_per_unit).ok_or_else(too_large)
+    // In decimals of a byte, so that nothing is rounded.
+    let digits = format!("{whole}{decimals}").parse::<u128>().ok();
+    let size = digits.and_then(|digits| digits.checked_mul(per_suffix)).ok_or_else(too_large)?;
+    let unit = bytes * decimals.bytes().fold(1, |power, _| power * 10);
+    let count = size.div_ceil(unit);
+    if count.saturating_mul(bytes) > u64::MAX.into() {
+        return Err(too_large());
+    }
+    if size % unit != 0 {
+        return Err(format!("\"{text}\" is not a whole number of {letter}iB: {count}{letter} is the next"));
+    }
+    u64::try_from(count).map_err(|_| too_large())
 }
 
 /// A size that is not zero, to have back.
 pub(super) fn reclaim(text: &str) -> Result<Mib, String> {
     match size(text)? {
-        Mib(0) => Err("say how much memory you want back: 512M, 2G, or a number of MiB".to_owned()),
+        Mib(0) => Err(format!("nothing would come back: {WRITE}")),
         size => Ok(size),
     }
 }
@@ -62,7 +75,7 @@ const MAX_DEVICE: Mib = Mib(1 << 20);
 /// Size of a swap device, or of the memory for it.
 pub(super) fn device(text: &str) -> Result<Mib, String> {
     match size(text)? {
-        Mib(0) => Err("with 0 nothing can be stored: write 512M, 2G, or a number of MiB".to_owned()),
+        Mib(0) => Err(format!("with 0 nothing can be stored: {WRITE}")),
         size if size > MAX_DEVICE => {
             Err(format!("\"{text}\" is more than a swap device can have, which is 1T"))
         }
@@ -81,7 +94,7 @@ pub(super) fn timeout(text: &str) -> Result<u32, String> {
 /// A size that is not zero.
 pub(super) fn memory(text: &str) -> Result<Mib, String> {
     match size(text)? {
-        Mib(0) => Err("a guest needs memory: write 512M, 2G, or a number of MiB".to_owned()),
+        Mib(0) => Err(format!("a guest needs memory: {WRITE}")),
         size => Ok(size),
     }
 }
@@ -137,11 +150,16 @@ mod tests {
     fn sizes_are_powers_of_1024() {
         for (text, mib) in [
             ("512M", 512),
+            ("512MiB", 512),
             ("512", 512),
             ("1G", 1024),
             ("2gib", 2048),
             ("1T", 1 << 20),
             ("2048K", 2),
+            ("1.5G", 1536),
+            ("0.5gib", 512),
+            ("1.0625T", (1 << 20) + (1 << 16)),
+            ("1.000000000", 1),
             ("0", 0),
         ] {
             assert_eq!(size(text), Ok(Mib(mib)), "{text}");
@@ -154,9 +172,16 @@ mod tests {
             ("abc", "\"abc\" is not a size"),
             ("", "\"\" is not a size"),
             ("-1", "\"-1\" is not a size"),
-            ("1.5G", "\"1.5G\" is not a size"),
+            ("1.G", "\"1.G\" is not a size"),
+            (".5G", "\".5G\" is not a size"),
+            ("1.5.1G", "\"1.5.1G\" is not a size"),
+            ("1,5G", "\"1,5G\" is not a size"),
+            ("1.0000000000G", "\"1.0000000000G\" is not a size"),
+            ("512MB", "\"512MB\" is not a size"),
+            ("512iB", "\"512iB\" is not a size"),
             ("1Gé", "\"1Gé\" is not a size"),
-            ("1000K", "\"1000K\" is not a whole number of MiB"),
+            ("1000K", "\"1000K\" is not a whole number of MiB: 1M is the next"),
+            ("1.3G", "\"1.3G\" is not a whole number of MiB: 1332M is the next"),
             ("99999999999999999999", "\"99999999999999999999\" is more memory"),
             ("18446744073709551615T", "\"18446744073709551615T\" is more memory"),
         ] {
@@ -173,7 +198,9 @@ mod tests {
         }
         assert_eq!(
             memory("0M").expect_err("zero"),
-            "a guest needs memory: write 512M, 2G, or a number of MiB"
+            "a guest needs memory: write 512M, 1.5G, or a number of MiB"
         );
+        assert_eq!(kib("1.5K").expect_err("half"), "\"1.5K\" is not a whole number of KiB: 2K is the next");
+        assert_eq!(kib("1.5"), Ok(Kib(1536)));
     }
 }

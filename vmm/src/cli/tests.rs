@@ -11,9 +11,13 @@ use crate::{
     vm::config::{LoggerConfig, SerialConfig, VmConfig},
 };
 
+fn arguments(line: &str) -> Vec<OsString> {
+    std::iter::once("aerostat").chain(line.split_whitespace()).map(OsString::from).collect()
+}
+
 fn refused(line: &str) -> String {
-    let args = std::iter::once("aerostat").chain(line.split_whitespace());
-    mistake(&Cli::try_parse_from(args).expect_err(line))
+    let args = arguments(line);
+    mistake::sentence(&Cli::try_parse_from(&args).expect_err(line), &args)
 }
 
 /// The configuration that `aerostat run …` starts.
@@ -100,6 +104,35 @@ fn the_first_disk_is_the_root_only_if_nothing_else_can_be() {
 }
 
 #[test]
+fn a_disk_is_named_by_its_path_or_by_parts() {
+    let disk = |value: &str| {
+        let drive = configured(&format!("--kernel /k --disk {value}"))["drives"][0].clone();
+        (drive["path_on_host"].as_str().expect("a path").to_owned(), drive["is_read_only"] == true)
+    };
+    for (value, path, read_only) in [
+        ("/a", "/a", false),
+        ("/a,ro", "/a", true),
+        ("/a,rw", "/a", false),
+        ("/a,readonly=on", "/a", true),
+        ("/a,b,ro", "/a,b", true),
+        ("path=/a", "/a", false),
+        ("path=/a,readonly=on", "/a", true),
+        ("path=/a,readonly=off", "/a", false),
+        ("readonly=on,path=/a", "/a", true),
+    ] {
+        assert_eq!(disk(value), (path.to_owned(), read_only), "{value}");
+    }
+}
+
+#[test]
+fn a_size_may_have_a_point() {
+    let config = configured("--kernel /k --memory 1.5G --balloon 0.5GiB --swap 1.5G,memory=512MiB");
+    assert_eq!(config["machine-config"]["mem_size_mib"], 1536);
+    assert_eq!(config["balloon"]["amount_mib"], 512);
+    assert_eq!((&config["swap"]["size_mib"], &config["swap"]["memory_mib"]), (&json!(1536), &json!(512)));
+}
+
+#[test]
 fn flags_change_what_a_file_says() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("vm.json");
@@ -153,66 +186,69 @@ fn a_wrong_swap_device_is_said_part_by_part() {
 #[test]
 fn each_mistake_has_its_sentence() {
     for (line, sentence) in [
-        ("run", "The following required arguments were not provided: --kernel <PATH>; see aerostat --help."),
+        (
+            "run",
+            "The following required arguments were not provided: --kernel <PATH>; see aerostat run --help.",
+        ),
         (
             "run --kernel k --memory abc",
-            "Invalid value 'abc' for '--memory <SIZE>': \"abc\" is not a size: write 512M, 2G, or a number of MiB; see aerostat --help.",
+            "Invalid value 'abc' for '--memory <SIZE>': \"abc\" is not a size: write 512M, 1.5G, or a number of MiB; see aerostat run --help.",
         ),
         (
             "run --kernel k --memory 0",
-            "Invalid value '0' for '--memory <SIZE>': a guest needs memory: write 512M, 2G, or a number of MiB; see aerostat --help.",
+            "Invalid value '0' for '--memory <SIZE>': a guest needs memory: write 512M, 1.5G, or a number of MiB; see aerostat run --help.",
         ),
         (
             "run --kernel k --memory -1",
-            "Invalid value '-1' for '--memory <SIZE>': \"-1\" is not a size: write 512M, 2G, or a number of MiB; see aerostat --help.",
+            "Invalid value '-1' for '--memory <SIZE>': \"-1\" is not a size: write 512M, 1.5G, or a number of MiB; see aerostat run --help.",
         ),
         (
             "run --kernel k --watermarks 1,2",
-            "Invalid value '1,2' for '--watermarks <MIN,LOW,HIGH>': \"1,2\" is not three sizes: write 4M,5M,6M for min, low and high; see aerostat --help.",
+            "Invalid value '1,2' for '--watermarks <MIN,LOW,HIGH>': \"1,2\" is not three sizes: write 4M,5M,6M for min, low and high; see aerostat run --help.",
         ),
         (
             "run --kernel k --compaction fast",
-            "Invalid value 'fast' for '--compaction <POLICY>': \"fast\" is no policy: write occupancy, scanner or off; see aerostat --help.",
+            "Invalid value 'fast' for '--compaction <POLICY>': \"fast\" is no policy: write occupancy, scanner or off; see aerostat run --help.",
         ),
         (
             "run --kernel k --extfrag-threshold 1001",
-            "Invalid value '1001' for '--extfrag-threshold <N>': write a number from 0 to 1000; see aerostat --help.",
+            "Invalid value '1001' for '--extfrag-threshold <N>': write a number from 0 to 1000; see aerostat run --help.",
         ),
         (
             "memory compaction --proactiveness -1",
-            "Invalid value '-1' for '--proactiveness <N>': write a number from 0 to 100; see aerostat --help.",
+            "Invalid value '-1' for '--proactiveness <N>': write a number from 0 to 100; see aerostat memory compaction --help.",
         ),
         (
             "memory reclaim 0",
-            "Invalid value '0' for '<SIZE>': say how much memory you want back: 512M, 2G, or a number of MiB; see aerostat --help.",
+            "Invalid value '0' for '<SIZE>': nothing would come back: write 512M, 1.5G, or a number of MiB; see aerostat memory reclaim --help.",
         ),
         (
             "run --kernel k --cpus abc",
-            "Invalid value 'abc' for '--cpus <N>': a guest has 1 to 32 vCPUs; see aerostat --help.",
+            "Invalid value 'abc' for '--cpus <N>': a guest has 1 to 32 vCPUs; see aerostat run --help.",
         ),
         (
             "run --kernel k --cpus 33",
-            "Invalid value '33' for '--cpus <N>': a guest has 1 to 32 vCPUs; see aerostat --help.",
+            "Invalid value '33' for '--cpus <N>': a guest has 1 to 32 vCPUs; see aerostat run --help.",
         ),
         (
             "run --kernel k --balloon-stats 1s",
-            "Invalid value '1s' for '--balloon-stats <SECONDS>': write a number of seconds from 0 to 65535; see aerostat --help.",
+            "Invalid value '1s' for '--balloon-stats <SECONDS>': write a number of seconds from 0 to 65535; see aerostat run --help.",
         ),
         (
             "balloon set 99999999999999T",
-            "Invalid value '99999999999999T' for '<MIB>': \"99999999999999T\" is more memory than any machine can have; see aerostat --help.",
+            "Invalid value '99999999999999T' for '<SIZE>': \"99999999999999T\" is more memory than any machine can have; see aerostat balloon set --help.",
         ),
         (
             "run --kernel k --net tap0",
-            "Invalid value 'tap0' for '--net <tap=NAME[,mac=MAC][,mtu=BYTES]>': \"tap0\" is not known: write tap=NAME, mac=MAC or mtu=BYTES, each once; see aerostat --help.",
+            "Invalid value 'tap0' for '--net <tap=NAME[,...]>': \"tap0\" is not known: write tap=NAME, mac=MAC or mtu=BYTES, each once; see aerostat run --help.",
         ),
         (
             "run --kernel k --net mtu=1500",
-            "Invalid value 'mtu=1500' for '--net <tap=NAME[,mac=MAC][,mtu=BYTES]>': name a TAP interface of the host: write tap=NAME; see aerostat --help.",
+            "Invalid value 'mtu=1500' for '--net <tap=NAME[,...]>': name a TAP interface of the host: write tap=NAME; see aerostat run --help.",
         ),
         (
             "run --kernel k --net tap=a,mtu=x",
-            "Invalid value 'tap=a,mtu=x' for '--net <tap=NAME[,mac=MAC][,mtu=BYTES]>': write a number of bytes from 68 to 65535 for mtu; see aerostat --help.",
+            "Invalid value 'tap=a,mtu=x' for '--net <tap=NAME[,...]>': write a number of bytes from 68 to 65535 for mtu; see aerostat run --help.",
         ),
         ("frobnicate", "Unrecognized subcommand 'frobnicate'; see aerostat --help."),
         (
@@ -223,7 +259,36 @@ fn each_mistake_has_its_sentence() {
             "--id a/b",
             "Invalid value 'a/b' for '--id <ID>': an id has 1 to 64 letters, digits or hyphens; see aerostat --help.",
         ),
-        ("balloon", "The command is incomplete; see aerostat --help."),
+        ("balloon", "A command is missing after aerostat balloon: write set, get or stats."),
+        (
+            "memory",
+            "A command is missing after aerostat memory: write show, buddy, types, zone, slabs, compaction, compact or reclaim.",
+        ),
+        ("swap", "A command is missing after aerostat swap: write show or serve."),
+        ("bench", "A command is missing after aerostat bench: write hugepages."),
+        (
+            "run --kernal k",
+            "Unexpected argument '--kernal' found: write --kernel, or see aerostat run --help.",
+        ),
+        ("baloon set 1", "Unrecognized subcommand 'baloon': write balloon, or see aerostat --help."),
+        ("balloon sett 1", "Unrecognized subcommand 'sett': write set, or see aerostat balloon --help."),
+        (
+            "balloon set 1 --wait=hosts",
+            "Invalid value 'hosts' for '--wait[=<WHOM>]' [possible values: guest, host]: write host, or see aerostat balloon set --help.",
+        ),
+        (
+            "--kernel k",
+            "Unexpected argument '--kernel' found: write aerostat run --kernel, or see aerostat --help.",
+        ),
+        ("--api-sok s", "Unexpected argument '--api-sok' found: write --api-sock, or see aerostat --help."),
+        (
+            "run --kernel k --disk path=/a,cache=none",
+            "Invalid value 'path=/a,cache=none' for '--disk <PATH[,ro]>': \"cache=none\" is not known, or given twice: write path=PATH, and readonly=on or readonly=off, each once; see aerostat run --help.",
+        ),
+        (
+            "run --kernel k --disk ,ro",
+            "Invalid value ',ro' for '--disk <PATH[,ro]>': name a disk image or a block device: write PATH, or path=PATH; see aerostat run --help.",
+        ),
     ] {
         assert_eq!(refused(line), sentence);
     }
@@ -253,7 +318,7 @@ fn the_sockets_mode_is_the_owners_unless_it_is_said() {
     assert_eq!(
         refused("run --kernel /k --api-sock /a --api-sock-mode rw"),
         "Invalid value 'rw' for '--api-sock-mode <MODE>': \"rw\" is no mode: write permission bits in octal, say \
-         660; see aerostat --help."
+         660; see aerostat run --help."
     );
     assert!(refused("run --kernel /k --api-sock-mode 660").contains("--api-sock <PATH>"));
 }
@@ -402,17 +467,15 @@ fn flags_for_what_is_not_there_have_a_sentence() {
 #[test]
 fn who_names_a_command_is_told_of_mistakes_as_is_usual() {
     for (line, names) in
-        [("run --x", true), ("balloon", true), ("--x", false), ("frobnicate", false), ("", false)]
+        [("run --x", true), ("balloon", true), ("frobnicate", true), ("--x", false), ("--x run", false)]
     {
-        let args: Vec<_> =
-            std::iter::once("aerostat").chain(line.split_whitespace()).map(OsString::from).collect();
-        assert_eq!(names_command(&args), names, "{line}");
+        assert_eq!(!mistake::is_of_firecracker(&arguments(line)), names, "{line}");
     }
 }
 
 #[test]
 fn the_first_line_of_the_version_is_firecrackers() {
-    let (version, ours) = (version(), env!("CARGO_PKG_VERSION"));
+    let (version, ours) = (mistake::version(), env!("CARGO_PKG_VERSION"));
     let first = version.lines().next().expect("a line");
     let numbers: Vec<_> = first.strip_prefix("Firecracker v").expect(first).split('.').collect();
     assert!(numbers.len() == 3 && numbers.iter().all(|number| number.parse::<u32>().is_ok()), "{first}");

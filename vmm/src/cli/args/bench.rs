@@ -32,7 +32,7 @@ impl BenchArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct HugepagesArgs {
-    /// Memory to fill: 512M, 2G, or a number of MiB; 128 MiB at least. The host must have it free
+    /// Memory to fill: 512M, 1.5G, or a number of MiB; 128 MiB at least. The host must have it free
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size::memory)]
     pub(in crate::cli) memory: Mib,
     /// Who makes whole pages, each in turn: off, scanner, occupancy, or kernel (plain memory, MADV_COLLAPSE)

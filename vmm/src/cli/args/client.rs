@@ -35,10 +35,10 @@ pub(in crate::cli) enum WaitFor {
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum BalloonCommand {
-    /// Ask the guest to give up this much memory in all: 256, 256M, 1G; 0 gives all back
+    /// Ask the guest to give up this much memory in all; 0 gives all back
     Set {
-        /// Size of the balloon: a number of MiB, or 256M, 1G
-        #[arg(value_name = "MIB", value_parser = size::size, allow_negative_numbers = true)]
+        /// Size of the balloon: 256M, 1.5G, or a number of MiB
+        #[arg(value_name = "SIZE", value_parser = size::size, allow_negative_numbers = true)]
         amount: Mib,
         /// Wait until the guest has done so, or, with "host", until the host has that memory, too: all that compaction wins
         /// of it. An error once it gets no further for 10 seconds
@@ -92,7 +92,7 @@ pub(in crate::cli) enum MemoryCommand {
     Compact(Target),
     /// Give memory that the guest does not use back to the host, in whole huge pages
     Reclaim {
-        /// How much: a number of MiB, or 256M, 1G
+        /// How much: 256M, 1.5G, or a number of MiB
         #[arg(value_name = "SIZE", value_parser = size::reclaim, allow_negative_numbers = true)]
         amount: Mib,
         #[command(flatten)]

@@ -41,10 +41,10 @@ pub(in crate::cli) struct SwapServeArgs {
     /// write all of it
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = size::listen)]
     pub(in crate::cli) listen: Option<SocketAddr>,
-    /// Size of the device: 512M, 2G, or a number of MiB
+    /// Size of the device: 512M, 1.5G, or a number of MiB
     #[arg(long, value_name = "SIZE", value_parser = size::device)]
     pub(in crate::cli) size: Mib,
-    /// Most memory for what is stored, packed, 64G at most; what does not fit goes to tiers or is refused [default: the size]
+    /// Most memory for what is stored, packed: 512M, or a number of MiB, 64G at most; what does not fit goes to tiers or is refused [default: the size]
     #[arg(long, value_name = "SIZE", value_parser = size::device)]
     pub(in crate::cli) memory: Option<Mib>,
     /// How pages are packed: lz4, zstd, or none

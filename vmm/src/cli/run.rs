@@ -1,10 +1,13 @@
 //! `aerostat run`: a configuration from flags, started at once.
 
+mod named;
+
 use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 use anyhow::bail;
 
 use memsvc::swap::Codec;
+use named::Named;
 
 use super::{Outcome, args::RunArgs, serve, session::Session, size};
 use crate::{
@@ -153,6 +156,7 @@ impl FromStr for SwapDevice {
 pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
     let logger = Logger::of_process(&args.id);
     let config = Some(config(&args)?);
+    let named = Named::by(&args);
     let RunArgs { id, api_sock, api_sock_mode, allow_host_swap, json, .. } = *args;
     Session {
         id,
@@ -168,6 +172,7 @@ pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
         json,
     }
     .live(launcher)
+    .map_err(|error| named.in_error(&error))
 }
 
 /// The configuration file if there is one, else defaults; then the flags on top.

@@ -1,5 +1,6 @@
 //! The monitor as a process: what it takes over from who starts it, and what it does not; what it answers. No guest, hence no KVM.
 
+mod command_line;
 mod firecracker;
 mod monitor;
 

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ConfigError, RateLimiter, absent::null_is_default};
+use super::{ConfigError, RateLimiter, absent::null_is_default, image};
 use crate::devices::virtio::blk::check_ring;
 
 /// One disk of the guest.
@@ -92,7 +92,7 @@ impl Drive {
         Ok(())
     }
 
-    /// Checks that the disk is there and may be opened as it will be, and that the kernel has what its engine needs.
+    /// Checks that the disk is there, is raw and may be opened as it will be, and that the kernel has what its engine needs.
     pub fn check_file(&self) -> Result<(), ConfigError> {
         if self.io_engine == IoEngine::Async {
             check_ring()?;
@@ -105,7 +105,7 @@ impl Drive {
             let wanted = "regular file or block device";
             return Err(ConfigError::NotAFile { what: WHAT, path: path.clone(), wanted });
         }
-        OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(!self.is_read_only)
             .custom_flags(libc::O_NONBLOCK)
@@ -116,7 +116,11 @@ impl Drive {
                 }
                 _ => failed(source),
             })?;
-        Ok(())
+        let form = if kind.is_file() { image::form(&file).map_err(failed)? } else { None };
+        match form {
+            Some(form) => Err(ConfigError::NotRaw { path: path.clone(), form }),
+            None => Ok(()),
+        }
     }
 }
 

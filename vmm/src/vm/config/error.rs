@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use memsvc::core::compact::TuningError;
 use memsvc::swap::TierOpenError;
 
+use super::image::conversion;
 use super::{Kib, MAX_DEVICES, MAX_MEMORY, MAX_VCPUS, MacAddress, Mib};
 use crate::arch::layout::CMDLINE_MAX;
 use crate::devices::virtio::blk::NoRing;
@@ -226,6 +227,17 @@ pub enum ConfigError {
     /// A disk that may only be read.
     #[error("The disk {} may not be written: attach it read-only or change its permissions", .0.display())]
     NotWritable(PathBuf, #[source] io::Error),
+    /// An image of another program's form.
+    #[error(
+        "The disk {} looks like a {form} image, but disks are raw: convert it ({}), unless its own guest may have made it look so (docs/operate.md).",
+        path.display(), conversion(path)
+    )]
+    NotRaw {
+        /// Where it is.
+        path: PathBuf,
+        /// The form, as people call it.
+        form: &'static str,
+    },
     /// A directory, a socket, … where a file is needed.
     #[error("The {what} {} is not a {wanted}.", path.display())]
     NotAFile {

@@ -21,6 +21,7 @@ mod compaction;
 mod drive;
 mod entropy;
 mod error;
+mod image;
 mod mac;
 mod machine;
 mod memory;

@@ -27,22 +27,29 @@ use crate::vm::config::{Kib, Mib, WatermarksConfig};
 /// Where the API is served and looked for if nobody says otherwise.
 pub(super) const DEFAULT_SOCKET: &str = "/run/aerostat.socket";
 
+/// Lines are short enough for any terminal.
 const EXAMPLES: &str = "\
 Examples:
   Start a guest and give it a balloon:
-    aerostat run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --api-sock /tmp/a.sock
-  Take 256 MiB from it, and wait until it has given them up:
+    aerostat run --kernel vmlinuz --initrd initrd.img \\
+        --memory 1G --cpus 2 --api-sock /tmp/a.sock
+  Take 256 MiB from it, and wait until they are given up:
     aerostat balloon set 256 --wait --api-sock /tmp/a.sock
   See what the memory service has and did:
     aerostat memory show --api-sock /tmp/a.sock
-  Have 128 MiB back that the guest does not use, in whole huge pages:
+  Have 128 MiB back that it does not use, in huge pages:
     aerostat memory reclaim 128 --api-sock /tmp/a.sock
   Serve the API for a program that drives Firecracker:
     aerostat --api-sock /tmp/a.sock --id my-guest
 
-Exit codes: 0 the guest powered off or reset, or a signal ended the process; 1 an error; 2 wrong
-arguments, 153 without a command; 3 the guest's kernel panicked; 128 and its number for a second
-signal, which ends the process at once.";
+Sizes: 512M, 512MiB, 1.5G; a bare number is of MiB.
+
+Exit codes:
+  0      the guest powered off or reset, or a signal came
+  1      an error
+  2      wrong arguments; 153 without a command
+  3      the guest's kernel panicked
+  128+N  a second signal N, which ends the process at once";
 
 /// Runs Linux guests under KVM and keeps the host's memory whole while it does.
 ///
@@ -112,7 +119,7 @@ pub(super) struct RunArgs {
     /// the interface if left out; ",mtu=BYTES" is the largest packet that the guest is told of
     #[arg(long, value_name = "tap=NAME[,...]")]
     pub(super) net: Vec<Network>,
-    /// A swap device of this size for the guest, in memory, packed: 2G, or a number of MiB. What follows, each after a
+    /// A swap device of this size for the guest, in memory, packed: 2G, or a number of MiB. Options follow, each after a
     /// comma: memory=512M is the most that the pages may take (64G at most). compression=zstd, or none, is instead of
     /// lz4. tier=WHERE, which may be repeated, is where pages go that do not fit, encrypted: a directory on a disk as
     /// /PATH, or an NBD server as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Such a server may be away

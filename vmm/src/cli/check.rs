@@ -5,7 +5,7 @@ use std::{fmt::Write, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{Outcome, args::CheckArgs, output};
+use super::{Outcome, args::CheckArgs, output, table};
 
 /// What was found. Make it with [`CheckReport::new`].
 #[derive(Clone, Debug, Serialize)]
@@ -80,11 +80,15 @@ impl CheckReport {
 
 /// Prints the report; exit code 0 if guests can run here, 1 if not.
 pub(super) fn check(args: &CheckArgs, report: CheckReport) -> Outcome {
-    output::answer(args.json, &report, human)?;
+    output::answer(args.json, &report, |report| human(report, output::columns()))?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn human(report: &CheckReport) -> String {
+/// What the start of a guest says, and `check` does not know.
+const NOT_TESTED: &str = "whether memory is free for a guest, disks and io_uring, TAP interfaces, directories and servers \
+                          for swap, and the boot of a whole kernel. The start of a guest says what is wrong there.";
+
+fn human(report: &CheckReport, columns: Option<usize>) -> String {
     let kvm = Check {
         name: "kvm".to_owned(),
         ok: report.kvm.present && report.kvm.stock_kernel,
@@ -102,12 +106,13 @@ fn human(report: &CheckReport) -> String {
             (false, false) => "poor",
         };
         let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "  {mark:<4}  {:width$}  {}{remedy}", check.name, check.detail);
+        let name = format!("  {mark:<4}  {:width$}  ", check.name);
+        text.push_str(&table::wrapped(&name, &format!("{}{remedy}", check.detail), columns));
     }
     let verdict = if report.ok { "This host can run guests." } else { "This host cannot run guests." };
+    // Writing to a string does not fail.
     let _ = writeln!(text, "\n{verdict}");
-    text
+    text + &table::wrapped("Not tested: ", NOT_TESTED, columns)
 }
 
 #[cfg(test)]
@@ -130,9 +135,14 @@ mod tests {
         assert!(!report(false, vec![]).ok);
         let failed = report(true, vec![poor, bad]);
         assert!(!failed.ok);
-        let text = human(&failed);
+        let text = human(&failed, None);
         assert!(text.contains("  BAD   uffd        is not permitted: run as root\n"), "{text}");
         assert!(text.contains("  poor  thp_defrag  is never: write madvise to it\n"), "{text}");
-        assert!(text.ends_with("This host cannot run guests.\n"), "{text}");
+        assert!(text.contains("\nThis host cannot run guests.\nNot tested: "), "{text}");
+        let narrow = human(&failed, Some(40));
+        assert!(
+            narrow.contains("  BAD   uffd        is not permitted:\n                    run as root\n"),
+            "{narrow}"
+        );
     }
 }

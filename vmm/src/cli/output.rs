@@ -8,6 +8,12 @@ use serde::Serialize;
 use super::Outcome;
 use crate::{api::sentence, vm::exit::Exit};
 
+/// Columns of the terminal on which answers are printed; none where that is a file or a pipe.
+pub(super) fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col.into())
+}
+
 /// Prints an answer as it is.
 pub(super) fn print(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();

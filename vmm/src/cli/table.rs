@@ -12,6 +12,26 @@ pub(super) fn pairs(lines: &[(&str, String)]) -> String {
     })
 }
 
+/// Text behind its name, on as many lines as a terminal of so many columns needs; on one line elsewhere.
+pub(super) fn wrapped(name: &str, text: &str, columns: Option<usize>) -> String {
+    let indent = name.chars().count();
+    let mut lines = name.to_owned();
+    let mut at = indent;
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        if at > indent && columns.is_some_and(|columns| at + 1 + width > columns) {
+            let _ = write!(lines, "\n{:indent$}", "");
+            at = indent;
+        } else if at > indent {
+            lines.push(' ');
+            at += 1;
+        }
+        lines.push_str(word);
+        at += width;
+    }
+    lines + "\n"
+}
+
 /// A column of a table: its head, and where its text stands.
 #[derive(Clone, Copy)]
 pub(super) enum Column<'a> {

@@ -26,7 +26,7 @@ pub fn run() -> CheckReport {
     CheckReport::new(release, kvm_report(), checks.chain(found).collect())
 }
 
-/// The service's sentences say what is missing, then after a colon how to give it.
+/// Sentences of the service and of KVM say what is missing, then after a colon how to give it.
 fn missing(name: &str, error: &StartError) -> Check {
     let sentence = error.to_string();
     match sentence.split_once(": ") {
@@ -38,30 +38,26 @@ fn missing(name: &str, error: &StartError) -> Check {
 fn kvm_report() -> KvmReport {
     let version = kvm::open().map(|kvm| kvm.get_api_version());
     let present = !matches!(version, Err(KvmError::Missing | KvmError::Permission | KvmError::Open(_)));
-    let found = version.and_then(|version| Ok((version, probe::probe()?)));
-    match found {
-        Ok((version, Verdict::RunsStockKernels)) => KvmReport {
-            present,
-            api_version: Some(version),
-            stock_kernel: true,
-            detail: "a probe guest ran what a stock kernel runs".to_owned(),
-            remedy: None,
-        },
-        Ok((version, Verdict::DoesNot(why))) => KvmReport {
-            present,
-            api_version: Some(version),
-            stock_kernel: false,
-            detail: why,
-            remedy: Some(
-                "use a machine with VT-x or AMD-V, or turn on nested virtualization for this one".to_owned(),
-            ),
-        },
-        Err(error) => KvmReport {
-            present,
-            api_version: None,
-            stock_kernel: false,
-            detail: crate::api::sentence(&error),
-            remedy: Some("load the kvm module of this CPU and give this user access to /dev/kvm".to_owned()),
-        },
-    }
+    let api_version = version.as_ref().ok().copied();
+    let unusable = |why: &str, remedy: &str| (false, format!("not usable: {why}"), Some(remedy.to_owned()));
+    let (stock_kernel, detail, remedy) = match version.and_then(|_| probe::probe()) {
+        Ok(Verdict::RunsStockKernels) => {
+            (true, "a probe guest ran what a stock kernel runs".to_owned(), None)
+        }
+        Ok(Verdict::DoesNot(why)) => {
+            unusable(&why, "use a machine with VT-x or AMD-V, or turn on nested virtualization for this one")
+        }
+        Err(error) => {
+            let sentence = crate::api::sentence(&error);
+            let sentence = sentence.trim_end_matches('.');
+            match (&error, sentence.split_once(": ")) {
+                (KvmError::Missing, Some((what, remedy))) => {
+                    (false, what.to_owned(), Some(remedy.to_owned()))
+                }
+                (KvmError::Permission, Some((why, remedy))) => unusable(why, remedy),
+                _ => unusable(sentence, "load the kvm module of this CPU, on a host kernel of 6.8 or newer"),
+            }
+        }
+    };
+    KvmReport { present, api_version, stock_kernel, detail, remedy }
 }

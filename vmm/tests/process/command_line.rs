@@ -1,6 +1,8 @@
-//! The command line as operators meet it: sentences and exit codes, images that are not raw.
+//! The command line as operators meet it: sentences and exit codes, terminals, images that are not raw.
 
+mod help;
 mod images;
+mod pty;
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};

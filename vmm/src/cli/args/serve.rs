@@ -96,7 +96,7 @@ impl OutputArgs {
 
 /// When whoever starts us began to do so. Metrics tell how long it took from there until the API was served.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "For metrics (api_server.process_startup_time_us and _cpu_us)")]
+#[command(next_help_heading = "For metrics (process_startup_time_us and _cpu_us)")]
 pub(in crate::cli) struct StartedArgs {
     /// Monotonic clock when the start began, in microseconds
     #[arg(long, value_name = "TIME")]

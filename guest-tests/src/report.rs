@@ -45,6 +45,8 @@ pub struct Step {
 /// `target/bench/NAME.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Bench {
+    /// As of all that `aerostat` prints as JSON.
+    pub version: u32,
     /// Name of the benchmark.
     pub name: String,
     /// Where it ran: KVM, kernel, CPUs.

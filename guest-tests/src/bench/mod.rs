@@ -17,6 +17,8 @@ pub mod swap_loop;
 
 use anyhow::Context;
 
+use vmm::cli::JSON_VERSION;
+
 use crate::report::{self, Bench, Ratio, Row};
 use crate::stats::Summary;
 use crate::subject::Subject;
@@ -182,7 +184,7 @@ impl Run {
     pub(crate) fn publish(self, name: &str, samples: &Samples, ratios: Vec<Ratio>) -> anyhow::Result<()> {
         let (name, host, rows) = (name.to_owned(), host_description(), samples.rows());
         let path = paths::target().join("bench").join(format!("{name}.json"));
-        let report = Bench { name, host, rows, ratios };
+        let report = Bench { version: JSON_VERSION, name, host, rows, ratios };
         report::write(&path, &report)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);

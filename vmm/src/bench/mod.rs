@@ -59,6 +59,7 @@ use memsvc::core::{
     watermark::Watermarks,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use self::{
     bounds::{Ledger, of_step},
@@ -93,7 +94,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const LEAST_BLOCKS: u64 = 64;
 
 /// Who makes whole pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Nobody.

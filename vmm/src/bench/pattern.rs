@@ -4,12 +4,13 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Frames of a group: a quarter of a block.
 pub(super) const GROUP: usize = 128;
 
 /// Which frames are given back, in the order in which they were filled. It is half of them, always.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pattern {
     /// Every second group of 128.

@@ -2,11 +2,12 @@
 
 use memsvc::stats::LatencyStats;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Policy, pattern::Pattern, times::Summary};
 
 /// All of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// The host's kernel.
     pub kernel_release: String,
@@ -21,7 +22,7 @@ pub struct Report {
 }
 
 /// One policy with one load.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
     /// What was given back.
     pub pattern: Pattern,
@@ -46,7 +47,7 @@ pub struct Run {
 }
 
 /// Requests one after the other.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Phase {
     /// Its name.
     pub name: String,
@@ -73,7 +74,7 @@ pub struct Phase {
 }
 
 /// What was done to make whole pages.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WorkDone {
     /// Frames moved so that blocks become free.
     pub migrated_frames: u64,
@@ -103,7 +104,7 @@ pub struct WorkDone {
 const BUCKETS: usize = LatencyStats::BUCKETS;
 
 /// Waits for a page on the move.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stalls {
     /// How many.
     pub count: u64,
@@ -136,7 +137,7 @@ impl Stalls {
 }
 
 /// Some requests, and how memory stood after them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     /// Whole pages asked for so far in this phase, by the unused memory, hundredths.
     pub asked_percent: f64,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Parts into which each power of two of nanoseconds is divided.
 const PARTS: u32 = 32;
@@ -19,7 +20,7 @@ pub(super) struct Times {
 }
 
 /// What they came to, microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Summary {
     /// How many there were; all else is 0 if there was none.
     pub count: u64,

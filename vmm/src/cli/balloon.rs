@@ -2,7 +2,8 @@
 
 mod wait;
 
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Outcome,
@@ -16,6 +17,17 @@ use crate::{
     },
     vm::config::{BalloonConfig, Mib},
 };
+
+/// The balloon: how it is set up, and how far it is, which is not known before the guest's start.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Balloon {
+    #[serde(flatten)]
+    config: BalloonConfig,
+    /// Memory that the guest has given up, in MiB.
+    actual_mib: Option<Mib>,
+    /// Of that, memory that the host has back, in MiB.
+    host_freed_mib: Option<Mib>,
+}
 
 /// Does it.
 pub(super) fn balloon(args: BalloonArgs) -> Outcome {
@@ -64,27 +76,29 @@ fn get(target: &Target) -> Outcome {
         Err(error) => return Err(error.into()),
     };
     let on = |is_on| if is_on { "on" } else { "off" }.to_owned();
-    let mut answer = serde_json::to_value(&config)?;
-    let [actual, freed] = [now.map(|now| now.actual_mib), now.map(|now| now.host_freed_mib)];
-    (answer["actual_mib"], answer["host_freed_mib"]) = (json!(actual), json!(freed));
+    let [actual_mib, host_freed_mib] = [now.map(|now| now.actual_mib), now.map(|now| now.host_freed_mib)];
     let known = |mib: Option<Mib>| mib.map_or("not started".to_owned(), |mib| mib.to_string());
-    output::answer(target.json, &answer, |_| {
-        table::pairs(&[
-            ("asked for", config.amount_mib.to_string()),
-            ("given up", known(actual)),
-            ("back at the host", known(freed)),
-            ("deflate on OOM", on(config.deflate_on_oom)),
-            (
-                "statistics",
-                match config.stats_polling_interval_s {
-                    0 => "off".to_owned(),
-                    seconds => format!("every {seconds} s"),
-                },
-            ),
-            ("free page hinting", on(config.free_page_hinting)),
-            ("free page reporting", on(config.free_page_reporting)),
-        ])
-    })
+    output::answer(
+        target.json,
+        &Balloon { config, actual_mib, host_freed_mib },
+        |Balloon { config, .. }| {
+            table::pairs(&[
+                ("asked for", config.amount_mib.to_string()),
+                ("given up", known(actual_mib)),
+                ("back at the host", known(host_freed_mib)),
+                ("deflate on OOM", on(config.deflate_on_oom)),
+                (
+                    "statistics",
+                    match config.stats_polling_interval_s {
+                        0 => "off".to_owned(),
+                        seconds => format!("every {seconds} s"),
+                    },
+                ),
+                ("free page hinting", on(config.free_page_hinting)),
+                ("free page reporting", on(config.free_page_reporting)),
+            ])
+        },
+    )
 }
 
 fn stats(target: &Target) -> Outcome {

@@ -4,11 +4,12 @@
 use std::{fmt::Write, process::ExitCode};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Outcome, args::CheckArgs, output, table};
 
 /// What was found. Make it with [`CheckReport::new`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CheckReport {
     /// Whether this host can run Aerostat.
     pub ok: bool,
@@ -23,7 +24,7 @@ pub struct CheckReport {
 }
 
 /// Which KVM it is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct KvmReport {
     /// Whether `/dev/kvm` can be opened.
     pub present: bool,
@@ -38,7 +39,7 @@ pub struct KvmReport {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Check {
     /// Name for machines, such as `uffd_move`.
     pub name: String,

@@ -25,6 +25,8 @@ mod size;
 mod swap;
 mod table;
 
+pub use output::JSON_VERSION;
+
 use std::{ffi::OsString, process::ExitCode, sync::Arc};
 
 use clap::Parser;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use memsvc::swap::{Swap, SwapConfig};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::args::{SwapArgs, SwapCommand, SwapServeArgs};
 use super::memory::answer;
@@ -22,8 +23,9 @@ use crate::vm::exit::{Exit, ExitSlot};
 const SHRINK: Duration = Duration::from_secs(5);
 
 /// Where a device is served.
-#[derive(Serialize)]
-struct Served {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Served {
+    /// Where NBD clients find it.
     uri: String,
 }
 
@@ -67,8 +69,8 @@ fn serve(args: &SwapServeArgs) -> Outcome {
             output::complain(&format!("Memory cannot be given back to the host for now: {error}."));
         }
     };
-    if let Exit::Error(why) = &reason {
-        output::complain(why);
+    match reason {
+        Exit::Error(why) => Err(anyhow::anyhow!(why)),
+        reason => Ok(ExitCode::from(reason.code())),
     }
-    Ok(ExitCode::from(reason.code()))
 }

@@ -1,5 +1,7 @@
 //! Arguments and what they come to, and the errors about wrong ones.
 
+mod json;
+
 use serde_json::{Value, json};
 
 use super::{

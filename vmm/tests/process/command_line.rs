@@ -2,6 +2,7 @@
 
 mod help;
 mod images;
+mod json;
 mod pty;
 
 use std::ffi::OsStr;

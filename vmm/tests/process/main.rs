@@ -2,6 +2,7 @@
 
 mod command_line;
 mod firecracker;
+mod made;
 mod monitor;
 
 use rustix::process::Signal;

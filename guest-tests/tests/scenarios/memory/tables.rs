@@ -7,7 +7,8 @@ use anyhow::{Context, ensure};
 use guest_tests::testvm::wait_until;
 use guest_tests::{Pages, TestVm, http, paths};
 use libtest_mimic::Trial;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use vmm::cli::JSON_VERSION;
 
 use super::{number, sum};
 use crate::{SPARE_MIB, guest, ours};
@@ -148,7 +149,7 @@ fn prometheus_agrees(tables: &Tables, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `--json` is the API's answer; without it there is a table.
+/// `--json` is the API's answer with a version; without it there is a table.
 fn commands_agree(tables: &Tables, vm: &TestVm) -> anyhow::Result<()> {
     for (part, answer, words) in [
         ("buddy", &tables.buddy, "a request"),
@@ -156,8 +157,12 @@ fn commands_agree(tables: &Tables, vm: &TestVm) -> anyhow::Result<()> {
         ("zone", &tables.zone, "watermarks"),
         ("slabs", &tables.slabs, "slab"),
     ] {
-        let json: Value = serde_json::from_str(&memory_command(vm, &[part, "--json"])?)?;
-        ensure!(json == *answer, "memory {part} --json says {json}, the API {answer}");
+        let mut json: Map<String, Value> = serde_json::from_str(&memory_command(vm, &[part, "--json"])?)?;
+        ensure!(json.remove("version") == Some(json!(JSON_VERSION)), "memory {part} --json has no version");
+        ensure!(
+            Value::Object(json.clone()) == *answer,
+            "memory {part} --json says {json:?}, the API {answer}"
+        );
         let table = memory_command(vm, &[part])?;
         ensure!(table.contains(words), "memory {part} prints no \"{words}\": {table}");
     }

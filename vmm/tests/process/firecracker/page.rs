@@ -2,27 +2,15 @@
 
 use std::fmt::Write;
 
-use super::{Api, Call, Is, When, api};
+use super::{super::made, Api, Call, Is, When, api};
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/firecracker.md");
 /// A line before the tables, and one after them.
 const BEGIN: &str = "<!-- The tables are made by a test from vmm/tests/process/firecracker.json. -->\n";
 const END: &str = "<!-- End of the tables. -->\n";
 
 #[test]
 fn the_page_says_what_the_description_says() {
-    let page = std::fs::read_to_string(PAGE).expect("the page");
-    let (prose, rest) = page.split_once(BEGIN).expect("where the tables begin");
-    let (_, end) = rest.split_once(END).expect("where the tables end");
-    let made = format!("{prose}{BEGIN}{}{END}{end}", tables(&api()));
-    if std::env::var_os("AEROSTAT_WRITE_PAGES").is_some() {
-        std::fs::write(PAGE, made).expect("written");
-    } else {
-        assert!(
-            made == page,
-            "the page is old: run `AEROSTAT_WRITE_PAGES=1 cargo test -p vmm --test process the_page`"
-        );
-    }
+    made::check("firecracker.md", [BEGIN, END], &tables(&api()), "--test process the_page");
 }
 
 /// The tables, each with its heading.

@@ -15,6 +15,7 @@ pub(super) use swap::{SwapArgs, SwapCommand, SwapServeArgs};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use memsvc::core::compact::PolicyKind;
 
 use super::{
@@ -76,7 +77,7 @@ impl Cli {
             Some(Command::Check(args)) => args.json,
             Some(Command::Bench(args)) => args.json(),
             Some(Command::Swap(args)) => args.json(),
-            Some(Command::Openapi) => false,
+            Some(Command::Completions { .. } | Command::Man { .. } | Command::Openapi) => false,
         }
     }
 }
@@ -95,6 +96,17 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Measure this host
     Bench(BenchArgs),
+    /// Print completions of this command line for a shell, which ci/install puts in their place
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages of this command line into a directory, as ci/install does
+    Man {
+        /// A directory that is there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Print the OpenAPI description of the API
     #[command(hide = true)]
     Openapi,

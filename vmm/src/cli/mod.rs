@@ -3,6 +3,7 @@
 //! ```text
 //! aerostat --api-sock PATH [--id ID] [--config-file F] [--no-api]   as Firecracker: serve.rs
 //! aerostat run | balloon | memory | swap | check | bench            for people
+//! aerostat completions | man                                       for ci/install
 //! ```
 //!
 //! Exit codes: 0 all is well (also: the guest powered off or reset, or a signal ended us), 1 an
@@ -13,6 +14,7 @@ mod args;
 mod balloon;
 mod bench;
 pub mod check;
+mod described;
 mod memory;
 mod memory_failure;
 mod mistake;
@@ -62,6 +64,8 @@ fn main_with(
         Some(Command::Swap(args)) => swap::swap(args),
         Some(Command::Check(args)) => check::check(&args, check()),
         Some(Command::Bench(args)) => bench::bench(args),
+        Some(Command::Completions { shell }) => described::completions(shell),
+        Some(Command::Man { directory }) => described::man(&directory),
         Some(Command::Openapi) => {
             openapi::generate().map_err(Into::into).and_then(|text| output::print(&text))
         }

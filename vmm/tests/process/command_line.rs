@@ -1,7 +1,9 @@
-//! The command line as operators meet it: sentences and exit codes, terminals, images that are not raw.
+//! The command line as operators meet it: sentences and exit codes, terminals, images that are not raw,
+//! JSON, and how it is installed.
 
 mod help;
 mod images;
+mod install;
 mod json;
 mod pty;
 

@@ -257,7 +257,7 @@ fn wrong_arguments_end_with_firecrackers_code_unless_a_command_is_named() {
         (&["--no-seccomp", "--seccomp-filter", "/f"], 153),
         (&["--no-seccomp", "--no-seccomp"], 153),
         (&["run", "--nobody-knows"], 2),
-        (&["balloon"], 2),
+        (&["balloon", "set"], 2),
     ] {
         let (ended, said) = ended(args);
         assert_eq!(ended, Some(code), "{args:?}: {said}");

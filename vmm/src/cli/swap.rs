@@ -52,11 +52,9 @@ fn serve(args: &SwapServeArgs) -> Outcome {
     config.validate()?;
     Logger::of_process(&args.name);
     let swap = Swap::standalone(&SwapConfig { name: args.name.clone(), ..config.device() }, &exit.guard())?;
-    let address = match (&args.socket, args.listen) {
-        (Some(path), _) => Address::Unix(path.clone()),
-        (None, Some(address)) => Address::Tcp(address),
-        (None, None) => anyhow::bail!("Say where to listen: --socket PATH or --listen ADDRESS:PORT."),
-    };
+    // Arguments have one of them.
+    let address = args.listen.map(Address::Tcp).or(args.socket.clone().map(Address::Unix));
+    let address = address.context("Say where to listen: --socket PATH or --listen ADDRESS:PORT")?;
     let server = Server::spawn(&address, swap.clone(), &exit.guard())?;
     let served = Served { uri: server.address().to_string() };
     output::answer(args.json, &served, |served| format!("{}\n", served.uri))?;

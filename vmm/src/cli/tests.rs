@@ -272,6 +272,14 @@ fn each_mistake_has_its_sentence() {
             "run --kernal k",
             "Unexpected argument '--kernal' found: write --kernel, or see aerostat run --help.",
         ),
+        (
+            "swap serve --size 1G",
+            "The following required arguments were not provided: <--socket <PATH>|--listen <ADDRESS:PORT>>; see aerostat swap serve --help.",
+        ),
+        (
+            "swap serve --size 1G --socket /s --listen 127.0.0.1:1",
+            "The argument '--socket <PATH>' cannot be used with '--listen <ADDRESS:PORT>'; see aerostat swap serve --help.",
+        ),
         ("baloon set 1", "Unrecognized subcommand 'baloon': write balloon, or see aerostat --help."),
         ("balloon sett 1", "Unrecognized subcommand 'sett': write set, or see aerostat balloon --help."),
         (

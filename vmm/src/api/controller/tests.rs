@@ -115,10 +115,13 @@ fn a_refused_change_leaves_no_trace_and_a_failed_start_can_be_repeated() {
     controller.set_watermarks(of(watermarks)).expect("set");
     let before = controller.config().clone();
     let shrunk = controller.update_machine_config(of(json!({"mem_size_mib": 64})));
-    assert_eq!(refused(shrunk), "The balloon of 128 MiB is larger than the guest's memory of 64 MiB.");
+    assert_eq!(
+        refused(shrunk),
+        "The balloon of 128 MiB is larger than the guest's memory of 64 MiB: ask for less."
+    );
     assert_eq!(
         refused(controller.update_machine_config(of(json!({"mem_size_mib": 128})))),
-        "The high watermark of 131072 KiB is more than half of the guest's memory of 128 MiB."
+        "The high watermark of 131072 KiB is more than half of the guest's memory of 128 MiB: lower it."
     );
     let elsewhere = json!({"drive_id": "a", "is_root_device": false, "path_on_host": "/dev/null"});
     assert_eq!(
@@ -147,7 +150,7 @@ fn the_balloon_does_what_it_was_made_for() {
     controller.update_balloon(BalloonUpdate { amount_mib: 100.into() }).expect("fits");
     assert_eq!(
         refused(controller.update_balloon(BalloonUpdate { amount_mib: 129.into() })),
-        "The balloon of 129 MiB is larger than the guest's memory of 128 MiB."
+        "The balloon of 129 MiB is larger than the guest's memory of 128 MiB: ask for less."
     );
     assert_eq!(controller.balloon().expect("balloon").amount_mib, 100.into());
     let stats = controller.balloon_stats().expect("stats");

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use memsvc::swap::Codec;
 
 use super::{super::size, Target};
@@ -33,13 +33,14 @@ impl SwapArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("where").required(true)))]
 pub(in crate::cli) struct SwapServeArgs {
     /// Unix socket to listen on
-    #[arg(long, value_name = "PATH", conflicts_with = "listen")]
+    #[arg(long, value_name = "PATH", group = "where")]
     pub(in crate::cli) socket: Option<PathBuf>,
     /// Address and port to listen on: 127.0.0.1:10809; port 0 is any that is free. Who can connect can read and
     /// write all of it
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = size::listen)]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = size::listen, group = "where")]
     pub(in crate::cli) listen: Option<SocketAddr>,
     /// Size of the device: 512M, 1.5G, or a number of MiB
     #[arg(long, value_name = "SIZE", value_parser = size::device)]

@@ -129,7 +129,7 @@ pub enum ConfigError {
     #[error("Drive \"{0}\" has a partuuid with a space, which no partition has: remove it.")]
     Partuuid(String),
     /// The balloon cannot hold more than there is.
-    #[error("The balloon of {amount} is larger than the guest's memory of {memory}.")]
+    #[error("The balloon of {amount} is larger than the guest's memory of {memory}: ask for less.")]
     BalloonTooLarge {
         /// Size of the balloon asked for.
         amount: Mib,
@@ -174,7 +174,7 @@ pub enum ConfigError {
         high: Kib,
     },
     /// More is to be kept free than makes sense.
-    #[error("The high watermark of {high} is more than half of the guest's memory of {memory}.")]
+    #[error("The high watermark of {high} is more than half of the guest's memory of {memory}: lower it.")]
     WatermarkTooHigh {
         /// The high watermark asked for.
         high: Kib,

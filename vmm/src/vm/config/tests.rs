@@ -163,7 +163,7 @@ fn each_mistake_has_its_sentence() {
         ),
         (
             json!({"balloon": {"amount_mib": 129, "deflate_on_oom": false}}),
-            "The balloon of 129 MiB is larger than the guest's memory of 128 MiB.",
+            "The balloon of 129 MiB is larger than the guest's memory of 128 MiB: ask for less.",
         ),
         (
             watermarks(2048, 1024, 4096),
@@ -176,7 +176,7 @@ fn each_mistake_has_its_sentence() {
         ),
         (
             watermarks(1024, 2048, 65_540),
-            "The high watermark of 65540 KiB is more than half of the guest's memory of 128 MiB.",
+            "The high watermark of 65540 KiB is more than half of the guest's memory of 128 MiB: lower it.",
         ),
         (json!({"memory": {"watermarks": {"min_kib": 0, "low_kib": 0}}}), "missing field `high_kib`"),
         (

@@ -93,6 +93,7 @@ impl TestVm {
         socket: &Path,
         directory: TempDir,
     ) -> anyhow::Result<Self> {
+        command.env("AEROSTAT_RUNTIME_DIR", directory.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         die_with_parent(&mut command);
         let start = Instant::now();

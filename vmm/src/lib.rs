@@ -10,6 +10,7 @@ pub mod devices;
 pub mod heap;
 mod json;
 pub mod link;
+pub mod registry;
 pub mod socket;
 pub mod swap;
 pub mod vm;

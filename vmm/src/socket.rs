@@ -22,7 +22,7 @@ use std::{
 
 use rustix::{
     fs::{Mode, chmod, fchmod},
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with},
 };
 
 /// Longest path of a socket: `sun_path` of `sockaddr_un` is 108 bytes, one of them the final NUL.
@@ -102,8 +102,7 @@ impl ListeningSocket {
         make_room(path)?;
         let failed = |source| failed(path, source);
         let listener = listen_at(path, Mode::from_raw_mode(mode.0)).map_err(|error| failed(error.into()))?;
-        let meta = fs::symlink_metadata(path).map_err(failed)?;
-        let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()), is_left: false };
+        let file = SocketFile::at(path).map_err(failed)?;
         Ok(Self { listener, file })
     }
 
@@ -120,7 +119,7 @@ impl ListeningSocket {
     }
 }
 
-/// Removes the socket's file when dropped, unless it is another's by now, or to be left.
+/// Removes the socket's file, or a link to it, when dropped, unless it is another's by now, or to be left.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -129,16 +128,25 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
+    /// The file that was just made there.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)?, is_left: false })
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
+/// What tells a file from another that takes its name.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
+        let ours = identity(&self.path).is_ok_and(|identity| identity == self.identity);
         if ours && !self.is_left {
             // If it cannot be removed, the next start finds it stale and tries again.
             let _ = fs::remove_file(&self.path);
@@ -165,14 +173,25 @@ fn make_room(path: &Path) -> Result<(), SocketError> {
     if !meta.file_type().is_socket() {
         return Err(SocketError::NotASocket(path.to_owned()));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|error| failed(path, error))
-        }
+    match knock(path) {
+        Err(error) if nobody_listens(&error) => fs::remove_file(path).map_err(|error| failed(path, error)),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed(path, error)),
         // Connected, or something odd lives there: either way it is not ours.
         _ => Err(SocketError::InUse(path.to_owned())),
     }
+}
+
+/// Connects to a socket, and never waits for who listens there: [`io::ErrorKind::WouldBlock`] if too many others wait.
+pub(crate) fn knock(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
+/// Whether that is what [`knock`] says of a socket that was left behind, or of a link to nothing.
+pub(crate) fn nobody_listens(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
 fn failed(path: &Path, source: io::Error) -> SocketError {

@@ -24,7 +24,13 @@ impl Served {
     fn new(command: &mut Command) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("socket");
-        let process = command.arg("--api-sock").arg(&socket).stdin(Stdio::null()).spawn().expect("aerostat");
+        let process = command
+            .env("AEROSTAT_RUNTIME_DIR", dir.path())
+            .arg("--api-sock")
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("aerostat");
         let mut served = Self { dir, process };
         let start = Instant::now();
         while UnixStream::connect(&socket).is_err() {

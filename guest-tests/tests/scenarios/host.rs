@@ -217,6 +217,7 @@ impl Monitor {
         let directory = tempfile::tempdir()?;
         let (socket, log) = (directory.path().join("socket"), directory.path().join("log"));
         let mut command = aerostat(under);
+        command.env("AEROSTAT_RUNTIME_DIR", directory.path());
         command.arg("--api-sock").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null());
         let process = command.stderr(File::create(&log)?).spawn().context("cannot run aerostat")?;
         let process = Ended(process);

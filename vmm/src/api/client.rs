@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -10,9 +11,9 @@ use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, heade
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::{net::UnixStream, runtime::Runtime};
+use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
 
-use super::types::FaultMessage;
+use super::{controller::ControlError, types::FaultMessage};
 
 /// Longest answer in bytes; ours are much shorter.
 const MAX_ANSWER: usize = 4 << 20;
@@ -37,9 +38,15 @@ pub enum ClientError {
     /// The connection broke.
     #[error("The process at the API socket gave no answer: it may have ended.")]
     NoAnswer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It takes too long.
+    #[error("The process at the API socket did not answer within {} seconds: it may be stopped, or hang.", .0.as_secs())]
+    Slow(Duration),
     /// The answer makes no sense.
     #[error("The process at the API socket gave an answer that cannot be read: is it Aerostat?")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Only a guest that was started can do it.
+    #[error("The guest has not been started yet: send InstanceStart to its API first.")]
+    NotStarted,
     /// The other side says no.
     #[error("{0}")]
     Refused(String),
@@ -52,6 +59,8 @@ pub enum ClientError {
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
+    /// How long a call may take.
+    limit: Option<Duration>,
     runtime: Runtime,
 }
 
@@ -59,10 +68,17 @@ impl Client {
     /// A client of the socket at `path`; connects with each call.
     pub fn new(path: &Path) -> Result<Self, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
+            .enable_all()
             .build()
             .map_err(|error| ClientError::Prepare(error.into()))?;
-        Ok(Self { path: path.to_owned(), runtime })
+        Ok(Self { path: path.to_owned(), limit: None, runtime })
+    }
+
+    /// The same, which waits no longer than this for an answer.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
+        self
     }
 
     /// `GET path`.
@@ -84,7 +100,14 @@ impl Client {
 
     /// Any call. What is answered without a body is `null`.
     pub fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
-        self.runtime.block_on(self.exchange(method, path, body))
+        let exchange = self.exchange(method, path, body);
+        match self.limit {
+            None => self.runtime.block_on(exchange),
+            Some(limit) => self
+                .runtime
+                .block_on(async { timeout(limit, exchange).await })
+                .unwrap_or(Err(ClientError::Slow(limit))),
+        }
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
@@ -138,6 +161,9 @@ fn read(status: StatusCode, body: &[u8]) -> Result<Value, ClientError> {
         serde_json::from_slice(body).map_err(unreadable)
     } else {
         let fault: FaultMessage = serde_json::from_slice(body).map_err(unreadable)?;
+        if fault.fault_message == ControlError::BeforeStart.to_string() {
+            return Err(ClientError::NotStarted);
+        }
         Err(ClientError::Refused(fault.fault_message))
     }
 }

@@ -578,7 +578,9 @@ fn our_client_understands_answers_faults_and_silence() {
     let info: InstanceInfo = client.get("/").expect("answers");
     assert_eq!((info.id.as_str(), info.state), ("vm7", InstanceState::NotStarted));
     let refused = client.patch("/balloon", &json!({"amount_mib": 1})).expect_err("wrong phase");
-    assert_eq!(refused.to_string(), "The requested operation is not supported before starting the microVM.");
+    assert!(matches!(refused, ClientError::NotStarted), "{refused}");
+    let refused = client.put::<Value>("/actions", &json!({})).expect_err("no action");
+    assert!(matches!(refused, ClientError::Refused(_)), "{refused}");
     let Served { dir, path, _server, .. } = served;
     drop(_server);
     let nobody = client.get::<InstanceInfo>("/").expect_err("nobody is there");

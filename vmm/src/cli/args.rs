@@ -3,12 +3,14 @@
 mod bench;
 mod client;
 mod compaction;
+mod list;
 mod serve;
 mod swap;
 
 pub(super) use bench::{BenchArgs, BenchCommand, HugepagesArgs};
 pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, MemoryCommand, Target, WaitFor};
 pub(super) use compaction::{TuningArgs, When};
+pub(super) use list::ListArgs;
 pub(super) use serve::ServeArgs;
 pub(super) use swap::{SwapArgs, SwapCommand, SwapServeArgs};
 
@@ -25,7 +27,7 @@ use super::{
 use crate::socket::SocketMode;
 use crate::vm::config::{Kib, Mib, WatermarksConfig};
 
-/// Where the API is served and looked for if nobody says otherwise.
+/// Where Firecracker's form serves the API if nobody says otherwise.
 pub(super) const DEFAULT_SOCKET: &str = "/run/aerostat.socket";
 
 /// Lines are short enough for any terminal.
@@ -78,6 +80,7 @@ impl Cli {
             Some(Command::Bench(args)) => args.json(),
             Some(Command::Swap(args)) => args.json(),
             Some(Command::Completions { .. } | Command::Man { .. } | Command::Openapi) => false,
+            Some(Command::List(args)) => args.json,
         }
     }
 }
@@ -110,6 +113,9 @@ pub(super) enum Command {
     /// Print the OpenAPI description of the API
     #[command(hide = true)]
     Openapi,
+    /// Show the guests that run
+    #[command(visible_alias = "ps")]
+    List(ListArgs),
 }
 
 #[derive(Debug, Args)]
@@ -184,7 +190,7 @@ pub(super) struct RunArgs {
     /// File that receives the serial console, instead of the terminal
     #[arg(long, value_name = "PATH")]
     pub(super) serial: Option<PathBuf>,
-    /// Serve the API on this socket [default: no API]
+    /// Serve the API on this socket [default: one that aerostat list finds, by --id]
     #[arg(long, value_name = "PATH")]
     pub(super) api_sock: Option<PathBuf>,
     /// Who may connect to that socket: permission bits in octal, whatever the umask

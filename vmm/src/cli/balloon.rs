@@ -39,7 +39,7 @@ pub(super) fn balloon(args: BalloonArgs) -> Outcome {
 }
 
 fn set(amount: Mib, wait: Option<WaitFor>, target: &Target) -> Outcome {
-    let client = Client::new(&target.api_sock)?;
+    let client = target.client()?;
     client.patch("/balloon", &BalloonUpdate { amount_mib: amount })?;
     let progress = match wait {
         Some(whom) => wait::wait(&client, amount, whom)?,
@@ -67,12 +67,12 @@ fn given_up(now: &BalloonProgress, with_host: bool) -> String {
 }
 
 fn get(target: &Target) -> Outcome {
-    let client = Client::new(&target.api_sock)?;
+    let client = target.client()?;
     let config: BalloonConfig = client.get("/balloon")?;
     // A guest that has not been started has a balloon, but nothing in it.
     let now = match progress(&client) {
         Ok(now) => now,
-        Err(ClientError::Refused(_)) => None,
+        Err(ClientError::NotStarted) => None,
         Err(error) => return Err(error.into()),
     };
     let on = |is_on| if is_on { "on" } else { "off" }.to_owned();
@@ -102,7 +102,7 @@ fn get(target: &Target) -> Outcome {
 }
 
 fn stats(target: &Target) -> Outcome {
-    let client = Client::new(&target.api_sock)?;
+    let client = target.client()?;
     let stats: BalloonStats = client.get("/balloon/statistics")?;
     output::answer(target.json, &stats, told)
 }

@@ -31,7 +31,6 @@ use super::{
     args::{MemoryArgs, MemoryCommand, Target},
     output,
 };
-use crate::api::client::Client;
 
 /// Does it.
 pub(super) fn memory(args: MemoryArgs) -> Outcome {
@@ -49,7 +48,7 @@ pub(super) fn memory(args: MemoryArgs) -> Outcome {
 
 /// Asks for `path`, and prints the answer as it is or as `human` says it.
 pub(super) fn answer<T: DeserializeOwned>(target: &Target, path: &str, human: fn(&T) -> String) -> Outcome {
-    let report: Map<String, Value> = Client::new(&target.api_sock)?.get(path)?;
+    let report: Map<String, Value> = target.client()?.get(path)?;
     if target.json {
         return output::answer(true, &report, |_| String::new());
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! aerostat --api-sock PATH [--id ID] [--config-file F] [--no-api]   as Firecracker: serve.rs
-//! aerostat run | balloon | memory | swap | check | bench            for people
+//! aerostat run | list | balloon | memory | swap | check | bench     for people
 //! aerostat completions | man                                       for ci/install
 //! ```
 //!
@@ -15,6 +15,7 @@ mod balloon;
 mod bench;
 pub mod check;
 mod described;
+mod list;
 mod memory;
 mod memory_failure;
 mod mistake;
@@ -26,6 +27,7 @@ mod signals;
 mod size;
 mod swap;
 mod table;
+mod target;
 
 pub use output::JSON_VERSION;
 
@@ -66,6 +68,7 @@ fn main_with(
         Some(Command::Bench(args)) => bench::bench(args),
         Some(Command::Completions { shell }) => described::completions(shell),
         Some(Command::Man { directory }) => described::man(&directory),
+        Some(Command::List(args)) => list::list(&args),
         Some(Command::Openapi) => {
             openapi::generate().map_err(Into::into).and_then(|text| output::print(&text))
         }

@@ -163,6 +163,7 @@ pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
         logger,
         metrics: None,
         startup: None,
+        is_served: true,
         api_sock: api_sock.as_deref(),
         api_sock_mode,
         leaves_socket: false,

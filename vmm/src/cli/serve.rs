@@ -30,7 +30,8 @@ pub(super) fn serve(args: ServeArgs, launcher: Arc<dyn Launcher>) -> Outcome {
         logger,
         metrics: args.outputs.metrics(),
         startup: Some(&|| args.started.until_now()),
-        api_sock: (!args.no_api).then_some(args.api_sock.as_path()),
+        is_served: !args.no_api,
+        api_sock: Some(&args.api_sock),
         api_sock_mode: args.api_sock_mode,
         // Clients remove it themselves, and one fails where it is gone.
         leaves_socket: true,

@@ -21,6 +21,7 @@ use crate::{
         sentence,
         server::ApiServer,
     },
+    registry::{self, Registered},
     socket::{ListeningSocket, SocketMode},
     vm::{
         config::{MemoryLimits, MetricsConfig, VmConfig},
@@ -41,7 +42,9 @@ pub(super) struct Session<'a> {
     pub(super) metrics: Option<MetricsConfig>,
     /// How long the start took, if that is known: asked when the API is about to be served.
     pub(super) startup: Option<&'a dyn Fn() -> Startup>,
-    /// Socket to serve the API on, if any.
+    /// Whether the API is served.
+    pub(super) is_served: bool,
+    /// Socket to serve the API on, if it is said.
     pub(super) api_sock: Option<&'a Path>,
     /// The mode of its file.
     pub(super) api_sock_mode: SocketMode,
@@ -63,7 +66,11 @@ impl Session<'_> {
         let exit = Arc::new(ExitSlot::default());
         signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
         memory_failure::watch(self.api_sock).context("A failure of the host's memory cannot be handled")?;
-        let socket = self.api_sock.map(|path| ListeningSocket::bind(path, self.api_sock_mode)).transpose()?;
+        let Registered { socket, name } = if self.is_served {
+            registry::serve(&self.id, self.api_sock, self.api_sock_mode)?
+        } else {
+            Registered::default()
+        };
         let socket = if self.leaves_socket { socket.map(ListeningSocket::left) } else { socket };
         let mut controller = Controller::new(self.id, launcher, self.logger, Arc::clone(&exit));
         if let Some(metrics) = self.metrics {
@@ -89,6 +96,7 @@ impl Session<'_> {
             .transpose()
             .context("The API cannot be served")?;
         let reason = wait(&exit, &controller);
+        drop(name);
         drop(server);
         tracing::info!("The end: {reason}");
         warn(controller.blocking_lock().shut_down());

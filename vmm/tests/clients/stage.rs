@@ -116,6 +116,7 @@ impl Monitor {
         let words = stage.directory.path().join("words");
         let file = fs::File::create(&words)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_aerostat"));
+        command.env("AEROSTAT_RUNTIME_DIR", stage.directory.path());
         command.args(arguments.iter().map(|argument| stage.fill(argument)));
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         Ok(Self { process: command.spawn().context("cannot run aerostat")?, words })

@@ -3,6 +3,7 @@
 mod command_line;
 mod firecracker;
 mod made;
+mod guests;
 mod monitor;
 
 use rustix::process::Signal;

@@ -28,6 +28,8 @@ impl Monitor {
         let directory = tempfile::tempdir().expect("temporary directory");
         let socket = directory.path().join("api.sock");
         let process = Command::new(starter[0])
+            // Not among the guests of this host.
+            .env("AEROSTAT_RUNTIME_DIR", directory.path().join("guests"))
             .args(&starter[1..])
             .arg(env!("CARGO_BIN_EXE_aerostat"))
             .arg("--api-sock")
@@ -66,9 +68,25 @@ impl Monitor {
         fs::symlink_metadata(&self.socket).expect("socket").permissions().mode() & 0o7777
     }
 
+    /// Its socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
         kill_process(Pid::from_child(process), signal).expect("signal");
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().and_then(|()| process.wait()).expect("its end");
     }
 
     /// Ends it.

@@ -4,15 +4,18 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{super::size, DEFAULT_SOCKET, TuningArgs};
+use super::{super::size, TuningArgs};
 use crate::vm::config::Mib;
 
 /// Whom a client command talks to, and how it answers.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Target {
-    /// Socket of the guest's API
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    pub(in crate::cli) api_sock: PathBuf,
+    /// The guest, as aerostat list calls it [default: the only one that runs]
+    #[arg(long = "id", value_name = "ID", conflicts_with = "api_sock")]
+    pub(in crate::cli) guest: Option<String>,
+    /// Socket of the guest's API, instead [default: $AEROSTAT_API_SOCK, if it is set]
+    #[arg(long, value_name = "PATH")]
+    pub(in crate::cli) api_sock: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long)]
     pub(in crate::cli) json: bool,

@@ -14,10 +14,7 @@ use super::{
     amount::{frames, seconds},
     answer,
 };
-use crate::{
-    api::client::{Client, ClientError},
-    vm::config::CompactionConfig,
-};
+use crate::{api::client::ClientError, vm::config::CompactionConfig};
 
 const PATH: &str = "/memory/compaction";
 
@@ -26,11 +23,11 @@ pub(super) fn compaction(change: CompactionConfig, target: &Target) -> Outcome {
     if change.is_default() {
         return answer(target, PATH, human);
     }
-    let client = Client::new(&target.api_sock)?;
+    let client = target.client()?;
     client.put::<()>(PATH, &change)?;
     // A guest that has not been started has a tuning, but nothing to show.
     match client.get::<CompactionInfo>(PATH) {
-        Err(ClientError::Refused(_)) => output::answer(target.json, &change, |_| {
+        Err(ClientError::NotStarted) => output::answer(target.json, &change, |_| {
             "Compaction is tuned so, from the start of the guest on.\n".to_owned()
         }),
         Ok(_) => answer(target, PATH, human),

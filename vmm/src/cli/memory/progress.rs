@@ -30,7 +30,8 @@ pub(super) fn put<T: DeserializeOwned + Send>(
     bar: ProgressBar,
     show: impl Fn(&ProgressBar, &MemoryStats, &MemoryStats),
 ) -> anyhow::Result<T> {
-    let client = Client::new(&target.api_sock)?;
+    let socket = target.socket()?;
+    let client = Client::new(&socket)?;
     if !std::io::stderr().is_terminal() {
         return Ok(client.put(path, body)?);
     }
@@ -38,7 +39,7 @@ pub(super) fn put<T: DeserializeOwned + Send>(
     let (sender, answered) = channel();
     thread::scope(|scope| {
         scope.spawn(move || {
-            let answer = Client::new(&target.api_sock).and_then(|client| client.put(path, body));
+            let answer = Client::new(&socket).and_then(|client| client.put(path, body));
             // Who listens does so until this is sent.
             let _ = sender.send(answer);
         });

@@ -44,6 +44,7 @@ impl<'a> Asked<'a> {
         match self.monitor.client().call(verb, path, body.unwrap_or_default().into_bytes()) {
             Ok(answer) => Answer::Given(answer),
             Err(ClientError::Refused(sentence)) => Answer::Refused(sentence),
+            Err(ClientError::NotStarted) => Answer::Refused(BEFORE.to_owned()),
             Err(error) => panic!("{}: {error:?}", self.call.call),
         }
     }

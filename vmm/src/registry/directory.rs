@@ -1,0 +1,130 @@
+//! One directory of names, while its lock is held.
+
+use std::{
+    fs::{self, DirBuilder, File, Metadata, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock},
+    process::geteuid,
+};
+
+use super::ENDING;
+use crate::socket::{knock, nobody_listens};
+
+/// Only the owner sees what is in it.
+const MODE: u32 = 0o700;
+/// Others have the lock for a moment only: one that has it longer was stopped meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two tries to get it.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// The directory; its lock goes when this is dropped, or the process ends.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    /// Makes the directory if it is not there, and takes its lock.
+    ///
+    /// # Errors
+    /// It cannot be written, anybody can write it, or somebody has the lock.
+    pub(super) fn make(path: &Path) -> io::Result<Self> {
+        match DirBuilder::new().mode(MODE).create(path) {
+            Ok(()) => fs::set_permissions(path, Permissions::from_mode(MODE))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Self::lock(path)
+    }
+
+    /// Takes the lock of a directory that is there.
+    ///
+    /// # Errors
+    /// As [`Self::make`].
+    pub(super) fn lock(path: &Path) -> io::Result<Self> {
+        accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+        let file = File::open(path)?;
+        if !is_trusted(&file.metadata()?) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others can write it"));
+        }
+        let start = Instant::now();
+        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if start.elapsed() > PATIENCE {
+                return Err(error.into());
+            }
+            thread::sleep(INTERVAL);
+        }
+        Ok(Self { path: path.to_owned(), _lock: file })
+    }
+
+    /// A name for a guest of this id that nobody has: a second guest of an id gets its process with it.
+    pub(super) fn free_name(&self, id: &str) -> Option<PathBuf> {
+        let names = [format!("{id}{ENDING}"), format!("{id}.{}{ENDING}", std::process::id())];
+        names.into_iter().map(|name| self.path.join(name)).find(|name| self.is_free(name))
+    }
+
+    /// Whether nobody has this name; a stale one is removed.
+    pub(super) fn is_free(&self, name: &Path) -> bool {
+        match fs::symlink_metadata(name) {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(meta) => is_name(&meta) && is_stale(name) && fs::remove_file(name).is_ok(),
+        }
+    }
+
+    /// Removes all links to this socket, which is new: their guests have ended.
+    pub(super) fn remove_links(&self, socket: &Path) {
+        for name in names(&self.path) {
+            if fs::read_link(&name).is_ok_and(|target| target == socket) {
+                // One that stays says that two guests have one socket, which is ugly and harms nobody.
+                let _ = fs::remove_file(name);
+            }
+        }
+    }
+
+    /// Whether a socket has its name here already.
+    pub(super) fn has(&self, socket: &Path) -> bool {
+        let here = fs::canonicalize(&self.path).ok();
+        here.as_deref() == socket.parent() && id_of(socket).is_some()
+    }
+}
+
+/// Whether nobody but root and this user can write it, or whom they let.
+fn is_trusted(meta: &Metadata) -> bool {
+    let is_ours = [0, geteuid().as_raw()].contains(&meta.uid());
+    is_ours && meta.mode() & 0o002 == 0
+}
+
+/// Whether a file can be a guest's name.
+fn is_name(meta: &Metadata) -> bool {
+    meta.is_symlink() || meta.file_type().is_socket()
+}
+
+/// Whether nobody listens behind a name.
+pub(super) fn is_stale(name: &Path) -> bool {
+    knock(name).is_err_and(|error| nobody_listens(&error))
+}
+
+/// All names in a directory, in order.
+pub(super) fn names(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| id_of(path).is_some() && fs::symlink_metadata(path).is_ok_and(|meta| is_name(&meta)))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The id that a name says. Names that a terminal could not show are nobody's.
+pub(super) fn id_of(name: &Path) -> Option<&str> {
+    let id = name.file_name()?.to_str()?.strip_suffix(ENDING)?;
+    (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic())).then_some(id)
+}

@@ -1,0 +1,38 @@
+//! Where guests are found: a directory with one name for each API that is served.
+//!
+//! ```text
+//! /run/aerostat/web.sock                      the socket itself, if nobody said where it is to be
+//! /run/aerostat/db.sock ──▶ /tmp/vm.sock      a link to the socket that --api-sock names
+//! /run/aerostat/db.4711.sock ──▶ …            a second guest of the id "db": its process is added
+//! ```
+//!
+//! There is no record beside the name, so none can be wrong: the kernel says who listens at a socket. A name behind which
+//! nobody listens is stale, and whoever sees it removes it. Names are made and removed under a lock of the directory,
+//! because a name may be stale for one and made anew by another.
+
+mod directory;
+mod find;
+mod register;
+
+pub use find::{Guest, guests};
+pub use register::{Registered, serve};
+
+use std::{env, path::PathBuf};
+
+/// The directory of guests that root runs.
+const SYSTEM: &str = "/run/aerostat";
+/// Ending of a name.
+const ENDING: &str = ".sock";
+
+/// Directories in which guests may be, the first choice first.
+pub fn directories() -> Vec<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(only) = absolute("AEROSTAT_RUNTIME_DIR") {
+        return vec![only];
+    }
+    let of_user = absolute("XDG_RUNTIME_DIR").map(|path| path.join("aerostat"));
+    [PathBuf::from(SYSTEM)].into_iter().chain(of_user).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Names in a directory of the test's own.
+
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    sync::Barrier,
+    thread,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
+
+use super::{Guest, Registered, find::guests_in, register::serve_in};
+use crate::socket::SocketMode;
+
+struct Host {
+    directory: TempDir,
+    registry: PathBuf,
+}
+
+impl Host {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = directory.path().join("aerostat");
+        Self { directory, registry }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A guest, whose socket is at this path, or at its name.
+    fn serve(&self, id: &str, socket: Option<&Path>) -> Registered {
+        serve_in(std::slice::from_ref(&self.registry), id, socket, SocketMode::OWNER).unwrap()
+    }
+
+    fn guests(&self) -> Vec<Guest> {
+        guests_in(std::slice::from_ref(&self.registry)).unwrap()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.guests().into_iter().map(|guest| guest.id).collect()
+    }
+
+    /// All that is in the directory, whether it is a name or not.
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.registry).into_iter().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_guest_is_found_while_it_is_served_whoever_chose_its_socket() {
+    let host = Host::new();
+    let elsewhere = host.path("vm.sock");
+    assert_eq!(host.guests(), []);
+    let (web, db) = (host.serve("web", None), host.serve("db", Some(&elsewhere)));
+    let me = i32::try_from(std::process::id()).unwrap();
+    let guest = |id: &str| Guest {
+        id: id.to_owned(),
+        socket: host.registry.join(format!("{id}.sock")),
+        pid: Some(me),
+    };
+    assert_eq!(host.guests(), [guest("db"), guest("web")]);
+    assert_eq!(fs::read_link(host.registry.join("db.sock")).unwrap(), fs::canonicalize(&elsewhere).unwrap());
+    assert_eq!((mode(&host.registry), mode(&host.registry.join("web.sock"))), (0o700, 0o600));
+    drop(db);
+    assert_eq!(host.files(), ["web.sock"]);
+    drop(web);
+    assert_eq!((host.guests(), host.files()), (vec![], vec![]));
+    assert!(!elsewhere.exists());
+}
+
+#[test]
+fn a_second_guest_of_an_id_starts_and_has_its_process_in_its_name() {
+    let host = Host::new();
+    let (first, second) = (host.serve("web", None), host.serve("web", Some(&host.path("vm.sock"))));
+    let with_process = format!("web.{}", std::process::id());
+    assert_eq!(host.ids(), ["web", &with_process]);
+    // A third one of the same process cannot be, and is served all the same.
+    let third = host.serve("web", Some(&host.path("other.sock")));
+    assert!(third.socket.is_some() && third.name.is_none());
+    drop(first);
+    assert_eq!(host.ids(), [with_process]);
+    drop(second);
+    assert_eq!(host.files(), Vec::<String>::new());
+}
+
+#[test]
+fn names_of_monitors_that_crashed_vanish() {
+    let host = Host::new();
+    let (web, db) = (host.serve("web", None), host.serve("db", Some(&host.path("vm.sock"))));
+    // What a crash leaves: the files, and nobody who listens.
+    let listeners = [web, db].map(|crashed| {
+        let (listener, file) = crashed.socket.unwrap().into_parts();
+        std::mem::forget((file, crashed.name));
+        listener
+    });
+    assert_eq!(host.ids(), ["db", "web"]);
+    drop(listeners);
+    symlink("/nowhere", host.registry.join("gone.sock")).unwrap();
+    assert_eq!(host.files(), ["db.sock", "gone.sock", "web.sock"]);
+    assert_eq!((host.ids(), host.files()), (vec![], vec![]));
+}
+
+#[test]
+fn a_start_takes_the_names_of_those_that_crashed() {
+    let host = Host::new();
+    let (web, db) = (host.serve("web", None), host.serve("db", Some(&host.path("vm.sock"))));
+    for crashed in [web, db] {
+        let (listener, file) = crashed.socket.unwrap().into_parts();
+        std::mem::forget((file, crashed.name));
+        drop(listener);
+    }
+    // The same id, and the same socket under another id.
+    let _web = host.serve("web", None);
+    let _other = host.serve("other", Some(&host.path("vm.sock")));
+    assert_eq!((host.ids(), host.files().len()), (vec!["other".to_owned(), "web".to_owned()], 2));
+}
+
+#[test]
+fn a_socket_that_the_operator_put_there_is_its_own_name() {
+    let host = Host::new();
+    drop(host.serve("first", None));
+    let served = host.serve("anonymous-instance", Some(&host.registry.join("web.sock")));
+    assert!(served.name.is_none());
+    assert_eq!(host.ids(), ["web"]);
+}
+
+#[test]
+fn what_is_no_name_is_left_alone() {
+    let host = Host::new();
+    let _web = host.serve("web", None);
+    fs::write(host.registry.join("precious.sock"), "").unwrap();
+    fs::write(host.registry.join("notes"), "").unwrap();
+    for odd in ["a b", "\u{1b}[2J", "\u{e4}", ""] {
+        drop(UnixListener::bind(host.registry.join(format!("{odd}.sock"))).unwrap());
+    }
+    assert_eq!((host.ids(), host.files().len()), (vec!["web".to_owned()], 7));
+    // Its id is taken by a file that is nobody's.
+    let precious = host.serve("precious", None);
+    assert_eq!(host.ids(), [format!("precious.{}", std::process::id()), "web".to_owned()]);
+    drop(precious);
+}
+
+#[test]
+fn a_guest_that_takes_no_more_connections_is_found_and_not_waited_for() {
+    let host = Host::new();
+    let served = host.serve("web", None);
+    let full: Vec<_> =
+        std::iter::from_fn(|| crate::socket::knock(&host.registry.join("web.sock")).ok()).collect();
+    assert!(!full.is_empty());
+    assert_eq!(host.guests()[0].pid, None);
+    assert_eq!(host.serve("web", None).socket.map(|_| ()), Some(()), "its name is not taken from it");
+    assert_eq!(host.ids(), ["web"]);
+    drop((served, full));
+}
+
+#[test]
+fn a_directory_that_others_can_write_is_not_used() {
+    let host = Host::new();
+    fs::create_dir(&host.registry).unwrap();
+    fs::set_permissions(&host.registry, Permissions::from_mode(0o777)).unwrap();
+    let served = host.serve("web", Some(&host.path("vm.sock")));
+    assert!(served.socket.is_some() && served.name.is_none());
+    assert!(host.serve("web", None).socket.is_none());
+    assert_eq!(host.files(), Vec::<String>::new());
+    // The next choice is.
+    let (next, choices) = (host.path("next"), [host.registry.clone(), host.path("next")]);
+    let _served = serve_in(&choices, "web", None, SocketMode::OWNER).unwrap();
+    assert!(next.join("web.sock").exists());
+    assert_eq!(guests_in(&choices).unwrap().len(), 1);
+}
+
+#[test]
+fn who_holds_the_lock_for_ever_does_not_hold_a_start_up() {
+    let host = Host::new();
+    fs::create_dir(&host.registry).unwrap();
+    let lock = File::open(&host.registry).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let served = host.serve("web", Some(&host.path("vm.sock")));
+    assert!(served.socket.is_some() && served.name.is_none());
+}
+
+/// Guests that start at once over one stale name, while others look: each has a name of its own in the end, or none.
+#[test]
+fn of_guests_that_start_at_once_one_has_the_name() {
+    for _ in 0..20 {
+        let host = Host::new();
+        drop(host.serve("first", None));
+        symlink("/nowhere", host.registry.join("web.sock")).unwrap();
+        let barrier = Barrier::new(6);
+        let served: Vec<_> = thread::scope(|scope| {
+            let start = |number: usize| {
+                let (host, barrier) = (&host, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    host.serve("web", Some(&host.path(&number.to_string())))
+                })
+            };
+            let starting: Vec<_> = (0..4).map(start).collect();
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    host.guests();
+                });
+            }
+            starting.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(served.iter().filter(|served| served.name.is_some()).count(), 2);
+        assert_eq!(host.ids(), ["web".to_owned(), format!("web.{}", std::process::id())]);
+    }
+}

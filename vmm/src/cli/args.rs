@@ -5,6 +5,7 @@ mod client;
 mod compaction;
 mod list;
 mod serve;
+mod stop;
 mod swap;
 
 pub(super) use bench::{BenchArgs, BenchCommand, HugepagesArgs};
@@ -12,6 +13,7 @@ pub(super) use client::{BalloonArgs, BalloonCommand, CheckArgs, MemoryArgs, Memo
 pub(super) use compaction::{TuningArgs, When};
 pub(super) use list::ListArgs;
 pub(super) use serve::ServeArgs;
+pub(super) use stop::StopArgs;
 pub(super) use swap::{SwapArgs, SwapCommand, SwapServeArgs};
 
 use std::path::PathBuf;
@@ -81,6 +83,8 @@ impl Cli {
             Some(Command::Swap(args)) => args.json(),
             Some(Command::Completions { .. } | Command::Man { .. } | Command::Openapi) => false,
             Some(Command::List(args)) => args.json,
+            Some(Command::Pause(target) | Command::Resume(target)) => target.json,
+            Some(Command::Stop(args)) => args.target.json,
         }
     }
 }
@@ -116,6 +120,12 @@ pub(super) enum Command {
     /// Show the guests that run
     #[command(visible_alias = "ps")]
     List(ListArgs),
+    /// Stop the vCPUs of a guest; its memory stays
+    Pause(Target),
+    /// Let the vCPUs of a guest go on
+    Resume(Target),
+    /// Shut a guest down by Ctrl-Alt-Del, and power it off if that does not help
+    Stop(StopArgs),
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! aerostat --api-sock PATH [--id ID] [--config-file F] [--no-api]   as Firecracker: serve.rs
-//! aerostat run | list | balloon | memory | swap | check | bench     for people
+//! aerostat run | list | pause | resume | stop | balloon | …         for people
 //! aerostat completions | man                                       for ci/install
 //! ```
 //!
@@ -25,6 +25,8 @@ mod serve;
 mod session;
 mod signals;
 mod size;
+mod state;
+mod stop;
 mod swap;
 mod table;
 mod target;
@@ -35,7 +37,7 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 
-use crate::api::{control::Launcher, openapi};
+use crate::api::{control::Launcher, openapi, types::WantedState};
 use args::{Cli, Command};
 use check::CheckReport;
 
@@ -69,6 +71,9 @@ fn main_with(
         Some(Command::Completions { shell }) => described::completions(shell),
         Some(Command::Man { directory }) => described::man(&directory),
         Some(Command::List(args)) => list::list(&args),
+        Some(Command::Pause(target)) => state::set(&target, WantedState::Paused),
+        Some(Command::Resume(target)) => state::set(&target, WantedState::Resumed),
+        Some(Command::Stop(args)) => stop::stop(&args),
         Some(Command::Openapi) => {
             openapi::generate().map_err(Into::into).and_then(|text| output::print(&text))
         }

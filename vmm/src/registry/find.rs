@@ -6,11 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::net::UnixStream;
-
 use super::{
     directories,
     directory::{Directory, id_of, names},
+    process::{peer, runtime},
 };
 use crate::socket::{knock, nobody_listens};
 
@@ -34,8 +33,7 @@ pub fn guests() -> io::Result<Vec<Guest>> {
 }
 
 pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
-    // For peer_cred, which std has not yet.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = runtime()?;
     let _entered = runtime.enter();
     let mut guests = Vec::new();
     for directory in directories {
@@ -43,9 +41,9 @@ pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
         for name in names(directory) {
             let Some(id) = id_of(&name) else { continue };
             let pid = match knock(&name) {
-                Ok(stream) => match peer(&name, stream) {
-                    Some(pid) => pid,
-                    None => continue,
+                Ok(stream) => match peer(stream) {
+                    Ok((user, pid)) if is_of(&name, user) => pid,
+                    _ => continue,
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
                 Err(error) if nobody_listens(&error) => {
@@ -63,11 +61,9 @@ pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
     Ok(guests)
 }
 
-/// The process that listens behind a name; nobody if another user does, who took a socket's path over.
-fn peer(name: &Path, stream: std::os::unix::net::UnixStream) -> Option<Option<i32>> {
-    let peer = UnixStream::from_std(stream).and_then(|stream| stream.peer_cred()).ok()?;
-    let owner = fs::symlink_metadata(name).ok()?.uid();
-    (peer.uid() == owner).then(|| peer.pid().filter(|&pid| pid != 0))
+/// Whether a name is this user's: another may have taken the path of a socket over.
+fn is_of(name: &Path, user: u32) -> bool {
+    fs::symlink_metadata(name).is_ok_and(|meta| meta.uid() == user)
 }
 
 /// Removes names that are stale still; those that cannot be removed are not shown either.

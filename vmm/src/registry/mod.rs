@@ -12,9 +12,11 @@
 
 mod directory;
 mod find;
+mod process;
 mod register;
 
 pub use find::{Guest, guests};
+pub use process::Process;
 pub use register::{Registered, serve};
 
 use std::{env, path::PathBuf};

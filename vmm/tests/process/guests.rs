@@ -1,6 +1,8 @@
 //! Guests are found by their ids: `aerostat list`, and the guest that a command speaks to. No guest has been started here.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -210,4 +212,56 @@ fn flags_come_before_the_environment_and_that_before_the_only_guest() {
     assert_eq!(both.status.code(), Some(2));
     web.finish();
     other.finish();
+}
+
+#[test]
+fn a_guest_that_was_not_started_is_powered_off_at_once() {
+    let host = Host::new();
+    let (web, db) = (host.start("web"), host.start("db"));
+    assert_eq!(host.says(&["stop", "--id", "web"]), "The guest is powered off.\n");
+    assert!(web.end().contains("signal 15."));
+    // The only one that runs.
+    let stopped: Value = serde_json::from_str(&host.says(&["stop", "--json"])).expect("JSON");
+    assert_eq!(stopped, json!({"version": 1, "ended": "powered_off"}));
+    db.end();
+    let said = host.fails(&["stop"]);
+    assert!(said.contains("No guest runs"), "{said}");
+}
+
+#[test]
+fn a_process_that_hangs_is_killed() {
+    let host = Host::new();
+    let web = host.start("web");
+    web.signal(Signal::STOP);
+    let said = host.says(&["stop", "--timeout", "1"]);
+    assert_eq!(said, "The guest's process did not end when it was told to, and was killed.\n");
+    assert_eq!(host.ids(), Vec::<String>::new());
+}
+
+#[test]
+fn a_process_that_is_no_monitor_is_not_stopped() {
+    let host = Host::new();
+    let socket = host.0.path().join("other.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let other = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accepts");
+        let mut request = [0; 16];
+        stream.read_exact(&mut request).expect("reads");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").expect("sends");
+    });
+    let socket = socket.display().to_string();
+    let said = host.fails(&["stop", "--timeout", "0", "--api-sock", &socket]);
+    assert!(said.contains("is it Aerostat?"), "{said}");
+    other.join().expect("this process lives");
+}
+
+#[test]
+fn a_guest_that_was_not_started_can_be_neither_paused_nor_resumed() {
+    let host = Host::new();
+    let web = host.start("web");
+    for command in ["pause", "resume"] {
+        let said = host.fails(&[command]);
+        assert!(said.contains("has not been started"), "{said}");
+    }
+    web.finish();
 }

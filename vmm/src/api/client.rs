@@ -2,12 +2,18 @@
 
 use std::{
     io,
+    os::unix::net::UnixStream as StdStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1::{self, SendRequest},
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -110,34 +116,43 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
+    /// Turns a connection into a plain stream of bytes, as `path` offers it under the name `protocol`. Bytes that came with
+    /// the answer are given beside it.
+    pub fn upgrade(&self, path: &str, protocol: &str) -> Result<(StdStream, Bytes), ClientError> {
+        self.runtime.block_on(async {
+            let request = to_request(Method::GET, path, Vec::new(), Some(protocol))?;
+            let (mut sender, connection) = self.connect().await?;
+            let upgraded = async {
+                let answer = sender.send_request(request).await.map_err(no_answer)?;
+                if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // An answer that is none of ours changes nothing: it is read as an error.
+                    let refused = to_value(answer).await.err();
+                    return Err(refused.unwrap_or_else(|| ClientError::Unreadable("no upgrade".into())));
+                }
+                let unreadable = |error: io::Error| ClientError::Unreadable(error.into());
+                let upgraded = hyper::upgrade::on(answer).await.map_err(no_answer)?;
+                let parts = upgraded.downcast::<TokioIo<UnixStream>>();
+                let parts = parts.map_err(|_| ClientError::Unreadable("no socket".into()))?;
+                let stream = parts.io.into_inner().into_std().map_err(unreadable)?;
+                Ok((stream, parts.read_buf))
+            };
+            driven(connection, upgraded).await
+        })
+    }
+
+    async fn connect(&self) -> Result<(SendRequest<Full<Bytes>>, Connection), ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|error| self.no_socket(error))?;
-        let no_answer = |error: hyper::Error| ClientError::NoAnswer(error.into());
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "localhost")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| ClientError::Prepare(error.into()))?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
+        let request = to_request(method, path, body, None)?;
+        let (mut sender, connection) = self.connect().await?;
         let answer = async {
             let answer = sender.send_request(request).await.map_err(no_answer)?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(ClientError::Unreadable)?.to_bytes();
-            read(status, &body)
+            to_value(answer).await
         };
-        // The connection must be driven while the answer is awaited; if it breaks, the answer is
-        // the error.
-        let drive = async {
-            let _ = connection.await;
-            std::future::pending().await
-        };
-        tokio::select! {
-            answer = answer => answer,
-            answer = drive => answer,
-        }
+        driven(connection, answer).await
     }
 
     fn no_socket(&self, source: io::Error) -> ClientError {
@@ -147,6 +162,52 @@ impl Client {
             _ => ClientError::Connect { path, source },
         }
     }
+}
+
+/// A connection of ours.
+type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+fn no_answer(error: hyper::Error) -> ClientError {
+    ClientError::NoAnswer(error.into())
+}
+
+/// Drives the connection while its answer is awaited; if it breaks, the answer is the error.
+async fn driven<T>(
+    connection: Connection,
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let drive = async {
+        let _ = connection.with_upgrades().await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = answer => answer,
+        answer = drive => answer,
+    }
+}
+
+fn to_request(
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+    protocol: Option<&str>,
+) -> Result<Request<Full<Bytes>>, ClientError> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .header(header::CONTENT_TYPE, "application/json");
+    if let Some(protocol) = protocol {
+        request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
+    }
+    request.body(Full::new(Bytes::from(body))).map_err(|error| ClientError::Prepare(error.into()))
+}
+
+async fn to_value(answer: Response<Incoming>) -> Result<Value, ClientError> {
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+    let body = body.map_err(ClientError::Unreadable)?.to_bytes();
+    read(status, &body)
 }
 
 fn to_body(body: &impl Serialize) -> Result<Vec<u8>, ClientError> {

@@ -12,6 +12,7 @@ use memsvc::{
 };
 
 use super::types::{GuestStats, HintingStatus, SwapFrontCounters};
+use crate::devices::legacy::Attached;
 use crate::devices::virtio::net::Taps;
 use crate::vm::{
     config::{Mib, RateLimiter, VmConfig},
@@ -93,6 +94,8 @@ pub trait RunningVm: Send {
     fn compaction(&self) -> Arc<dyn Compaction>;
     /// Presses Ctrl+Alt+Del on the guest's keyboard controller.
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError>;
+    /// Attaches a client to the guest's console.
+    fn attach_console(&mut self) -> Result<Attached, ActionError>;
     /// All counters of devices and vCPUs, as one JSON object.
     fn metrics(&self) -> serde_json::Map<String, serde_json::Value>;
 }

@@ -28,6 +28,7 @@ use super::{
     prometheus::{Running, Scrape},
     types::{ActionType, InstanceInfo, InstanceState, MachineConfigUpdate, MemoryReport, SwapReport},
 };
+use crate::devices::legacy::Attached;
 use crate::devices::virtio::net::Taps;
 use crate::vm::{
     config::{
@@ -328,6 +329,11 @@ impl Controller {
             devices: vm.metrics(),
         });
         Scrape { info: self.info(), running }
+    }
+
+    /// `GET /console`: the streams of a client.
+    pub fn attach_console(&mut self) -> Result<Attached, ControlError> {
+        Ok(self.running()?.attach_console()?)
     }
 
     /// Appends a line of metrics, if a file for them was named and the guest was started.

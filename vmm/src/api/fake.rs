@@ -1,8 +1,8 @@
 //! A guest that does at once what it is told, and writes down that it was told.
 
 use std::{
-    io,
-    os::fd::RawFd,
+    io::{self, Read, Write},
+    os::{fd::RawFd, unix::net::UnixStream},
     path::Path,
     sync::{Arc, Mutex},
     thread,
@@ -27,6 +27,7 @@ use super::{
     types::{GuestStats, HintingStatus, SwapFrontCounters},
 };
 use crate::{
+    devices::legacy::Attached,
     devices::virtio::{
         balloon::{Balloon, BalloonBackend, BalloonConfig, BalloonControl},
         blk::{BlockBackend, BlockConfig, BlockControl, BlockDevice},
@@ -350,6 +351,24 @@ impl RunningVm for FakeVm {
     fn send_ctrl_alt_del(&mut self) -> Result<(), ActionError> {
         self.note("ctrl-alt-del".to_owned());
         Ok(())
+    }
+
+    /// To a guest that says in capitals what it hears.
+    fn attach_console(&mut self) -> Result<Attached, ActionError> {
+        let ((output, mut says), (mut hears, keys)) =
+            (UnixStream::pair().expect("a pair"), UnixStream::pair().expect("a pair"));
+        if self.wedged.is_some() {
+            // Until the test ends nobody reads.
+            std::mem::forget((says, hears));
+            return Ok(Attached::to(output, keys));
+        }
+        thread::spawn(move || {
+            let mut byte = [0];
+            while hears.read_exact(&mut byte).is_ok()
+                && says.write_all(&[byte[0].to_ascii_uppercase()]).is_ok()
+            {}
+        });
+        Ok(Attached::to(output, keys))
     }
 
     fn metrics(&self) -> Map<String, Value> {

@@ -23,6 +23,7 @@ use super::{
 use crate::socket::{ListeningSocket, SocketMode};
 
 mod connections;
+mod console;
 mod wedged;
 
 /// Longest wait for something that is about to happen.
@@ -496,7 +497,12 @@ fn prometheus_can_ask_in_every_phase_and_for_the_allocator_there_must_be_a_guest
 
 /// A guest that was started, of 128 MiB.
 fn serve_started() -> Served {
-    let served = serve();
+    started(fake::controller())
+}
+
+/// The guest of this controller was started.
+fn started(controller: (Controller, fake::Told)) -> Served {
+    let served = serve_controller(controller);
     let mut client = Connection::open(&served);
     let kernel = json!({"kernel_image_path": fake::kernel(served.dir.path())});
     assert_eq!(client.call("PUT", "/boot-source", &kernel.to_string()).status, 204);

@@ -99,6 +99,9 @@ pub enum WantedState {
     Resumed,
 }
 
+/// What `GET /console` turns a connection into.
+pub const CONSOLE_PROTOCOL: &str = "aerostat-console";
+
 /// `PATCH /machine-config`: what is left out stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -83,7 +83,7 @@ impl Cli {
             Some(Command::Swap(args)) => args.json(),
             Some(Command::Completions { .. } | Command::Man { .. } | Command::Openapi) => false,
             Some(Command::List(args)) => args.json,
-            Some(Command::Pause(target) | Command::Resume(target)) => target.json,
+            Some(Command::Pause(target) | Command::Resume(target) | Command::Console(target)) => target.json,
             Some(Command::Stop(args)) => args.target.json,
         }
     }
@@ -124,6 +124,8 @@ pub(super) enum Command {
     Pause(Target),
     /// Let the vCPUs of a guest go on
     Resume(Target),
+    /// Attach this terminal to the serial console of a guest; ^] leaves it
+    Console(Target),
     /// Shut a guest down by Ctrl-Alt-Del, and power it off if that does not help
     Stop(StopArgs),
 }

@@ -14,6 +14,7 @@ mod args;
 mod balloon;
 mod bench;
 pub mod check;
+mod console;
 mod described;
 mod list;
 mod memory;
@@ -73,6 +74,7 @@ fn main_with(
         Some(Command::List(args)) => list::list(&args),
         Some(Command::Pause(target)) => state::set(&target, WantedState::Paused),
         Some(Command::Resume(target)) => state::set(&target, WantedState::Resumed),
+        Some(Command::Console(target)) => console::console(&target),
         Some(Command::Stop(args)) => stop::stop(&args),
         Some(Command::Openapi) => {
             openapi::generate().map_err(Into::into).and_then(|text| output::print(&text))

@@ -33,7 +33,7 @@ use crate::arch::cpuid::Template;
 use crate::arch::kernel::{self, BootSource};
 use crate::arch::{cmdline, layout, mptable, rom};
 use crate::devices::legacy::terminal::RawMode;
-use crate::devices::legacy::{ConsoleOutput, GuestEnd, I8042, Power};
+use crate::devices::legacy::{Attached, Console, ConsoleOutput, GuestEnd, I8042, Power};
 use crate::devices::virtio::balloon::{BalloonControl, BalloonError};
 use crate::devices::virtio::lock;
 use crate::devices::virtio::net::Taps;
@@ -51,6 +51,7 @@ pub struct Machine {
     _devices: EventLoop,
     _reclaim: EventLoop,
     console: ConsoleOutput,
+    attachable: Console,
     _terminal: Option<RawMode>,
     balloon: Option<Arc<BalloonControl>>,
     drives: Drives,
@@ -165,6 +166,7 @@ impl Machine {
             swap_front,
             keyboard,
             console,
+            attachable,
             terminal,
             metrics,
             ..
@@ -185,6 +187,7 @@ impl Machine {
             _devices: devices,
             _reclaim: reclaim,
             console,
+            attachable,
             _terminal: terminal,
             balloon,
             drives,
@@ -329,6 +332,15 @@ impl RunningVm for Machine {
             return Ok(());
         }
         Err(ActionError::new("The guest does not listen to its keyboard; its kernel needs an i8042 driver."))
+    }
+
+    fn attach_console(&mut self) -> Result<Attached, ActionError> {
+        let attached = self.attachable.attach();
+        let attached =
+            attached.map_err(|cause| ActionError::caused("The console cannot be attached to", cause))?;
+        attached.ok_or_else(|| {
+            ActionError::new("Another client is attached to the guest's console: detach it first.")
+        })
     }
 
     fn metrics(&self) -> Map<String, Value> {

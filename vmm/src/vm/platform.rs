@@ -27,7 +27,7 @@ use crate::api::control::LaunchError;
 use crate::api::types::SwapFrontCounters;
 use crate::arch::layout::{self, MmioSlot};
 use crate::devices::legacy::terminal::RawMode;
-use crate::devices::legacy::{AcpiPm, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
+use crate::devices::legacy::{AcpiPm, Console, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
 use crate::devices::virtio::balloon::{self, Balloon, BalloonControl};
 use crate::devices::virtio::blk::{
     BlockBackend, BlockConfig, BlockControl, BlockDevice, BlockMetrics, CacheType, Engine, SwapDisk,
@@ -67,6 +67,8 @@ pub(super) struct Platform {
     pub(super) swap_front: Option<SwapMetrics>,
     pub(super) keyboard: Arc<Mutex<I8042>>,
     pub(super) console: ConsoleOutput,
+    /// The same for clients.
+    pub(super) attachable: Console,
     /// The terminal, raw while the guest has it.
     pub(super) terminal: Option<RawMode>,
     pub(super) metrics: PlatformMetrics,
@@ -131,6 +133,7 @@ impl Platform {
             networks: Networks::new(),
             swap_front: None,
             keyboard: Arc::clone(&keyboard),
+            attachable: Console::new(console.clone(), serial.clone(), guard.clone()),
             console,
             terminal,
             metrics: PlatformMetrics::default(),

@@ -256,10 +256,10 @@ fn a_process_that_is_no_monitor_is_not_stopped() {
 }
 
 #[test]
-fn a_guest_that_was_not_started_can_be_neither_paused_nor_resumed() {
+fn a_guest_that_was_not_started_can_be_neither_paused_nor_resumed_and_has_no_console() {
     let host = Host::new();
     let web = host.start("web");
-    for command in ["pause", "resume"] {
+    for command in ["pause", "resume", "console"] {
         let said = host.fails(&[command]);
         assert!(said.contains("has not been started"), "{said}");
     }

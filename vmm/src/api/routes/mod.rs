@@ -9,6 +9,7 @@ mod balloon;
 mod body;
 mod compaction;
 mod config;
+mod console;
 mod extract;
 mod instance;
 mod memory;
@@ -162,6 +163,7 @@ fn routes() -> Router<Api> {
         .route("/version", get(instance::version))
         .route("/vm", patch(instance::set_state))
         .route("/vm/config", get(instance::config))
+        .route("/console", get(console::attach))
         .route("/actions", put(instance::act))
         .route("/memory", get(memory::report))
         .route("/memory/buddy", get(memory::buddy))
@@ -215,6 +217,7 @@ async fn unknown(method: Method, uri: Uri) -> Fault {
         instance::set_state,
         instance::config,
         instance::act,
+        console::attach,
         instance::openapi,
         memory::report,
         memory::buddy,

@@ -39,6 +39,8 @@ const CALLS: &[(&str, &str, &str, u16)] = &[
     ("GET", "/balloon/hinting/status", "", 200),
     ("PATCH", "/balloon", r#"{"amount_mib":64}"#, 204),
     ("PATCH", "/balloon/statistics", r#"{"stats_polling_interval_s":3}"#, 204),
+    // It is no document.
+    ("GET", "/console", "", 400),
     // Its driver has not come yet.
     ("PATCH", "/balloon/hinting/start", "", 400),
     ("PATCH", "/balloon/hinting/stop", "", 400),

@@ -78,6 +78,8 @@ struct Queue {
     /// Nobody is left who could queue more.
     ended: bool,
     limit: Option<RateLimit>,
+    /// A client that hears all of it, too.
+    listener: Option<ConsoleOutput>,
 }
 
 /// A limit of the rate at which bytes are queued.
@@ -135,11 +137,14 @@ impl ConsoleOutput {
     /// Queues a byte.
     pub(super) fn push(&self, byte: u8) {
         let mut queue = self.shared.lock();
-        if queue.bytes.len() >= QUEUE || queue.closed {
-            return self.shared.metrics.lost_bytes.inc();
-        }
         if queue.limit.as_mut().is_some_and(|limit| !limit.lets_pass()) {
             return self.shared.metrics.limited_bytes.inc();
+        }
+        if let Some(listener) = &queue.listener {
+            listener.push(byte);
+        }
+        if queue.bytes.len() >= QUEUE || queue.closed {
+            return self.shared.metrics.lost_bytes.inc();
         }
         queue.bytes.push(byte);
         self.shared.metrics.written_bytes.inc();
@@ -161,6 +166,16 @@ impl ConsoleOutput {
             let waited = self.shared.changed.wait_timeout(queue, left);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Has another output get all that this one gets, or none any more.
+    pub(super) fn set_listener(&self, listener: Option<ConsoleOutput>) {
+        self.shared.lock().listener = listener;
+    }
+
+    /// The other output.
+    pub(super) fn listener(&self) -> Option<ConsoleOutput> {
+        self.shared.lock().listener.clone()
     }
 
     /// Its counters.

@@ -3,6 +3,7 @@
 //! ```text
 //! serial      16550 on a console, a file or anything that reads and writes
 //! console     the console's two threads: output that never holds the guest up, bounded input
+//! attach      a client of the console while the guest runs
 //! panic_watch knows a kernel's panic message when it goes by
 //! terminal    raw mode for a terminal, given back on every way out
 //! i8042       keyboard controller: reset, Ctrl-Alt-Del
@@ -11,6 +12,7 @@
 //! ```
 
 mod acpi_pm;
+mod attach;
 mod console;
 mod i8042;
 mod panic_watch;
@@ -19,6 +21,7 @@ mod serial;
 pub mod terminal;
 
 pub use acpi_pm::AcpiPm;
+pub use attach::{Attached, Console};
 pub use console::{ConsoleInput, ConsoleMetrics, ConsoleOutput};
 pub use i8042::{I8042, I8042Metrics};
 pub use power::{GuestEnd, Power};

@@ -170,10 +170,18 @@ impl Serial {
     /// Starts the reader thread if the driver wants input for the first time.
     fn read_input(&self) {
         let Some(Source { name, input, guard }) = self.shared.take_source() else { return };
-        let weak = Arc::downgrade(&self.shared);
-        if let Err(error) = read_all(&name, input, &guard, move |bytes| deliver(&weak, bytes)) {
+        if let Err(error) = self.listen(&name, input, &guard) {
             tracing::error!(%error, "the serial console takes no input: its thread cannot be started");
         }
+    }
+
+    /// Starts a reader of this name, whose input goes to the guest as it wants it.
+    ///
+    /// # Errors
+    /// The host has no thread for it.
+    pub(super) fn listen(&self, name: &str, input: ConsoleInput, guard: &Guard) -> io::Result<()> {
+        let weak = Arc::downgrade(&self.shared);
+        read_all(name, input, guard, move |bytes| deliver(&weak, bytes))
     }
 
     /// Hands bytes to the guest as if they came over the line; waits until it has taken them.

@@ -1,0 +1,64 @@
+//! The console on a connection of the API.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use super::{
+    super::{
+        client::{Client, ClientError},
+        fake,
+        types::CONSOLE_PROTOCOL,
+    },
+    Connection, PATIENCE, Served, serve, serve_started, started,
+};
+
+fn client(served: &Served) -> Client {
+    Client::new(&served.path).expect("a client")
+}
+
+fn attach(served: &Served) -> UnixStream {
+    let (stream, first) = client(served).upgrade("/console", CONSOLE_PROTOCOL).expect("a console");
+    assert!(first.is_empty());
+    stream.set_nonblocking(false).expect("blocks");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a bound");
+    stream
+}
+
+#[test]
+fn what_is_typed_comes_to_the_guest_and_what_it_says_comes_back() {
+    let served = serve_started();
+    let (first, second) = (attach(&served), attach(&served));
+    for (mut console, typed, heard) in [(&first, "abc", "ABC"), (&second, "x", "X"), (&first, "d", "D")] {
+        console.write_all(typed.as_bytes()).expect("typed");
+        let mut said = vec![0; heard.len()];
+        console.read_exact(&mut said).expect("heard");
+        assert_eq!(said, heard.as_bytes());
+    }
+    drop(served);
+    assert_eq!((&first).read(&mut [0]).expect("the end"), 0, "the console ends with its guest");
+}
+
+#[test]
+fn a_guest_that_takes_no_keys_holds_nobody_up() {
+    let served = started(fake::wedged_controller());
+    let mut console = attach(&served);
+    console.set_write_timeout(Some(PATIENCE)).expect("a bound");
+    console.write_all(&vec![b'x'; 4 << 20]).expect("taken, and lost");
+    // Others are served meanwhile.
+    assert_eq!(Connection::open(&served).call("GET", "/", "").status, 200);
+}
+
+#[test]
+fn a_console_that_cannot_be_has_its_sentence() {
+    let served = serve();
+    let refused = client(&served).upgrade("/console", CONSOLE_PROTOCOL).expect_err("no guest");
+    assert!(matches!(refused, ClientError::NotStarted), "{refused}");
+    let refused = client(&served).upgrade("/console", "websocket").expect_err("another protocol").to_string();
+    let plain = Connection::open(&served).call("GET", "/console", "").fault();
+    assert_eq!(refused, plain);
+    assert!(plain.contains("Upgrade: aerostat-console"), "{plain}");
+    let none = client(&served).upgrade("/", CONSOLE_PROTOCOL).expect_err("no console");
+    assert!(matches!(none, ClientError::Unreadable(_)), "{none}");
+}

@@ -2,8 +2,8 @@
 
 mod command_line;
 mod firecracker;
-mod made;
 mod guests;
+mod made;
 mod monitor;
 
 use rustix::process::Signal;

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{
-    fake, sentence,
+    fake,
+    lines::tests::{pipe, read_all},
+    sentence,
     types::{BalloonStatsUpdate, BalloonUpdate, HintingStart},
 };
 
@@ -263,6 +265,31 @@ fn metrics_are_written_at_the_start_on_demand_and_at_the_end() {
         ["drive_count", "drive_fails", "actions_count"].map(|name| group[name].as_u64().expect("number"))
     };
     assert_eq!([calls(first), calls(second), calls(third)], [[1, 1, 0], [0, 0, 1], [0, 0, 0]]);
+}
+
+/// A line that a pipe has no room for is told of by the next that it has room for.
+#[test]
+fn lines_of_metrics_that_are_missed_are_counted() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (path, reader) = pipe(dir.path());
+    let (mut controller, _) = fake::controller();
+    controller.set_metrics(of(json!({"metrics_path": path}))).expect("set");
+    controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
+    controller.start().expect("starts");
+    let mut missed = 0;
+    while missed < 3 {
+        if controller.act(ActionType::FlushMetrics).is_err() {
+            missed += 1;
+        }
+    }
+    let begun = read_all(&reader);
+    controller.act(ActionType::FlushMetrics).expect("there is room");
+    let text = String::from_utf8([begun, read_all(&reader)].concat()).expect("text");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told = lines.iter().map(|line| line["logger"]["missed_metrics_count"].as_u64().expect("a number"));
+    let told: Vec<u64> = told.collect();
+    assert_eq!((told.last(), told.iter().sum::<u64>()), (Some(&3), 3));
+    assert_eq!(lines[0]["logger"]["missed_log_count"], 0);
 }
 
 #[test]

@@ -27,7 +27,7 @@ use super::console::{ConsoleInput, ConsoleMetrics, ConsoleOutput, read_all};
 use super::panic_watch::PanicWatch;
 use super::{IrqLine, Power};
 use crate::vm::bus::BusDevice;
-use vm_superio::serial::SerialEvents;
+use vm_superio::serial::NoEvents;
 
 /// Register offsets and bits that decide when input may come.
 const DATA: u8 = 0;
@@ -64,7 +64,7 @@ struct Shared {
 }
 
 struct Port {
-    uart: vm_superio::Serial<IrqLine, Reads, Transmitter>,
+    uart: vm_superio::Serial<IrqLine, NoEvents, Transmitter>,
     metrics: Arc<ConsoleMetrics>,
     ier: u8,
     lcr: u8,
@@ -151,7 +151,7 @@ impl Serial {
     ) -> Self {
         let metrics = Arc::clone(output.metrics());
         let transmitter = Transmitter { output, watch: PanicWatch::default(), power };
-        let uart = vm_superio::Serial::with_events(irq, Reads(Arc::clone(&metrics)), transmitter);
+        let uart = vm_superio::Serial::new(irq, transmitter);
         let source = input.map(|input| Source { name: name.to_owned(), input, guard });
         let port = Mutex::new(Port {
             uart,
@@ -220,6 +220,9 @@ impl Shared {
         if offset == LSR {
             port.polls = POLLS.min(port.polls + 1);
         }
+        if offset == DATA && port.lcr & LCR_DIVISOR == 0 && port.has_input() {
+            port.metrics.read_bytes.inc();
+        }
         let value = if offset == IIR { port.read_iir() } else { port.uart.read(offset) };
         self.signal(&port);
         value
@@ -268,21 +271,6 @@ impl BusDevice for Serial {
             self.read_input();
         }
     }
-}
-
-/// Counts what the guest reads.
-struct Reads(Arc<ConsoleMetrics>);
-
-impl SerialEvents for Reads {
-    fn buffer_read(&self) {
-        self.0.read_bytes.inc();
-    }
-
-    fn out_byte(&self) {}
-
-    fn tx_lost_byte(&self) {}
-
-    fn in_buffer_empty(&self) {}
 }
 
 /// What the guest transmits: watched, then queued.
@@ -373,7 +361,7 @@ mod tests {
     fn no_input_is_lost() {
         let text: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
         let power = Arc::new(Power::new(|_| {}));
-        let (mut serial, irq, _, _) = serial(Some(Box::new(Cursor::new(text.clone()))), &power);
+        let (mut serial, irq, output, _) = serial(Some(Box::new(Cursor::new(text.clone()))), &power);
         std::thread::sleep(Duration::from_millis(20));
         get(&mut serial, DATA);
         serial.write(IER.into(), &[IER_RECEIVE]);
@@ -391,6 +379,7 @@ mod tests {
             assert!(idle.elapsed() < Duration::from_secs(60), "no interrupt after {} bytes", got.len());
         }
         assert!(got == text);
+        assert_eq!(output.metrics().read_bytes.get(), text.len() as u64);
     }
 
     /// A driver that never wants an interrupt gets what it polls for.
@@ -481,6 +470,7 @@ mod tests {
         power.reset();
         output.drain(Duration::from_secs(10));
         assert_eq!(*sink.0.lock().unwrap(), b"[ 1.0] Kernel panic - not syncing: no init\r\n");
+        assert_eq!((output.metrics().written_bytes.get(), output.metrics().errors.get()), (44, 0));
         let ends: Vec<_> = ends.try_iter().collect();
         assert_eq!(ends, [GuestEnd::Reset, GuestEnd::Panic("no init".into())]);
     }

@@ -145,16 +145,16 @@ pub(super) struct RunArgs {
     /// initrd and without root= in --append, the first is the root device
     #[arg(long, value_name = "PATH[,ro]")]
     pub(super) disk: Vec<Disk>,
-    /// Network card on a TAP interface of the host; may be repeated. ",mac=MAC" is its address, derived from --id and
-    /// the interface if left out; ",mtu=BYTES" is the largest packet that the guest is told of
+    /// Network card on a TAP interface of the host; may be repeated. ",mac=MAC" is the address, which is derived from
+    /// --id and the interface if left out. ",mtu=BYTES" is the largest packet that the guest is told of
     #[arg(long, value_name = "tap=NAME[,...]")]
     pub(super) net: Vec<Network>,
     /// A swap device of this size for the guest, in memory, packed: 2G, or a number of MiB. Options follow, each after a
     /// comma: memory=512M is the most that the pages may take (64G at most). compression=zstd, or none, is instead of
-    /// lz4. tier=WHERE, which may be repeated, is where pages go that do not fit, encrypted: a directory on a disk as
-    /// /PATH, or an NBD server as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Such a server may be away
-    /// for timeout=30 seconds. The guest reaches the device by NBD at 169.254.83.1 on a network card of its own, as
-    /// 169.254.83.2/30; with front=blk it is a disk, for kernels without NBD
+    /// lz4. tier=WHERE, which may be repeated, is where pages go that do not fit, encrypted. WHERE is a directory on a
+    /// disk as /PATH, or an NBD server as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. Such a server may
+    /// be away for timeout=30 seconds. The guest reaches the device by NBD at 169.254.83.1 on a network card of its own,
+    /// as 169.254.83.2/30. With front=blk the device is a disk, for kernels without NBD
     #[arg(long, value_name = "SIZE[,...]")]
     pub(super) swap: Option<SwapDevice>,
     /// Memory of the guest: 512M, 1.5G, or a number of MiB [default: 512M]
@@ -163,20 +163,20 @@ pub(super) struct RunArgs {
     /// Number of vCPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", value_parser = size::cpus, allow_hyphen_values = true)]
     pub(super) cpus: Option<u32>,
-    /// Most memory of the host for the guest's memory and its swap together: somewhat more than --memory at
-    /// least; 2G, or a number of MiB [default: as much as both can come to]
+    /// Most memory of the host for the guest's memory and its swap together: 2G, or a number of MiB. The least is
+    /// somewhat more than --memory [default: as much as both can come to]
     #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
     pub(super) memory_limit: Option<Mib>,
-    /// Memory that stays free for what frees memory, such as swapping out: 4M, 512K, or a number of MiB, in
-    /// multiples of 4K; 0: none [default: by Linux's formula]
+    /// Memory that stays free for work that frees memory, such as swapping out. The size is 4M, 512K, or a number of
+    /// MiB, in multiples of 4K; 0 is none [default: by Linux's formula]
     #[arg(long, value_name = "SIZE", value_parser = size::kib, conflicts_with = "watermarks", allow_hyphen_values = true)]
     pub(super) min_free: Option<Kib>,
     /// Watermarks of the frame allocator: 4M,5M,6M, or numbers of MiB; K is for KiB, in multiples of 4
     /// [default: by Linux's formula]
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = size::watermarks, allow_hyphen_values = true)]
     pub(super) watermarks: Option<WatermarksConfig>,
-    /// Start though the host may swap the guest and the version of its kernel does not tell whether it can move what is
-    /// swapped: you know that it has the fixes (see aerostat check)
+    /// Start though the host may swap the guest, and the version of its kernel does not tell of the fixes that this needs.
+    /// You know that the kernel has them (see aerostat check)
     #[arg(long)]
     pub(super) allow_host_swap: bool,
     /// Policy by which memory is compacted: occupancy, scanner, or off [default: occupancy]
@@ -205,7 +205,7 @@ pub(super) struct RunArgs {
     /// Serve the API on this socket [default: one that aerostat list finds, by --id]
     #[arg(long, value_name = "PATH")]
     pub(super) api_sock: Option<PathBuf>,
-    /// Who may connect to that socket: permission bits in octal, whatever the umask
+    /// Permission bits of that socket, which say who may connect: octal, whatever the umask
     #[arg(long, value_name = "MODE", default_value_t = SocketMode::OWNER, requires = "api_sock")]
     pub(super) api_sock_mode: SocketMode,
     /// Name of the guest: 1 to 64 letters, digits or hyphens

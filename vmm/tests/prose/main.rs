@@ -1,5 +1,5 @@
-//! The rules of prose in README, ARCHITECTURE, CONTRIBUTING, SECURITY, `docs/` and the first paragraph of each module, as
-//! far as a program can check them.
+//! The rules of prose in README, ARCHITECTURE, CONTRIBUTING, SECURITY and `docs/`, as far as a program can check them.
+//! Help of the command line and the first paragraph of each module are under the rules, too.
 //!
 //! ```text
 //!   page ─▶ `page`: blocks of prose, tables, links, names ─▶ `sentences`: length, first words
@@ -8,6 +8,7 @@
 //! ```
 //! A finding is a line `file:line: what is wrong`; all of them come at once.
 
+mod help;
 mod links;
 mod page;
 mod sentences;
@@ -75,6 +76,18 @@ fn none(findings: &[String]) {
 #[test]
 fn sentences_are_short_and_begin_with_their_subject() {
     none(&pages().iter().flat_map(sentences::findings).collect::<Vec<_>>());
+}
+
+#[test]
+fn help_is_in_sentences() {
+    let pages = help::pages();
+    assert!(
+        pages.iter().any(|page| page
+            .blocks
+            .iter()
+            .any(|block| block.text == "Number of vCPUs, 1 to 32 [default: 1]"))
+    );
+    none(&pages.iter().flat_map(sentences::findings).collect::<Vec<_>>());
 }
 
 /// The paragraph that says what a file is for.

@@ -18,8 +18,8 @@ pub(in crate::cli) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum BenchCommand {
-    /// Ask for whole 2 MiB pages of memory that was given back in pieces: how many can be had, how long
-    /// each takes, what is copied for it. Needs no guest and no KVM, but with --guest
+    /// Ask for whole 2 MiB pages of memory that was given back in pieces. Figures say how many can be had, how long
+    /// each takes, and how much is copied. Needs no guest and no KVM, but with --guest
     Hugepages(HugepagesArgs),
 }
 
@@ -35,7 +35,7 @@ pub(in crate::cli) struct HugepagesArgs {
     /// Memory to fill: 512M, 1.5G, or a number of MiB; 128 MiB at least. The host must have it free
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size::memory)]
     pub(in crate::cli) memory: Mib,
-    /// Who makes whole pages, each in turn: off, scanner, occupancy, or kernel (plain memory, MADV_COLLAPSE)
+    /// Policies that make whole pages, each in turn: off, scanner, occupancy, or kernel (plain memory, MADV_COLLAPSE)
     #[arg(
         long,
         value_name = "POLICY,...",
@@ -43,16 +43,16 @@ pub(in crate::cli) struct HugepagesArgs {
         default_value = "off,scanner,occupancy,kernel"
     )]
     pub(in crate::cli) policy: Vec<Policy>,
-    /// Of the memory, what is filled with what cannot be moved: percentages, 0 to 50
+    /// Shares of the memory that are filled with pages that cannot be moved: percentages, 0 to 50
     #[arg(long, value_name = "PERCENT,...", value_delimiter = ',', default_value = "0,1,5", value_parser = size::share)]
     pub(in crate::cli) unmovable: Vec<u32>,
-    /// What is given back of what was filled: every second group of 128 frames (group), every second frame
+    /// Parts of the memory that are given back: every second group of 128 frames (group), every second frame
     /// (every), or a random half (half)
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_value = "group")]
     pub(in crate::cli) pattern: Vec<Pattern>,
-    /// A real guest of 1 GiB fragments itself, is ballooned by half, takes it back and uses it, beside QEMU: what
-    /// the host has back in whole pages, and what the guest is backed with. In a repository where ci/build has
-    /// run, which `aerostat-bench` beside this program comes from; some minutes
+    /// A real guest of 1 GiB fragments itself, is ballooned by half, takes that back and uses it, beside QEMU. Figures
+    /// say what the host has back in whole pages, and what the guest is backed with. Takes some minutes, in a
+    /// repository where ci/build has run, which `aerostat-bench` beside this program comes from
     #[arg(long, conflicts_with_all = ["memory", "policy", "unmovable", "pattern", "svg"])]
     pub(in crate::cli) guest: bool,
     /// Draw success and latency, step by step, into this file

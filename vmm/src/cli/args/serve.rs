@@ -17,7 +17,7 @@ pub(in crate::cli) struct ServeArgs {
     /// Socket to serve the API on
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub(in crate::cli) api_sock: PathBuf,
-    /// Who may connect to that socket: permission bits in octal, whatever the umask
+    /// Permission bits of that socket, which say who may connect: octal, whatever the umask
     #[arg(long, value_name = "MODE", default_value_t = SocketMode::OWNER)]
     pub(in crate::cli) api_sock_mode: SocketMode,
     /// Name of the guest: 1 to 64 letters, digits or hyphens
@@ -32,8 +32,8 @@ pub(in crate::cli) struct ServeArgs {
     /// Longest body of a request, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = MAX_BODY)]
     pub(in crate::cli) http_api_max_payload_size: usize,
-    /// Start though the host may swap the guest and the version of its kernel does not tell whether it can move what is
-    /// swapped: you know that it has the fixes (see aerostat check)
+    /// Start though the host may swap the guest, and the version of its kernel does not tell of the fixes that this needs.
+    /// You know that the kernel has them (see aerostat check)
     #[arg(long)]
     pub(in crate::cli) allow_host_swap: bool,
     /// Say why the guest ended as JSON

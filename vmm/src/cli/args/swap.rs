@@ -33,29 +33,30 @@ impl SwapArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("where").required(true)))]
+#[command(group(ArgGroup::new("where").required(true)), override_usage = "aerostat swap serve [OPTIONS] --size <SIZE>")]
 pub(in crate::cli) struct SwapServeArgs {
-    /// Unix socket to listen on
+    /// Unix socket to listen on, unless --listen is given
     #[arg(long, value_name = "PATH", group = "where")]
     pub(in crate::cli) socket: Option<PathBuf>,
-    /// Address and port to listen on: 127.0.0.1:10809; port 0 is any that is free. Who can connect can read and
-    /// write all of it
+    /// Address and port to listen on: 127.0.0.1:10809; port 0 is any that is free. Everybody who can connect
+    /// can read and write all of it
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = size::listen, group = "where")]
     pub(in crate::cli) listen: Option<SocketAddr>,
     /// Size of the device: 512M, 1.5G, or a number of MiB
     #[arg(long, value_name = "SIZE", value_parser = size::device)]
     pub(in crate::cli) size: Mib,
-    /// Most memory for what is stored, packed: 512M, or a number of MiB, 64G at most; what does not fit goes to tiers or is refused [default: the size]
+    /// Most memory for pages, packed: 512M, or a number of MiB, 64G at most. Pages that do not fit go to tiers or are
+    /// refused [default: the size]
     #[arg(long, value_name = "SIZE", value_parser = size::device)]
     pub(in crate::cli) memory: Option<Mib>,
     /// How pages are packed: lz4, zstd, or none
     #[arg(long, value_name = "HOW", default_value = "lz4")]
     pub(in crate::cli) compression: Codec,
-    /// Where pages go that do not fit into memory, the first that has room: a directory on a disk as /PATH, or
-    /// an NBD server as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; may be given again
+    /// Where pages go that do not fit into memory, the first that has room; may be repeated. WHERE is a directory on a
+    /// disk as /PATH, or an NBD server as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH
     #[arg(long = "tier", value_name = "WHERE")]
     pub(in crate::cli) tiers: Vec<String>,
-    /// For so many seconds an NBD server may be away before what waits for it fails [default: 30]
+    /// Seconds that an NBD server may be away before requests for it fail [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = size::timeout, requires = "tiers")]
     pub(in crate::cli) tier_timeout: Option<u32>,
     /// Name of the export; clients that name none get it, too

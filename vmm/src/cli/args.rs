@@ -93,6 +93,17 @@ impl Cli {
 pub(super) enum Command {
     /// Start a guest and stay with it until it ends
     Run(Box<RunArgs>),
+    /// Show the guests that run
+    #[command(visible_alias = "ps")]
+    List(ListArgs),
+    /// Attach this terminal to the serial console of a guest; ^] leaves it
+    Console(Target),
+    /// Stop the vCPUs of a guest; its memory stays
+    Pause(Target),
+    /// Let the vCPUs of a guest go on
+    Resume(Target),
+    /// Shut a guest down by Ctrl-Alt-Del, and power it off if that does not help
+    Stop(StopArgs),
     /// Set or read the balloon of a running guest
     Balloon(BalloonArgs),
     /// Show what the memory service of a running guest has and did, compact it, have memory back
@@ -117,17 +128,6 @@ pub(super) enum Command {
     /// Print the OpenAPI description of the API
     #[command(hide = true)]
     Openapi,
-    /// Show the guests that run
-    #[command(visible_alias = "ps")]
-    List(ListArgs),
-    /// Stop the vCPUs of a guest; its memory stays
-    Pause(Target),
-    /// Let the vCPUs of a guest go on
-    Resume(Target),
-    /// Attach this terminal to the serial console of a guest; ^] leaves it
-    Console(Target),
-    /// Shut a guest down by Ctrl-Alt-Del, and power it off if that does not help
-    Stop(StopArgs),
 }
 
 #[derive(Debug, Args)]

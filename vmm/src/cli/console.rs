@@ -33,22 +33,19 @@ pub(super) fn console(target: &Target) -> Outcome {
     give_terminal_back_at_signals()?;
     let (guest, first) = target.client()?.upgrade("/console", CONSOLE_PROTOCOL)?;
     let raw = RawMode::enter().context("The terminal cannot be used for the console")?;
-    if raw.is_some() {
-        output::complain("The guest's console is on this terminal; ^] leaves it.");
-    }
+    let is_terminal = raw.is_some();
+    let tell = |text| {
+        if is_terminal {
+            output::complain(text);
+        }
+    };
+    tell("The guest's console is on this terminal; ^] leaves it.");
     io::stdout().write_all(&first)?;
     let keys = File::from(rustix::stdio::stdin().try_clone_to_owned()?);
-    let left = carry(keys, raw.is_some(), guest, io::stdout());
-    let is_terminal = raw.is_some();
+    let left = carry(keys, is_terminal, guest, io::stdout());
     drop(raw);
-    let left = left.context("The console broke off")?;
-    if is_terminal {
-        output::complain(if left {
-            "The console was left; the guest runs on."
-        } else {
-            "The console has ended."
-        });
-    }
+    let is_left = left.context("The console broke off")?;
+    tell(if is_left { "The console was left; the guest runs on." } else { "The console has ended." });
     Ok(ExitCode::SUCCESS)
 }
 

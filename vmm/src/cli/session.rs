@@ -96,10 +96,12 @@ impl Session<'_> {
             .transpose()
             .context("The API cannot be served")?;
         let reason = wait(&exit, &controller);
-        drop(name);
-        drop(server);
         tracing::info!("The end: {reason}");
-        warn(controller.blocking_lock().shut_down());
+        drop(name);
+        // The guest goes first, so that clients of its console get its last words. Other calls wait, until the server goes.
+        let mut ending = controller.blocking_lock();
+        warn(ending.shut_down());
+        drop(server);
         Ok(output::ended(&reason, self.json))
     }
 }

@@ -19,7 +19,7 @@ pub use find::{Guest, guests};
 pub use process::Process;
 pub use register::{Registered, serve};
 
-use std::{env, path::PathBuf};
+use std::{env, ffi::OsString, path::PathBuf};
 
 /// The directory of guests that root runs.
 const SYSTEM: &str = "/run/aerostat";
@@ -28,7 +28,11 @@ const ENDING: &str = ".sock";
 
 /// Directories in which guests may be, the first choice first.
 pub fn directories() -> Vec<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    directories_by(|name| env::var_os(name))
+}
+
+fn directories_by(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(only) = absolute("AEROSTAT_RUNTIME_DIR") {
         return vec![only];
     }

@@ -52,18 +52,14 @@ pub(super) fn serve_in(
 
 /// Listens at the guest's name.
 fn at_its_name(directory: Option<&Directory>, id: &str, mode: SocketMode) -> Registered {
-    let name = directory.and_then(|directory| directory.free_name(id));
-    let socket = name.map(|name| ListeningSocket::bind(&name, mode)).transpose();
-    let socket = socket.unwrap_or_else(|error| {
-        tracing::warn!("{}", sentence(&error));
-        None
+    let bound = match directory.and_then(|directory| directory.free_name(id)) {
+        Some(name) => ListeningSocket::bind(&name, mode).map_err(|error| sentence(&error)),
+        None => Err("Neither /run/aerostat nor $XDG_RUNTIME_DIR can be written.".to_owned()),
+    };
+    let socket = bound.inspect_err(|why| {
+        tracing::warn!("The guest has no API: name a socket with --api-sock to have one. {why}");
     });
-    if socket.is_none() {
-        tracing::warn!(
-            "The guest has no API, because neither /run/aerostat nor $XDG_RUNTIME_DIR can be written: name a socket with --api-sock"
-        );
-    }
-    Registered { socket, name: None }
+    Registered { socket: socket.ok(), name: None }
 }
 
 /// Gives a socket that was just made its name, unless it was made there.

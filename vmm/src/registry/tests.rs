@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     os::unix::{
-        fs::{PermissionsExt, symlink},
+        fs::{PermissionsExt, lchown, symlink},
         net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -11,10 +11,13 @@ use std::{
     thread,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::geteuid,
+};
 use tempfile::TempDir;
 
-use super::{Guest, Registered, find::guests_in, register::serve_in};
+use super::{Guest, Registered, directories_by, find::guests_in, register::serve_in};
 use crate::socket::SocketMode;
 
 struct Host {
@@ -58,6 +61,21 @@ impl Host {
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn the_environment_says_where_guests_are() {
+    let directories = |variables: &[(&str, &str)]| {
+        let of = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, path)| path.into());
+        directories_by(of).into_iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(directories(&[]), ["/run/aerostat"]);
+    let user = ("XDG_RUNTIME_DIR", "/run/user/7");
+    assert_eq!(directories(&[user]), ["/run/aerostat", "/run/user/7/aerostat"]);
+    assert_eq!(directories(&[user, ("AEROSTAT_RUNTIME_DIR", "/r")]), ["/r"]);
+    // As if they were not set.
+    let odd = [("XDG_RUNTIME_DIR", "run"), ("AEROSTAT_RUNTIME_DIR", "")];
+    assert_eq!(directories(&odd), ["/run/aerostat"]);
 }
 
 #[test]
@@ -136,6 +154,19 @@ fn a_socket_that_the_operator_put_there_is_its_own_name() {
     let served = host.serve("anonymous-instance", Some(&host.registry.join("web.sock")));
     assert!(served.name.is_none());
     assert_eq!(host.ids(), ["web"]);
+}
+
+/// A name that root made, behind which another user listens by now, who took the socket's path over.
+#[test]
+fn a_socket_that_another_user_took_over_is_not_the_guest() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let host = Host::new();
+    let _taken = host.serve("web", Some(&host.path("vm.sock")));
+    assert_eq!(host.ids(), ["web"]);
+    lchown(host.registry.join("web.sock"), Some(1), None).unwrap();
+    assert_eq!((host.ids(), host.files()), (vec![], vec!["web.sock".to_owned()]));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use memsvc::guard::Guard;
 
+use super::console::Listening;
 use super::{ConsoleOutput, Serial};
 
 /// The console of a guest, for those who want to attach to it.
@@ -34,17 +35,7 @@ pub struct Attached {
     pub output: UnixStream,
     /// What is written here is typed; nothing can be read.
     pub keys: UnixStream,
-    _place: Option<Place>,
-}
-
-/// The client's place at the console.
-#[derive(Debug)]
-struct Place(ConsoleOutput);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.set_listener(None);
-    }
+    _listening: Option<Listening>,
 }
 
 impl Console {
@@ -58,23 +49,21 @@ impl Console {
     /// # Errors
     /// The host has no sockets or threads for it.
     pub fn attach(&self) -> io::Result<Option<Attached>> {
-        // Held until the end, so that of two clients one comes first.
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.output.listener().is_some() {
-            return Ok(None);
-        }
-        let keys = match &mut *keys {
-            Some(keys) => keys.try_clone()?,
+        let (output, sink) = UnixStream::pair()?;
+        let listener = ConsoleOutput::new("console", Box::new(sink), None, &self.guard)?;
+        let Some(listening) = self.output.listen(listener) else { return Ok(None) };
+        Ok(Some(Attached { output, keys: self.keys()?, _listening: Some(listening) }))
+    }
+
+    fn keys(&self) -> io::Result<UnixStream> {
+        match &mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(keys) => keys.try_clone(),
             none => {
                 let (write, read) = UnixStream::pair()?;
                 self.serial.listen("console", Box::new(read), &self.guard)?;
-                none.insert(write).try_clone()?
+                none.insert(write).try_clone()
             }
-        };
-        let (output, sink) = UnixStream::pair()?;
-        let listener = ConsoleOutput::new("console", Box::new(sink), None, &self.guard)?;
-        self.output.set_listener(Some(listener));
-        Ok(Some(Attached { output, keys, _place: Some(Place(self.output.clone())) }))
+        }
     }
 }
 
@@ -82,7 +71,7 @@ impl Attached {
     /// Streams that lead to no console.
     #[cfg(test)]
     pub(crate) fn to(output: UnixStream, keys: UnixStream) -> Self {
-        Self { output, keys, _place: None }
+        Self { output, keys, _listening: None }
     }
 }
 
@@ -181,7 +170,9 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_holds_nobody_up_and_costs_no_more_than_its_queue() {
         let (console, mut serial, stdout) = console();
-        let attached = attach(&console);
+        let (unread, sink) = UnixStream::pair().unwrap();
+        let listener = ConsoleOutput::new("console", Box::new(sink), None, &console.guard).unwrap();
+        let listening = console.output.listen(listener.clone());
         let flood = vec![b'x'; 3 << 20];
         let reader = std::thread::spawn(move || {
             let mut heard = 0;
@@ -196,11 +187,21 @@ mod tests {
             console.output.drain(PATIENCE);
         }
         reader.join().unwrap();
-        let listener = console.output.listener().expect("a listener");
         assert!(listener.metrics().lost_bytes.get() >= 1 << 20, "{listener:?}");
-        // Whoever goes with a full queue behind is not waited for either.
-        drop(attached);
+        // One that goes and leaves a full queue is not waited for either.
+        drop((unread, listening));
         attach(&console);
+    }
+
+    #[test]
+    fn a_client_has_the_last_words_of_the_guest_and_hears_its_end() {
+        let (console, mut serial, _stdout) = console();
+        let attached = attach(&console);
+        serial.write(DATA, b"Power down");
+        drop((console, serial));
+        let mut said = String::new();
+        (&attached.output).read_to_string(&mut said).unwrap();
+        assert_eq!(said, "Power down");
     }
 
     #[test]

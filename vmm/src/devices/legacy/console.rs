@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use memsvc::guard::Guard;
@@ -56,8 +56,26 @@ struct Last(Arc<Output>);
 
 impl Drop for Last {
     fn drop(&mut self) {
-        self.0.lock().ended = true;
+        let listener = {
+            let mut queue = self.0.lock();
+            queue.ended = true;
+            queue.listener.take()
+        };
         self.0.changed.notify_all();
+        // Its client has all that was said, and hears that this is the end.
+        drop(listener);
+    }
+}
+
+/// The place of a listener: it hears nothing more once this is dropped. Does not keep the console.
+#[derive(Debug)]
+pub(super) struct Listening(Weak<Output>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(output) = self.0.upgrade() {
+            output.lock().listener = None;
+        }
     }
 }
 
@@ -66,6 +84,12 @@ struct Output {
     /// There is something to write, or it has been written.
     changed: Condvar,
     metrics: Arc<ConsoleMetrics>,
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output").field("metrics", &self.metrics).finish_non_exhaustive()
+    }
 }
 
 #[derive(Default)]
@@ -168,14 +192,14 @@ impl ConsoleOutput {
         }
     }
 
-    /// Has another output get all that this one gets, or none any more.
-    pub(super) fn set_listener(&self, listener: Option<ConsoleOutput>) {
-        self.shared.lock().listener = listener;
-    }
-
-    /// The other output.
-    pub(super) fn listener(&self) -> Option<ConsoleOutput> {
-        self.shared.lock().listener.clone()
+    /// Has another output get all that this one gets from now on; `None` if one does already.
+    pub(super) fn listen(&self, listener: ConsoleOutput) -> Option<Listening> {
+        let mut queue = self.shared.lock();
+        let is_free = queue.listener.is_none();
+        if is_free {
+            queue.listener = Some(listener);
+        }
+        is_free.then(|| Listening(Arc::downgrade(&self.shared)))
     }
 
     /// Its counters.
@@ -186,7 +210,7 @@ impl ConsoleOutput {
 
 impl fmt::Debug for ConsoleOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsoleOutput").field("metrics", self.metrics()).finish_non_exhaustive()
+        self.shared.fmt(f)
     }
 }
 

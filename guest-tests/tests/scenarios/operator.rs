@@ -1,5 +1,7 @@
-//! The operator's calls are answered whatever the guest does, and a monitor of which a thread fails ends and says so.
+//! Guests are found and stopped. The operator's calls are answered whatever the guest does, and a monitor of which a
+//! thread fails ends and says so.
 
+mod commands;
 mod wedged;
 
 use anyhow::{Context, bail, ensure};
@@ -24,6 +26,7 @@ const FAILING: [(&str, &str, &str); 6] = [
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     trials.extend(wedged::trial());
+    trials.extend(commands::trials());
     trials.extend(ours("operator::a_thread_that_fails_ends_the_monitor", failing));
     trials
 }

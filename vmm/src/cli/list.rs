@@ -13,6 +13,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Outcome,
@@ -38,26 +39,35 @@ const NO_ANSWER: &str = "No answer";
 const UNKNOWN: &str = "-";
 
 /// What is said, for machines.
-#[derive(Debug, Serialize)]
-struct Listed {
-    version: u32,
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Listed {
+    /// In the order of their names; empty if no guest runs.
     guests: Vec<Line>,
 }
 
 /// A guest. What is not known is left out.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Line {
+    /// The name for `--id`.
     id: String,
+    /// The process of the monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
+    /// The path of the API socket.
+    #[schema(value_type = String)]
     api_sock: PathBuf,
+    /// `Not started`, `Running` or `Paused`, as the API says, or `No answer`.
     state: String,
+    /// The guest's memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_mib: Option<Mib>,
+    /// Memory that the guest has given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     balloon_mib: Option<Mib>,
+    /// Memory of the host behind guest RAM.
     #[serde(skip_serializing_if = "Option::is_none")]
     resident_bytes: Option<u64>,
+    /// For how long the process has run.
     #[serde(skip_serializing_if = "Option::is_none")]
     uptime_seconds: Option<u64>,
 }
@@ -69,7 +79,7 @@ pub(super) fn list(args: &ListArgs) -> Outcome {
         let threads: Vec<_> = guests.iter().map(|guest| scope.spawn(|| ask(guest))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
     });
-    output::answer(args.json, &Listed { version: 1, guests: asked }, human)
+    output::answer(args.json, &Listed { guests: asked }, human)
 }
 
 /// Asks a guest; `None` if it has ended meanwhile.
@@ -183,7 +193,7 @@ mod tests {
             resident_bytes: None,
             uptime_seconds: None,
         };
-        let listed = Listed { version: 1, guests: vec![web, db] };
+        let listed = Listed { guests: vec![web, db] };
         let text = human(&listed);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "ID    PID  STATE           RAM  BALLOON  RESIDENT  UPTIME");
@@ -197,9 +207,9 @@ mod tests {
 
     #[test]
     fn nobody_runs_is_a_sentence_and_an_empty_list() {
-        let nobody = Listed { version: 1, guests: Vec::new() };
+        let nobody = Listed { guests: Vec::new() };
         assert_eq!(human(&nobody), "No guest runs that this user can reach: aerostat run starts one.\n");
-        assert_eq!(serde_json::to_string(&nobody).unwrap(), r#"{"version":1,"guests":[]}"#);
+        assert_eq!(serde_json::to_string(&nobody).unwrap(), r#"{"guests":[]}"#);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! `aerostat pause` and `resume`: the guest's vCPUs stand still, or go on.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Outcome, args::Target, output};
 use crate::api::types::{InstanceState, VmUpdate, WantedState};
 
 /// What is said, for machines.
-#[derive(Debug, Serialize)]
-struct Done {
-    version: u32,
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Done {
+    /// What the guest is doing now.
     state: InstanceState,
 }
 
@@ -19,5 +20,5 @@ pub(super) fn set(target: &Target, state: WantedState) -> Outcome {
         WantedState::Paused => (InstanceState::Paused, "The guest is paused.\n"),
         WantedState::Resumed => (InstanceState::Running, "The guest runs on.\n"),
     };
-    output::answer(target.json, &Done { version: 1, state }, |_| sentence.to_owned())
+    output::answer(target.json, &Done { state }, |_| sentence.to_owned())
 }

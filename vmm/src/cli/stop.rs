@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::process::Signal;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Outcome, args::StopArgs, output};
 use crate::{
@@ -36,7 +37,7 @@ const STEP: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the guest came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Ended {
     ShutDown,
@@ -45,16 +46,16 @@ enum Ended {
 }
 
 /// What is said, for machines.
-#[derive(Debug, Serialize)]
-struct Stopped {
-    version: u32,
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Stopped {
+    /// How the guest came to its end.
     ended: Ended,
 }
 
 /// Does it.
 pub(super) fn stop(args: &StopArgs) -> Outcome {
     let ended = end(&args.target.socket()?, Duration::from_secs(args.timeout.into()))?;
-    output::answer(args.target.json, &Stopped { version: 1, ended }, |stopped| {
+    output::answer(args.target.json, &Stopped { ended }, |stopped| {
         match stopped.ended {
             Ended::ShutDown => "The guest has shut down.\n",
             Ended::PoweredOff => "The guest is powered off.\n",

@@ -196,6 +196,8 @@ mod tests {
     #[test]
     fn a_client_has_the_last_words_of_the_guest_and_hears_its_end() {
         let (console, mut serial, _stdout) = console();
+        // Nobody reads standard output, whose writer waits for ever.
+        serial.write(DATA, &vec![b'x'; 2 << 20]);
         let attached = attach(&console);
         serial.write(DATA, b"Power down");
         drop((console, serial));

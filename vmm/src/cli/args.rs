@@ -37,13 +37,13 @@ const EXAMPLES: &str = "\
 Examples:
   Start a guest and give it a balloon:
     aerostat run --kernel vmlinuz --initrd initrd.img \\
-        --memory 1G --cpus 2 --api-sock /tmp/a.sock
+        --memory 1G --cpus 2
   Take 256 MiB from it, and wait until they are given up:
-    aerostat balloon set 256 --wait --api-sock /tmp/a.sock
+    aerostat balloon set 256 --wait
   See what the memory service has and did:
-    aerostat memory show --api-sock /tmp/a.sock
+    aerostat memory show
   Have 128 MiB back that it does not use, in huge pages:
-    aerostat memory reclaim 128 --api-sock /tmp/a.sock
+    aerostat memory reclaim 128
   Serve the API for a program that drives Firecracker:
     aerostat --api-sock /tmp/a.sock --id my-guest
 
@@ -108,7 +108,7 @@ pub(super) enum Command {
     Balloon(BalloonArgs),
     /// Show what the memory service of a running guest has and did, compact it, have memory back
     Memory(MemoryArgs),
-    /// Serve swap devices
+    /// Show a guest's swap, or serve swap without a guest
     Swap(SwapArgs),
     /// Say whether this host can run guests, and what it lacks
     Check(CheckArgs),

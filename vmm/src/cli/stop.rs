@@ -69,13 +69,21 @@ fn end(socket: &Path, limit: Duration) -> anyhow::Result<Ended> {
     let client = Client::new(socket)?.within(CALL);
     let deadline = Instant::now() + limit;
     // The first answer says whether that is a monitor, before anything is done to its process.
-    let is_started = match client.get::<InstanceInfo>("/") {
-        Ok(info) => info.state != InstanceState::NotStarted,
-        Err(ClientError::Slow(_)) => true,
+    let (is_started, answers) = match client.get::<InstanceInfo>("/") {
+        Ok(info) => (info.state != InstanceState::NotStarted, true),
+        Err(ClientError::Slow(_)) => (true, false),
         Err(error) => return Err(error.into()),
     };
     let process = Process::behind(socket)
         .context("The guest's process cannot be found: end it where it was started, and by its user")?;
+    // One that hangs does not say what it is.
+    if !answers && !process.is_monitor() {
+        bail!(
+            "Nothing answers at {}, and process {} behind it does not run Aerostat: name another socket or id.",
+            socket.display(),
+            process.number()
+        );
+    }
     if is_started && shuts_down(&client, &process, deadline)? {
         return Ok(Ended::ShutDown);
     }

@@ -11,6 +11,7 @@ use std::{
 
 use rustix::{
     fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock},
+    io::Errno,
     process::geteuid,
 };
 
@@ -52,7 +53,7 @@ impl Directory {
     pub(super) fn lock(path: &Path) -> io::Result<Self> {
         accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
         let file = File::open(path)?;
-        if !is_trusted(&file.metadata()?) {
+        if !is_trusted(path) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others can write it"));
         }
         let start = Instant::now();
@@ -96,10 +97,12 @@ impl Directory {
     }
 }
 
-/// Whether nobody but root and this user can write it, or whom they let.
-fn is_trusted(meta: &Metadata) -> bool {
-    let is_ours = [0, geteuid().as_raw()].contains(&meta.uid());
-    is_ours && meta.mode() & 0o002 == 0
+/// Whether nobody but root and this user can write a directory, or whom they let.
+pub(super) fn is_trusted(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|meta| {
+        let is_ours = [0, geteuid().as_raw()].contains(&meta.uid());
+        is_ours && meta.mode() & 0o002 == 0
+    })
 }
 
 /// Whether a file can be a guest's name.
@@ -109,7 +112,18 @@ fn is_name(meta: &Metadata) -> bool {
 
 /// Whether nobody listens behind a name.
 pub(super) fn is_stale(name: &Path) -> bool {
-    knock(name).is_err_and(|error| nobody_listens(&error))
+    knock(name).is_err_and(|error| is_gone(name, &error))
+}
+
+/// Whether this error says that nobody listens behind a name: a link may lead to what never was a monitor's socket.
+pub(super) fn is_gone(name: &Path, error: &io::Error) -> bool {
+    let leads_nowhere = || {
+        let error = Errno::from_io_error(error);
+        error.is_some_and(|error| {
+            [Errno::NOTDIR, Errno::LOOP, Errno::NAMETOOLONG, Errno::PROTOTYPE].contains(&error)
+        })
+    };
+    nobody_listens(error) || fs::symlink_metadata(name).is_ok_and(|meta| meta.is_symlink()) && leads_nowhere()
 }
 
 /// All names in a directory, in order.

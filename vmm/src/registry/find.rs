@@ -8,10 +8,10 @@ use std::{
 
 use super::{
     directories,
-    directory::{Directory, id_of, names},
+    directory::{Directory, id_of, is_gone, is_trusted, names},
     process::{peer, runtime},
 };
-use crate::socket::{knock, nobody_listens};
+use crate::socket::knock;
 
 /// A process that serves its API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
     let runtime = runtime()?;
     let _entered = runtime.enter();
     let mut guests = Vec::new();
-    for directory in directories {
+    for directory in directories.iter().filter(|path| is_trusted(path)) {
         let mut stale = Vec::new();
         for name in names(directory) {
             let Some(id) = id_of(&name) else { continue };
@@ -46,7 +46,7 @@ pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
                     _ => continue,
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-                Err(error) if nobody_listens(&error) => {
+                Err(error) if is_gone(&name, &error) => {
                     stale.push(name);
                     continue;
                 }

@@ -1,6 +1,7 @@
 //! The process that listens at a socket, as a descriptor: its number may be another's once it has ended.
 
 use std::{
+    fs,
     io::{self, Read},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
@@ -17,7 +18,10 @@ use crate::socket::knock;
 
 /// A process that listened.
 #[derive(Debug)]
-pub struct Process(OwnedFd);
+pub struct Process {
+    descriptor: OwnedFd,
+    number: i32,
+}
 
 impl Process {
     /// The process behind a socket.
@@ -33,9 +37,32 @@ impl Process {
         let process = pidfd_open(pid, PidfdFlags::empty())?;
         // If it has ended before, the number may be that of another by now; the connection is closed then.
         match (&stream).read(&mut [0]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Self(process)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(Self { descriptor: process, number: pid.as_raw_nonzero().get() })
+            }
             _ => Err(io::ErrorKind::ConnectionRefused.into()),
         }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.number
+    }
+
+    /// Whether it runs a program of the same name as this one, which may have been replaced since.
+    #[must_use]
+    pub fn is_monitor(&self) -> bool {
+        let name = |link: &str| {
+            let program = fs::read_link(link).ok()?;
+            let name = program.file_name()?.to_str()?.trim_end_matches(" (deleted)").to_owned();
+            Some(name)
+        };
+        let theirs = name(&format!("/proc/{}/exe", self.number));
+        // The number is its own as long as it has not ended.
+        theirs.is_some()
+            && theirs == name("/proc/self/exe")
+            && !self.ends_within(Duration::ZERO).unwrap_or(true)
     }
 
     /// Sends it a signal; one that has ended has had its last.
@@ -43,7 +70,7 @@ impl Process {
     /// # Errors
     /// It is another user's.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        match pidfd_send_signal(&self.0, signal) {
+        match pidfd_send_signal(&self.descriptor, signal) {
             Err(rustix::io::Errno::SRCH) => Ok(()),
             sent => Ok(sent?),
         }
@@ -56,7 +83,7 @@ impl Process {
     pub fn ends_within(&self, limit: Duration) -> io::Result<bool> {
         let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
         loop {
-            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&limit)) {
+            match poll(&mut [PollFd::new(&self.descriptor, PollFlags::IN)], Some(&limit)) {
                 Err(rustix::io::Errno::INTR) => {}
                 ready => return Ok(ready? > 0),
             }

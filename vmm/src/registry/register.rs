@@ -44,7 +44,7 @@ pub(super) fn serve_in(
         None => Err(io::Error::new(io::ErrorKind::NotFound, "there is no directory for it")),
     };
     let name = linked.unwrap_or_else(|error| {
-        tracing::info!(%error, "aerostat list does not show this guest");
+        tracing::warn!(%error, "aerostat list does not show this guest");
         None
     });
     Ok(Registered { socket: Some(socket), name })
@@ -54,7 +54,10 @@ pub(super) fn serve_in(
 fn at_its_name(directory: Option<&Directory>, id: &str, mode: SocketMode) -> Registered {
     let bound = match directory.and_then(|directory| directory.free_name(id)) {
         Some(name) => ListeningSocket::bind(&name, mode).map_err(|error| sentence(&error)),
-        None => Err("Neither /run/aerostat nor $XDG_RUNTIME_DIR can be written.".to_owned()),
+        None => {
+            Err("No directory for guests' names can be written by this user alone: see docs/command-line.md."
+                .to_owned())
+        }
     };
     let socket = bound.inspect_err(|why| {
         tracing::warn!("The guest has no API: name a socket with --api-sock to have one. {why}");

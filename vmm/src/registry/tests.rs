@@ -207,6 +207,9 @@ fn a_directory_that_others_can_write_is_not_used() {
     assert!(served.socket.is_some() && served.name.is_none());
     assert!(host.serve("web", None).socket.is_none());
     assert_eq!(host.files(), Vec::<String>::new());
+    // Nor is a guest looked for there: it may be anybody's.
+    let _other = UnixListener::bind(host.registry.join("evil.sock")).unwrap();
+    assert_eq!(guests_in(std::slice::from_ref(&host.registry)).unwrap(), []);
     // The next choice is.
     let (next, choices) = (host.path("next"), [host.registry.clone(), host.path("next")]);
     let _served = serve_in(&choices, "web", None, SocketMode::OWNER).unwrap();

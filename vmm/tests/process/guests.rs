@@ -256,6 +256,19 @@ fn a_process_that_is_no_monitor_is_not_stopped() {
 }
 
 #[test]
+fn a_process_that_is_silent_and_no_monitor_is_not_stopped() {
+    let host = Host::new();
+    let socket = host.0.path().join("silent.sock");
+    let _listener = UnixListener::bind(&socket).expect("a socket");
+    let socket = socket.display().to_string();
+    let said = host.fails(&["stop", "--timeout", "0", "--api-sock", &socket]);
+    assert!(
+        said.contains(&format!("process {} behind it does not run Aerostat", std::process::id())),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_guest_that_was_not_started_can_be_neither_paused_nor_resumed_and_has_no_console() {
     let host = Host::new();
     let web = host.start("web");

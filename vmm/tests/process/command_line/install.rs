@@ -42,7 +42,7 @@ fn everything_is_installed_under_the_prefix() {
     let folder = repository.path().join("target/release");
     fs::create_dir_all(&folder).expect("a folder");
     symlink(env!("CARGO_BIN_EXE_aerostat"), folder.join("aerostat")).expect("a link");
-    let prefix = repository.path().join("a prefix");
+    let prefix = repository.path().join("a-prefix");
     let output = install(&repository, &["--prefix", &prefix.display().to_string()]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -50,6 +50,13 @@ fn everything_is_installed_under_the_prefix() {
         said.lines().all(|file| Path::new(file).starts_with(&prefix) && Path::new(file).is_file()),
         "{said}"
     );
+
+    // systemd would take such names for something else.
+    for odd in ["a prefix", "a%prefix", "a&prefix"] {
+        let output = install(&repository, &["--prefix", odd]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("letters, digits"), "{said}");
+    }
 
     let version = Command::new(prefix.join("bin/aerostat")).arg("--version").output().expect("aerostat");
     assert!(version.status.success(), "{version:?}");

@@ -22,7 +22,7 @@ pub enum HogsRequest {
         /// What they hold.
         content: Content,
     },
-    /// Those that have written begin to read, page after page, back and forth, and check each. How long page-ins take,
+    /// Those that have written begin to read, page after page, again and again, and check each. How long page-ins take,
     /// and touches at the most, is counted anew.
     Read,
     /// How far they are; answered with [`Hogs`](super::Answer::Hogs).

@@ -139,7 +139,7 @@ impl SocketFile {
     }
 }
 
-/// What tells a file from another that takes its name.
+/// Device and inode, which tell a file from another that takes its name.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }

@@ -12,7 +12,7 @@ use crate::subject::{Spec, Subject};
 
 /// RAM of the guests.
 const SIZES_MIB: [u64; 4] = [128, 512, 1024, 4096];
-/// What the guest needs for itself while it touches the rest.
+/// RAM that the guest needs for itself while it touches the rest.
 const SPARE_MIB: u64 = 24;
 /// The largest tells what grows with a guest.
 const RATIO: &str = "4096 MiB";

@@ -297,7 +297,7 @@ impl MemoryService {
     }
 
     /// True when touches of all these pieces of guest RAM (address and bytes) would wait for memory, by whom
-    /// [announces](Self::reclaimer) them: that thread had better free some first. What is no RAM is nothing to wait for.
+    /// [announces](Self::reclaimer) them: that thread had better free some first. Addresses that are no RAM are nothing to wait for.
     /// The pieces are a page's worth of bytes, or a little more.
     pub fn lacks_memory_for(&self, pieces: impl Iterator<Item = (u64, u64)>) -> bool {
         let frame = FRAME_SIZE as u64;

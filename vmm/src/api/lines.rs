@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Lines {
     file: File,
-    /// What is left of a line that was begun.
+    /// The rest of a line that was begun.
     rest: Vec<u8>,
     missed: u64,
 }
@@ -57,7 +57,7 @@ impl Lines {
     fn begin(&mut self, line: &[u8]) -> io::Result<()> {
         let written = write_some(&self.file, line)?;
         self.rest.extend_from_slice(line.get(written..).unwrap_or_default());
-        // What there is no room for comes later.
+        // A line without room comes later.
         let _ = self.finish();
         Ok(())
     }

@@ -85,7 +85,7 @@ pub(super) fn check(args: &CheckArgs, report: CheckReport) -> Outcome {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the start of a guest says, and `check` does not know.
+/// Findings that only the start of a guest has.
 const NOT_TESTED: &str = "whether memory is free for a guest, disks and io_uring, TAP interfaces, directories and servers \
                           for swap, and the boot of a whole kernel. The start of a guest says what is wrong there.";
 

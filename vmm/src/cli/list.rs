@@ -38,14 +38,14 @@ const NO_ANSWER: &str = "No answer";
 /// For what is not known.
 const UNKNOWN: &str = "-";
 
-/// What is said, for machines.
+/// The answer, for machines.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Listed {
     /// In the order of their names; empty if no guest runs.
     guests: Vec<Line>,
 }
 
-/// A guest. What is not known is left out.
+/// A guest. A field that is not known is left out.
 #[derive(Debug, Serialize, ToSchema)]
 struct Line {
     /// The name for `--id`.
@@ -96,7 +96,7 @@ fn ask(guest: &Guest) -> Option<Line> {
     };
     match fill(&mut line, &guest.socket) {
         Err(ClientError::NotThere(_)) => None,
-        // What it has answered until then is shown.
+        // Its answers until then are shown.
         _ => Some(line),
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn is_of_firecracker(args: &[OsString]) -> bool {
     args.get(1).is_none_or(|arg| arg.as_encoded_bytes().starts_with(b"-"))
 }
 
-/// What is wrong, and what to write.
+/// The mistake, and the right form.
 pub(super) fn sentence(error: &clap::Error, args: &[OsString]) -> String {
     let command = command(args);
     let name = command.get_bin_name().unwrap_or("aerostat");
@@ -95,7 +95,7 @@ fn of_subcommand(error: &clap::Error, command: &Command) -> Option<String> {
     Some(format!("{} {given}", sub.get_bin_name()?))
 }
 
-/// What was probably meant, where something is near.
+/// The word that was probably meant, where one is near.
 fn suggestion(error: &clap::Error) -> Option<String> {
     let kinds = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue];
     match kinds.into_iter().find_map(|kind| error.get(kind))? {

@@ -77,7 +77,7 @@ pub(super) fn complain(text: &str) {
 
 /// The same for a program: one line.
 fn complain_in_json(what: impl Serialize) {
-    // What is told here can be written as JSON.
+    // All that is told here can be written as JSON.
     if let Ok(line) = serde_json::to_string(&Versioned::of(what)) {
         let _ = writeln!(std::io::stderr(), "{line}");
     }

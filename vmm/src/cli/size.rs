@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::vm::config::{Kib, MAX_VCPUS, Mib, WatermarksConfig};
 
-/// What a size looks like, for the sentences about wrong ones.
+/// The form of a size, for the sentences about wrong ones.
 const WRITE: &str = "write 512M, 1.5G, or a number of MiB";
 
 /// Most digits behind the point of a size.

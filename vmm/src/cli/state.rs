@@ -6,10 +6,10 @@ use utoipa::ToSchema;
 use super::{Outcome, args::Target, output};
 use crate::api::types::{InstanceState, VmUpdate, WantedState};
 
-/// What is said, for machines.
+/// The answer, for machines.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Done {
-    /// What the guest is doing now.
+    /// The guest's state now.
     state: InstanceState,
 }
 

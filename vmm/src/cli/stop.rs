@@ -45,7 +45,7 @@ enum Ended {
     Killed,
 }
 
-/// What is said, for machines.
+/// The answer, for machines.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Stopped {
     /// How the guest came to its end.

@@ -119,7 +119,7 @@ fn a_second_guest_of_an_id_starts_and_has_its_process_in_its_name() {
 fn names_of_monitors_that_crashed_vanish() {
     let host = Host::new();
     let (web, db) = (host.serve("web", None), host.serve("db", Some(&host.path("vm.sock"))));
-    // What a crash leaves: the files, and nobody who listens.
+    // A crash leaves the files, and nobody who listens.
     let listeners = [web, db].map(|crashed| {
         let (listener, file) = crashed.socket.unwrap().into_parts();
         std::mem::forget((file, crashed.name));

@@ -10,7 +10,7 @@ mod pty;
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-/// What a command said, and its exit code.
+/// The words of a command, and its exit code.
 struct Said {
     code: Option<i32>,
     out: String,

@@ -40,7 +40,7 @@ impl Host {
         command.envs(environment.iter().copied()).args(arguments).output().expect("aerostat runs")
     }
 
-    /// What a command answers.
+    /// The answer of a command.
     fn says(&self, arguments: &[&str]) -> String {
         said(&self.run(arguments, &[]))
     }

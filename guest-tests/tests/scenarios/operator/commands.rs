@@ -31,7 +31,7 @@ fn command(vm: &TestVm, arguments: &[&str]) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// What a command answers.
+/// The answer of a command.
 fn says(vm: &TestVm, arguments: &[&str]) -> anyhow::Result<String> {
     let output = command(vm, arguments)?.output().context("cannot run aerostat")?;
     ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

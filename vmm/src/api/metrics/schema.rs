@@ -249,7 +249,7 @@ mod tests {
             startup: Startup::default(),
             missed: Missed::default(),
         };
-        // What is told of no call is still 1.
+        // An entry of no call is still 1.
         let mut told = zeros();
         told.values_mut().flat_map(BTreeMap::values_mut).for_each(|count| *count = 1);
         requests.add_to(&mut told);

@@ -5,7 +5,7 @@ use anyhow::anyhow;
 use super::super::args::RunArgs;
 use crate::api::sentence;
 
-/// What an error says of a field, and what the flag that set it is called.
+/// A field as an error names it, and the flag that set it.
 pub(super) struct Named(Vec<(&'static str, &'static str)>);
 
 impl Named {

@@ -31,9 +31,9 @@ pub struct Console {
 /// A client's two streams; dropping this detaches it.
 #[derive(Debug)]
 pub struct Attached {
-    /// What the guest says is read here.
+    /// The guest's output is read here.
     pub output: UnixStream,
-    /// What is written here is typed; nothing can be read.
+    /// Bytes that are written here are typed; nothing can be read.
     pub keys: UnixStream,
     _listening: Option<Listening>,
 }

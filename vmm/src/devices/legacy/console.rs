@@ -29,7 +29,7 @@ const CHUNK: usize = 4096;
 /// Where a console's input comes from.
 pub type ConsoleInput = Box<dyn Read + Send>;
 
-/// What the guest wrote to its console and read from there.
+/// Bytes that the guest wrote to its console and read from there.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct ConsoleMetrics {
     /// Bytes that the guest has read.

@@ -44,7 +44,7 @@ pub enum Work {
 /// time that something new can be read (edge-triggered), not for as long as something is left.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnEvent {
-    /// What to poll for input.
+    /// A descriptor to poll for input.
     pub fd: RawFd,
     /// What to hand to [`VirtioDevice::process_event`].
     pub token: u16,
@@ -121,7 +121,7 @@ pub trait VirtioDevice: Send {
     /// Back to the state before [`Self::activate`]; it may be activated again.
     fn reset(&mut self);
 
-    /// What to poll for input while the host still uses memory of the driver's, after [`Self::stop_queue`] or
+    /// A descriptor to poll for input while the host still uses memory of the driver's, after [`Self::stop_queue`] or
     /// [`Self::reset`]. `None`: the memory is the driver's alone. Each of them waits for that, without the device's lock.
     fn under_way(&mut self) -> Option<Arc<OwnedFd>> {
         None

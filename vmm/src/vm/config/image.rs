@@ -5,7 +5,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
-/// What files of other forms begin with.
+/// The first bytes of files of other forms.
 const MAGIC: [(&[u8], &str); 6] = [
     (b"QFI\xfb", "qcow2"),
     (b"KDMV", "VMDK"),

@@ -22,7 +22,7 @@ fn commands() -> Vec<Vec<String>> {
     known
 }
 
-/// What is wrong with the lines of a page on a terminal.
+/// Faults in the lines of a page on a terminal.
 fn findings(page: &str, columns: usize) -> Vec<String> {
     let of_line = |line: &str| {
         let (width, text) = (line.chars().count(), line.trim_start().chars().count());

@@ -27,7 +27,7 @@ fn install(repository: &TempDir, arguments: &[&str]) -> Output {
     Command::new(repository.path().join("ci/install")).args(arguments).output().expect("ci/install")
 }
 
-/// What a program says of a file; nothing where the program is not there.
+/// The words of a program about a file; nothing where the program is not there.
 fn complaints(program: &str, arguments: &[&str], file: &Path) -> Option<String> {
     let mut command = Command::new(program);
     // Pages are UTF-8.

@@ -152,7 +152,7 @@ impl BlockDevice {
         }
     }
 
-    /// Begins to put the file that the operator asks for behind the disk, if there is one. What went to the old one is
+    /// Begins to put the file that the operator asks for behind the disk, if there is one. Writes to the old one are
     /// made durable first, since no later flush does that. With a ring that takes its time, and no request begins.
     fn settle(&mut self) {
         self.is_settling = self.control.asks_for_file();
@@ -292,7 +292,7 @@ impl VirtioDevice for BlockDevice {
     fn under_way(&mut self) -> Option<Arc<OwnedFd>> {
         let under_way = self.ring.as_mut().and_then(Ring::wanes);
         if under_way.is_none() && self.is_settling {
-            // What was to be made durable was abandoned, too.
+            // The sync was abandoned, too.
             self.settle();
         }
         under_way

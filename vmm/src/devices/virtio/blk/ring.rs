@@ -132,7 +132,7 @@ impl<T> Ring<T> {
         self.push(slot);
     }
 
-    /// Lets the kernel have all that was started. What it does not take now, it is offered again soon; where it takes
+    /// Lets the kernel have all that was started. A request that it does not take now is offered again soon; where it takes
     /// nothing for good, jobs end with its error.
     pub(super) fn hand_in(&mut self) {
         while self.broken.is_none() && !self.new.is_empty() {
@@ -206,7 +206,7 @@ impl<T> Ring<T> {
             return Some(Arc::clone(&self.done));
         }
         self.abandoned = false;
-        // What the kernel was offered and did not take can only be taken back with the ring.
+        // Requests that the kernel was offered and did not take can only be taken back with the ring.
         if !self.ring.submission().is_empty() {
             (self.refusals, self.broken) = (0, None);
             match made(&self.event) {

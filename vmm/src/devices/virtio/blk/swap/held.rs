@@ -82,7 +82,7 @@ impl Requests {
                 return Completion::Used(malformed.refuse(memory, metrics));
             }
         };
-        // What is answered at once touches its data at once; it is short.
+        // A request that is answered at once touches its data at once; it is short.
         let touched = match request.kind {
             VIRTIO_BLK_T_GET_ID => request.into,
             VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => request.out,

@@ -108,7 +108,7 @@ fn a_kernel_that_is_short_of_memory_is_asked_again_after_a_pause() {
     }
 }
 
-/// What the kernel was offered before the reset must not be done after it.
+/// Requests that the kernel was offered before the reset must not be done after it.
 #[test]
 fn what_was_offered_in_vain_is_not_done_in_the_next_life() {
     let image = image();

@@ -83,7 +83,7 @@ impl Tight {
         let swap = service.swap().expect("a swap device");
         let disk = SwapDisk::new(swap, Arc::clone(&service)).expect("a disk");
         let mut driver = Driver::with_ram(Arc::new(Mutex::new(disk)), ram);
-        // What the driver uses is there; the rest of guest RAM is absent.
+        // The driver's own pages are there; the rest of guest RAM is absent.
         (0..RAM).step_by(PAGE).for_each(|at| driver.put(at, &[1]));
         driver.start(V1 | 1 << 13 | 1 << 14, 1);
         let stored = (0..pages).take_while(|page| write(&mut driver, *page, number(*page)) == OK);

@@ -182,7 +182,7 @@ impl Spec {
 
     #[must_use]
     pub fn append(mut self, words: &str) -> Self {
-        self.append = words.to_owned();
+        self.append = format!("{} {words}", self.append).trim_start().to_owned();
         self
     }
 

@@ -33,11 +33,12 @@ impl Cgroup {
         ["sh".to_owned(), "-c".to_owned(), ENTER.to_owned(), procs]
     }
 
-    /// Sets `memory.max` in MiB.
+    /// Sets `memory.max` in MiB, and takes `memory.high` away.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn limit_memory(&self, mib: u64) -> anyhow::Result<()> {
+        set(&self.0.join("memory.high"), "max")?;
         set(&self.0.join("memory.max"), &format!("{mib}M"))
     }
 

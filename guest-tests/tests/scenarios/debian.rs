@@ -16,7 +16,7 @@ use guest_tests::{Content, Spec, Subject, SwapLink, TestVm, docs, paths, testvm}
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::ours;
+use crate::{READAHEAD, ours};
 
 const SWAP_MIB: u64 = 256;
 /// Kernel, systemd and udevd leave some 50 MiB; the hog wants more.
@@ -180,7 +180,7 @@ fn boots(
     let directory = tempfile::tempdir()?;
     let link = SwapLink::new(Subject::Aerostat, SWAP_MIB)?;
     let guest = debian::guest(Subject::Aerostat, initramfs, directory.path())?;
-    let guest = disk.into_iter().fold(guest.memory_mib(RAM_MIB), Spec::disk);
+    let guest = disk.into_iter().fold(guest.memory_mib(RAM_MIB).append(READAHEAD), Spec::disk);
     let mut vm = link.attach(guest).start()?;
     let whole = |vm: &mut TestVm| {
         ensure!(vm.agent.swap_used_mib(DEVICE)?.is_some(), "swap is not on:\n{}", vm.agent.kernel_log(LOG)?);

@@ -30,7 +30,9 @@ const MTU: u32 = 9000;
 
 /// Random data, of which more is swapped than the memory holds that swap may have.
 const LARGE_HERD: Herd =
-    Herd { processes: 2, mib: 40, seed: 7, content: Content { zero_percent: 0, ratio: 1 } };
+    Herd { processes: 2, mib: 20, seed: 7, content: Content { zero_percent: 0, ratio: 1 } };
+/// Hardly more than the kernel wants to boot: an emulated host takes a millisecond for each page of a server.
+const TINY_MIB: u64 = 80;
 /// The server below the swap.
 const BELOW: (Program, u64) = (Program::QemuNbd, SWAP_MIB);
 
@@ -141,7 +143,7 @@ fn exceeds_over(link: &SwapLink, vm: &mut TestVm, connections: u32) -> anyhow::R
 /// A guest that swaps more than memory may hold: the rest is on a server, which may be away for so many seconds.
 fn with_tier(server: &NbdServer, timeout: u32) -> anyhow::Result<(SwapLink, Spec)> {
     let link = SwapLink::inside(format!("{SWAP_MIB}M,memory=16M,tier={},timeout={timeout}", server.uri()));
-    let spec = link.attach(guest()?.memory_mib(SMALL_MIB));
+    let spec = link.attach(guest()?.memory_mib(TINY_MIB));
     Ok((link, spec))
 }
 

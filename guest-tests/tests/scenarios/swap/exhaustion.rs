@@ -37,8 +37,6 @@ const SWAP: &str = "300M,memory=64M";
 /// For the one vCPU.
 const PROCESSES: u32 = 8;
 const CONTENT: Content = Content { zero_percent: 10, ratio: 3 };
-/// An emulated host reads more at a time: 2^5 pages.
-const PAGE_CLUSTER: (&str, &str) = ("/proc/sys/vm/page-cluster", "5");
 /// Between two looks at the guest.
 const LOOK: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(200);
@@ -88,7 +86,6 @@ impl Touched {
         let mut vm = spec.start()?;
         link.check(&mut vm)?;
         let device = link.swap_on(&mut vm, 2)?;
-        vm.agent.write_file(PAGE_CLUSTER.0, PAGE_CLUSTER.1)?;
         let content = Content { zero_percent: 100, ratio: 1 };
         let all = vm.agent.memory()?.total;
         vm.agent.hogs_start(Herd { processes: 1, mib: all, seed: 1, content }, PATIENCE)?;

@@ -48,6 +48,10 @@ pub(crate) const SLOW_TO_START: Mib = Mib(778);
 /// A balloon of so much is set when somebody says so; it says "at work" until then.
 pub(crate) const SLOW_BALLOON: Mib = Mib(77);
 
+/// A guest that hears this hears nothing more, says so much, and ends its console.
+pub(crate) const LAST_KEY: u8 = b'!';
+pub(crate) const LAST_WORDS: usize = 4 << 20;
+
 /// Launches fakes; refuses guests of 666 MiB.
 #[derive(Default)]
 pub(crate) struct FakeLauncher {
@@ -365,8 +369,14 @@ impl RunningVm for FakeVm {
         thread::spawn(move || {
             let mut byte = [0];
             while hears.read_exact(&mut byte).is_ok()
+                && byte != [LAST_KEY]
                 && says.write_all(&[byte[0].to_ascii_uppercase()]).is_ok()
             {}
+            drop(hears);
+            if byte == [LAST_KEY] {
+                // Nobody hears it if the client has gone.
+                let _ = says.write_all(&vec![b'x'; LAST_WORDS]);
+            }
         });
         Ok(Attached::to(output, keys))
     }

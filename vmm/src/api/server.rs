@@ -10,7 +10,9 @@ use tokio::{
     net::UnixListener,
     runtime::Runtime,
     sync::{Mutex, oneshot},
+    time::timeout,
 };
+use tokio_util::task::TaskTracker;
 
 use super::{connections::Bounded, controller::Controller, errands::Errands, routes};
 use crate::socket::{ListeningSocket, SocketFile};
@@ -21,7 +23,7 @@ pub const MAX_BODY: usize = 51_200;
 const STACK: usize = 1 << 20;
 /// One for calls of the controller, which come one at a time, and one for an errand.
 const HELPERS: usize = 2;
-/// How long a call in progress may go on when the process ends.
+/// How long a console, and then a call in progress, may go on when the process ends.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// A running server. Dropping it removes the socket and ends the thread.
@@ -41,9 +43,9 @@ impl ApiServer {
         max_body: usize,
         guard: &Guard,
     ) -> io::Result<Self> {
-        let errands = Errands::default();
+        let (errands, consoles) = (Errands::default(), TaskTracker::new());
         let requests = controller.blocking_lock().requests();
-        let router = routes::router(controller, errands.clone(), requests, max_body);
+        let router = routes::router(controller, errands.clone(), consoles.clone(), requests, max_body);
         let (listener, file) = socket.into_parts();
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -54,7 +56,7 @@ impl ApiServer {
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = guard.spawn("api", STACK, "the API does not answer any more", move || {
-            serve(runtime, listener, router, errands, stopped)
+            serve(runtime, listener, router, errands, consoles, stopped)
         })?;
         Ok(Self { file: Some(file), stop: Some(stop), thread: Some(thread) })
     }
@@ -77,16 +79,21 @@ fn serve(
     listener: StdListener,
     router: Router,
     errands: Errands,
+    consoles: TaskTracker,
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let served = runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
-        tokio::select! {
+        let served = tokio::select! {
             served = async { axum::serve(Bounded::new(listener), router).await } => served,
             _ = stopped => Ok(()),
-        }
+        };
+        errands.end();
+        // The guest has ended: clients of its console get its last words. One that does not read is not waited for.
+        consoles.close();
+        let _ = timeout(GRACE, consoles.wait()).await;
+        served
     });
-    errands.end();
     runtime.shutdown_timeout(GRACE);
     served
 }

@@ -38,7 +38,7 @@ pub(super) async fn attach(State(api): State<Api>, mut request: Request) -> Resu
         ))
     })?;
     let attached = api.get(|controller| controller.attach_console()).await?.0;
-    tokio::spawn(async move {
+    api.consoles.spawn(async move {
         if let Ok(client) = upgrade.await {
             // Whichever side ends it, there is nobody to tell.
             let _ = carry(client, attached).await;
@@ -59,9 +59,10 @@ async fn carry(client: Upgraded, attached: Attached) -> std::io::Result<()> {
                 0 => return Ok(()),
                 count => chunk.get(..count).unwrap_or_default(),
             };
+            // A guest that has ended takes no keys either, and is heard to its end.
             patience = match timeout(patience, keys.write_all(bytes)).await {
-                Ok(written) => written.map(|()| PATIENCE)?,
-                Err(_) => Duration::ZERO,
+                Ok(Ok(())) => PATIENCE,
+                _ => Duration::ZERO,
             };
         }
     };

@@ -31,6 +31,7 @@ use tokio::{
     task::JoinError,
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 use utoipa::OpenApi;
 
 use super::{
@@ -49,6 +50,8 @@ const PATIENCE: Duration = Duration::from_millis(800);
 struct Api {
     controller: Arc<Mutex<Controller>>,
     errands: Errands,
+    /// Consoles that clients have.
+    consoles: TaskTracker,
 }
 
 /// What every call can answer when it is refused.
@@ -121,11 +124,12 @@ fn failed_inside(_: JoinError) -> Fault {
 pub(super) fn router(
     controller: Arc<Mutex<Controller>>,
     errands: Errands,
+    consoles: TaskTracker,
     requests: Arc<Requests>,
     max_body: usize,
 ) -> Router {
     Router::new()
-        .fallback_service(routes().with_state(Api { controller, errands }))
+        .fallback_service(routes().with_state(Api { controller, errands, consoles }))
         .layer(middleware::from_fn_with_state(max_body, body::read_first))
         .layer(middleware::map_request(without_final_slash))
         .layer(middleware::from_fn_with_state(requests, count))

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
+    thread,
     time::Instant,
 };
 
@@ -66,4 +67,46 @@ fn a_console_that_cannot_be_has_its_sentence() {
     assert!(plain.contains("Upgrade: aerostat-console"), "{plain}");
     let none = client(&served).upgrade("/", CONSOLE_PROTOCOL).expect_err("no console");
     assert!(matches!(none, ClientError::Unreadable(_)), "{none}");
+}
+
+/// A console whose guest says its last words, of which the first has come.
+fn ending(served: &Served) -> UnixStream {
+    let mut console = attach(served);
+    console.write_all(&[fake::LAST_KEY]).expect("typed");
+    console.read_exact(&mut [0]).expect("heard");
+    console
+}
+
+/// The count of words that are still to come.
+fn rest(mut console: &UnixStream) -> usize {
+    let mut said = Vec::new();
+    console.read_to_end(&mut said).expect("the end");
+    said.len()
+}
+
+#[test]
+fn the_last_words_of_a_guest_are_heard_though_its_monitor_ends() {
+    let served = serve_started();
+    let console = ending(&served);
+    let ends = thread::spawn(move || drop(served));
+    assert_eq!(rest(&console), fake::LAST_WORDS - 1);
+    ends.join().expect("ends");
+}
+
+#[test]
+fn the_last_words_of_a_guest_are_heard_though_somebody_types() {
+    let served = serve_started();
+    let console = ending(&served);
+    (&console).write_all(b"abc").expect("taken, and lost");
+    assert_eq!(rest(&console), fake::LAST_WORDS - 1);
+}
+
+#[test]
+fn a_client_of_the_console_that_does_not_read_does_not_hold_the_end_up() {
+    let served = serve_started();
+    let console = ending(&served);
+    let start = Instant::now();
+    drop(served);
+    assert!(start.elapsed() < PATIENCE);
+    assert!(rest(&console) < fake::LAST_WORDS - 1);
 }

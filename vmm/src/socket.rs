@@ -26,7 +26,7 @@ use rustix::{
 };
 
 /// Longest path of a socket: `sun_path` of `sockaddr_un` is 108 bytes, one of them the final NUL.
-const MAX_PATH: usize = 107;
+pub(crate) const MAX_PATH: usize = 107;
 
 /// Connections that may wait for being taken.
 const BACKLOG: i32 = 128;

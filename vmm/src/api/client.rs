@@ -41,6 +41,9 @@ pub enum ClientError {
         /// Why not.
         source: io::Error,
     },
+    /// Nobody may hear what is for this user's ears.
+    #[error("The API socket {} is another user's by now: see aerostat list for the guests that run.", .0.display())]
+    Stranger(PathBuf),
     /// The connection broke.
     #[error("The process at the API socket gave no answer: it may have ended.")]
     NoAnswer(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -65,6 +68,8 @@ pub enum ClientError {
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
+    /// The user who is to listen.
+    user: Option<u32>,
     /// How long a call may take.
     limit: Option<Duration>,
     runtime: Runtime,
@@ -77,7 +82,14 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| ClientError::Prepare(error.into()))?;
-        Ok(Self { path: path.to_owned(), limit: None, runtime })
+        Ok(Self { path: path.to_owned(), user: None, limit: None, runtime })
+    }
+
+    /// The same, which speaks to nobody but this user, if one is said.
+    #[must_use]
+    pub fn to_user(mut self, user: Option<u32>) -> Self {
+        self.user = user;
+        self
     }
 
     /// The same, which waits no longer than this for an answer.
@@ -142,6 +154,12 @@ impl Client {
 
     async fn connect(&self) -> Result<(SendRequest<Full<Bytes>>, Connection), ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|error| self.no_socket(error))?;
+        if let Some(user) = self.user {
+            let listener = stream.peer_cred().map_err(|error| self.no_socket(error))?.uid();
+            if listener != user {
+                return Err(ClientError::Stranger(self.path.clone()));
+            }
+        }
         http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)
     }
 

@@ -54,7 +54,8 @@ Exit codes:
   1      an error
   2      wrong arguments; 153 without a command
   3      the guest's kernel panicked
-  128+N  a second signal N, which ends the process at once";
+  128+N  a second signal N, which ends the process at once;
+         for console, the first";
 
 /// Runs Linux guests under KVM and keeps the host's memory whole while it does.
 ///

@@ -20,7 +20,7 @@ use super::{Outcome, args::Target, output, signals};
 use crate::{
     api::types::CONSOLE_PROTOCOL,
     devices::legacy::terminal::{self, RawMode},
-    vm::exit::ExitSlot,
+    vm::exit::{Exit, ExitSlot},
 };
 
 /// `^]`, as in telnet and virsh. Only a terminal has it: what comes from a file or a pipe is all for the guest.
@@ -30,9 +30,12 @@ const CHUNK: usize = 4096;
 
 /// Does it.
 pub(super) fn console(target: &Target) -> Outcome {
-    give_terminal_back_at_signals()?;
     let (guest, first) = target.client()?.upgrade("/console", CONSOLE_PROTOCOL)?;
+    // Until here the terminal is as it was, and a signal ends the process as ever.
+    let exit = Arc::new(ExitSlot::default());
+    signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
     let raw = RawMode::enter().context("The terminal cannot be used for the console")?;
+    end_at_signals(&exit);
     let is_terminal = raw.is_some();
     let tell = |text| {
         if is_terminal {
@@ -40,24 +43,29 @@ pub(super) fn console(target: &Target) -> Outcome {
         }
     };
     tell("The guest's console is on this terminal; ^] leaves it.");
-    io::stdout().write_all(&first)?;
+    let mut screen = io::stdout();
+    screen.write_all(&first).and_then(|()| screen.flush())?;
     let keys = File::from(rustix::stdio::stdin().try_clone_to_owned()?);
-    let left = carry(keys, is_terminal, guest, io::stdout());
+    let left = carry(keys, is_terminal, guest, screen);
     drop(raw);
     let is_left = left.context("The console broke off")?;
     tell(if is_left { "The console was left; the guest runs on." } else { "The console has ended." });
     Ok(ExitCode::SUCCESS)
 }
 
-/// A signal that ends this process finds the terminal as it was.
-fn give_terminal_back_at_signals() -> anyhow::Result<()> {
-    let exit = Arc::new(ExitSlot::default());
-    signals::watch(Arc::clone(&exit)).context("Signals cannot be handled")?;
-    exit.at_exit(|| {
+/// A signal ends this process with the code that shells have for it, and finds the terminal as it was.
+fn end_at_signals(exit: &Arc<ExitSlot>) {
+    let reason = Arc::clone(exit);
+    exit.at_exit(move || {
         terminal::restore();
-        process::exit(0);
+        process::exit(match reason.get() {
+            Some(Exit::Signal(signal)) => 128 + signal,
+            failed => {
+                failed.iter().for_each(|failed| output::complain(&failed.to_string()));
+                1
+            }
+        });
     });
-    Ok(())
 }
 
 /// Carries bytes both ways; whether it was left by the escape, or else the guest's side ended.
@@ -91,7 +99,8 @@ fn carry(
             has_keys = !bytes.is_empty();
             let escape = bytes.iter().position(|&key| has_escape && key == ESCAPE);
             let wanted = bytes.get(..escape.unwrap_or(bytes.len())).unwrap_or_default();
-            (&guest).write_all(wanted)?;
+            // A guest that has ended takes no keys, and may have said more before.
+            has_keys &= (&guest).write_all(wanted).is_ok();
             if escape.is_some() {
                 return Ok(true);
             }
@@ -99,9 +108,12 @@ fn carry(
     }
 }
 
-/// Reads what is there; nothing at the end.
+/// Reads what is there; nothing at the end, which may have come before keys were taken.
 fn take<'a>(from: &mut impl Read, chunk: &'a mut [u8]) -> io::Result<&'a [u8]> {
-    let count = from.read(chunk)?;
+    let count = match from.read(chunk) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+        read => read?,
+    };
     Ok(chunk.get(..count).unwrap_or_default())
 }
 
@@ -134,5 +146,20 @@ mod tests {
     fn a_console_is_left_by_its_escape_and_ends_with_its_guest() {
         assert_eq!(left_with(b"root\r\x1D-lost", true), (true, b"root\r".to_vec(), b"login: ".to_vec()));
         assert_eq!(left_with(b"a\x1DbQ", false), (false, b"a\x1Db".to_vec(), b"login: ".to_vec()));
+    }
+
+    #[test]
+    fn a_guest_that_has_ended_is_heard_to_its_end() {
+        let (guest, mut far) = UnixStream::pair().unwrap();
+        let (typed, mut keyboard) = UnixStream::pair().unwrap();
+        let words = [b'x'; 3 * CHUNK];
+        far.write_all(&words).unwrap();
+        // Taken by nobody.
+        (&guest).write_all(b"a").unwrap();
+        keyboard.write_all(b"b").unwrap();
+        drop(far);
+        let mut screen = Vec::new();
+        assert!(!carry(typed, true, guest, &mut screen).unwrap());
+        assert!(screen == words, "{} bytes", screen.len());
     }
 }

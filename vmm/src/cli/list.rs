@@ -1,11 +1,6 @@
 //! `aerostat list`: the guests that run. Each is asked on a thread of its own, so one that hangs holds nobody up.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::Context;
 use rustix::{
@@ -21,6 +16,7 @@ use super::{
     memory::amount::bytes,
     output,
     table::{self, Column},
+    target,
 };
 use crate::{
     api::{
@@ -74,7 +70,10 @@ struct Line {
 
 /// Does it.
 pub(super) fn list(args: &ListArgs) -> Outcome {
-    let guests = guests().context("Guests cannot be looked for")?;
+    let mut guests = guests().context("Guests cannot be looked for")?;
+    if args.guest.is_some() {
+        guests = vec![target::choose(guests, args.guest.as_deref())?];
+    }
     let asked = thread::scope(|scope| {
         let threads: Vec<_> = guests.iter().map(|guest| scope.spawn(|| ask(guest))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
@@ -94,15 +93,15 @@ fn ask(guest: &Guest) -> Option<Line> {
         resident_bytes: None,
         uptime_seconds: guest.pid.and_then(uptime).map(|uptime| uptime.as_secs()),
     };
-    match fill(&mut line, &guest.socket) {
-        Err(ClientError::NotThere(_)) => None,
+    match fill(&mut line, guest) {
+        Err(ClientError::NotThere(_) | ClientError::Stranger(_)) => None,
         // Its answers until then are shown.
         _ => Some(line),
     }
 }
 
-fn fill(line: &mut Line, socket: &Path) -> Result<(), ClientError> {
-    let client = Client::new(socket)?.within(LIMIT);
+fn fill(line: &mut Line, guest: &Guest) -> Result<(), ClientError> {
+    let client = Client::new(&guest.socket)?.to_user(Some(guest.user)).within(LIMIT);
     let info: InstanceInfo = client.get("/")?;
     line.state = info.state.name().to_owned();
     let machine: MachineConfig = client.get("/machine-config")?;

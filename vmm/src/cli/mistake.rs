@@ -3,7 +3,7 @@
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
 use clap::{
-    Command, CommandFactory,
+    Command, CommandFactory, Parser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -13,7 +13,7 @@ use crate::api::controller::{API_VERSION, VERSION};
 /// Exit code for wrong arguments of Firecracker's form; its clients know it.
 pub(super) const BAD_ARGUMENTS: u8 = 153;
 /// The same for a command, as is usual.
-const BAD_USAGE: u8 = 2;
+pub(super) const BAD_USAGE: u8 = 2;
 
 /// Help and version go to standard output; the help that was not asked for and the sentence to standard error.
 pub(super) fn answer(error: &clap::Error, args: &[OsString]) -> ExitCode {
@@ -51,6 +51,15 @@ pub(super) fn is_of_firecracker(args: &[OsString]) -> bool {
 
 /// The mistake, and the right form.
 pub(super) fn sentence(error: &clap::Error, args: &[OsString]) -> String {
+    // `aerostat help balloon` is about the same command as `aerostat balloon`, for which clap has suggestions.
+    if let [program, help, rest @ ..] = args
+        && (help.as_os_str(), error.kind()) == ("help".as_ref(), ErrorKind::InvalidSubcommand)
+    {
+        let args = [std::slice::from_ref(program), rest].concat();
+        if let Err(error) = Cli::try_parse_from(&args) {
+            return sentence(&error, &args);
+        }
+    }
     let command = command(args);
     let name = command.get_bin_name().unwrap_or("aerostat");
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {

@@ -2,7 +2,11 @@
 
 mod named;
 
-use std::{path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
 
 use anyhow::bail;
 
@@ -41,8 +45,17 @@ impl FromStr for Disk {
         } else {
             // A path that stands first may have commas.
             let read_only = |end: &str| Some((text.strip_suffix(end)?, true));
-            let writable = || (text.strip_suffix(",rw").unwrap_or(text), false);
-            [",ro", ",readonly=on"].into_iter().find_map(read_only).unwrap_or_else(writable)
+            let writable = |end: &str| Some((text.strip_suffix(end)?, false));
+            let known = [",ro", ",readonly=on"].into_iter().find_map(read_only);
+            let known = known.or_else(|| [",rw", ",readonly=off"].into_iter().find_map(writable));
+            match (known, text.rsplit_once(',')) {
+                (None, Some((_, option))) if !Path::new(text).exists() => {
+                    return Err(format!(
+                        "\"{option}\" is not known: write PATH, or PATH,ro for a read-only disk"
+                    ));
+                }
+                _ => known.unwrap_or((text, false)),
+            }
         };
         match path {
             "" => Err("name a disk image or a block device: write PATH, or path=PATH".to_owned()),
@@ -173,7 +186,7 @@ pub(super) fn run(args: Box<RunArgs>, launcher: Arc<dyn Launcher>) -> Outcome {
         json,
     }
     .live(launcher)
-    .map_err(|error| named.in_error(&error))
+    .or_else(|error| named.fail(&error))
 }
 
 /// The configuration file if there is one, else defaults; then the flags on top.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::vm::config::{Kib, MAX_VCPUS, Mib, WatermarksConfig};
+use crate::vm::config::{Kib, MAX_MEMORY, MAX_VCPUS, Mib, WatermarksConfig};
 
 /// The form of a size, for the sentences about wrong ones.
 const WRITE: &str = "write 512M, 1.5G, or a number of MiB";
@@ -91,10 +91,11 @@ pub(super) fn timeout(text: &str) -> Result<u32, String> {
     })
 }
 
-/// A size that is not zero.
+/// Memory of a guest, or the most that it may come to.
 pub(super) fn memory(text: &str) -> Result<Mib, String> {
     match size(text)? {
         Mib(0) => Err(format!("a guest needs memory: {WRITE}")),
+        size if size > MAX_MEMORY => Err(format!("\"{text}\" is more than a guest can have, which is 15T")),
         size => Ok(size),
     }
 }
@@ -140,6 +141,14 @@ pub(super) fn instance_id(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("an id has 1 to 64 letters, digits or hyphens".to_owned())
+}
+
+/// The name of a guest that runs.
+pub(super) fn guest(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("name a guest as aerostat list shows it".to_owned()),
+        name => Ok(name.to_owned()),
+    }
 }
 
 #[cfg(test)]

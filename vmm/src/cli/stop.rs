@@ -9,9 +9,10 @@
 //!                                     ▼
 //!                                  SIGKILL
 //! ```
+//! A process in another PID namespace can be sent the keys, but no signal.
 
 use std::{
-    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,13 +21,13 @@ use rustix::process::Signal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Outcome, args::StopArgs, output};
+use super::{Outcome, args::StopArgs, output, target::Address};
 use crate::{
     api::{
         client::{Client, ClientError},
         types::{Action, ActionType, InstanceInfo, InstanceState, VmUpdate, WantedState},
     },
-    registry::Process,
+    registry::{Process, is_served},
 };
 
 /// How long a call may take: a guest that hangs is to be stopped, too.
@@ -54,7 +55,7 @@ pub(super) struct Stopped {
 
 /// Does it.
 pub(super) fn stop(args: &StopArgs) -> Outcome {
-    let ended = end(&args.target.socket()?, Duration::from_secs(args.timeout.into()))?;
+    let ended = end(&args.target.address()?, Duration::from_secs(args.timeout.into()))?;
     output::answer(args.target.json, &Stopped { ended }, |stopped| {
         match stopped.ended {
             Ended::ShutDown => "The guest has shut down.\n",
@@ -65,8 +66,8 @@ pub(super) fn stop(args: &StopArgs) -> Outcome {
     })
 }
 
-fn end(socket: &Path, limit: Duration) -> anyhow::Result<Ended> {
-    let client = Client::new(socket)?.within(CALL);
+fn end(guest: &Address, limit: Duration) -> anyhow::Result<Ended> {
+    let client = guest.client()?.within(CALL);
     let deadline = Instant::now() + limit;
     // The first answer says whether that is a monitor, before anything is done to its process.
     let (is_started, answers) = match client.get::<InstanceInfo>("/") {
@@ -74,19 +75,30 @@ fn end(socket: &Path, limit: Duration) -> anyhow::Result<Ended> {
         Err(ClientError::Slow(_)) => (true, false),
         Err(error) => return Err(error.into()),
     };
-    let process = Process::behind(socket)
+    let process = Process::behind(&guest.socket, guest.user)
         .context("The guest's process cannot be found: end it where it was started, and by its user")?;
+    let process = process.as_ref();
     // One that hangs does not say what it is.
-    if !answers && !process.is_monitor() {
+    if let (false, Some(process)) = (answers, process.filter(|process| !process.is_monitor())) {
         bail!(
             "Nothing answers at {}, and process {} behind it does not run Aerostat: name another socket or id.",
-            socket.display(),
+            guest.socket.display(),
             process.number()
         );
     }
-    if is_started && shuts_down(&client, &process, deadline)? {
+    if is_started && shuts_down(&client, guest, process, deadline)? {
         return Ok(Ended::ShutDown);
     }
+    let Some(process) = process else {
+        let why = match is_started {
+            true => format!("did not shut down within {} s", limit.as_secs()),
+            false => "was not started".to_owned(),
+        };
+        bail!(
+            "The guest {why}, and its process runs on, because it is in another PID namespace, where this command \
+             cannot power it off: run aerostat stop where the guest was started."
+        );
+    };
     for (signal, ended) in [(Signal::TERM, Ended::PoweredOff), (Signal::KILL, Ended::Killed)] {
         process
             .signal(signal)
@@ -101,7 +113,12 @@ fn end(socket: &Path, limit: Duration) -> anyhow::Result<Ended> {
 }
 
 /// Presses Ctrl-Alt-Del, and waits; whether the guest shuts down in time. A guest that boots takes the keys later.
-fn shuts_down(client: &Client, process: &Process, deadline: Instant) -> anyhow::Result<bool> {
+fn shuts_down(
+    client: &Client,
+    guest: &Address,
+    process: Option<&Process>,
+    deadline: Instant,
+) -> anyhow::Result<bool> {
     let mut is_pressed = false;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -109,7 +126,15 @@ fn shuts_down(client: &Client, process: &Process, deadline: Instant) -> anyhow::
             return Ok(false);
         }
         is_pressed = is_pressed || press(client).is_ok();
-        if process.ends_within(left.min(STEP))? {
+        let step = left.min(STEP);
+        let has_ended = match process {
+            Some(process) => process.ends_within(step)?,
+            None => {
+                thread::sleep(step);
+                !is_served(&guest.socket)
+            }
+        };
+        if has_ended {
             return Ok(true);
         }
     }

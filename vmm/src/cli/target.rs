@@ -10,45 +10,63 @@ use anyhow::{Context, bail};
 
 use super::args::Target;
 use crate::{
-    api::client::Client,
+    api::client::{Client, ClientError},
     registry::{Guest, guests},
 };
 
 /// So many guests are named where there is a choice.
 const NAMED: usize = 10;
 
+/// Where a guest's API is.
+pub(super) struct Address {
+    pub(super) socket: PathBuf,
+    /// The user who is to listen there: whoever it is, where the operator has named the socket.
+    pub(super) user: Option<u32>,
+}
+
 impl Target {
-    /// The socket of the guest's API.
+    /// Where the guest's API is.
     ///
     /// # Errors
     /// It is not clear which guest is meant, in a sentence that says how to choose.
-    pub(super) fn socket(&self) -> anyhow::Result<PathBuf> {
+    pub(super) fn address(&self) -> anyhow::Result<Address> {
         if let Some(path) = &self.api_sock {
-            return Ok(path.clone());
+            return Ok(Address { socket: path.clone(), user: None });
         }
         let from_environment = std::env::var_os("AEROSTAT_API_SOCK").filter(|path| !path.is_empty());
         if let (None, Some(path)) = (&self.guest, from_environment) {
-            return Ok(path.into());
+            return Ok(Address { socket: path.into(), user: None });
         }
-        choose(guests().context("Guests cannot be looked for")?, self.guest.as_deref())
+        let guest = choose(guests().context("Guests cannot be looked for")?, self.guest.as_deref())?;
+        Ok(Address { socket: guest.socket, user: Some(guest.user) })
     }
 
     /// A client of the guest's API.
     ///
     /// # Errors
-    /// As [`Self::socket`].
+    /// As [`Self::address`].
     pub(super) fn client(&self) -> anyhow::Result<Client> {
-        Ok(Client::new(&self.socket()?)?)
+        Ok(self.address()?.client()?)
+    }
+}
+
+impl Address {
+    /// A client of it.
+    ///
+    /// # Errors
+    /// This process has no room for one.
+    pub(super) fn client(&self) -> Result<Client, ClientError> {
+        Ok(Client::new(&self.socket)?.to_user(self.user))
     }
 }
 
 /// The guest of this id, or the only one.
-fn choose(guests: Vec<Guest>, id: Option<&str>) -> anyhow::Result<PathBuf> {
+pub(super) fn choose(guests: Vec<Guest>, id: Option<&str>) -> anyhow::Result<Guest> {
     let all = names(&guests);
     let (mut wanted, others): (Vec<_>, Vec<_>) =
         guests.into_iter().partition(|guest| id.is_none_or(|id| guest.id == id));
     match (wanted.len(), id) {
-        (1, _) => Ok(wanted.remove(0).socket),
+        (1, _) => Ok(wanted.remove(0)),
         (0, Some(id)) if !others.is_empty() => {
             bail!("No guest {id:?} can be reached: those that run are {all}.")
         }
@@ -78,8 +96,12 @@ mod tests {
     use super::*;
 
     fn running(ids: &[&str]) -> Vec<Guest> {
-        let guest =
-            |id: &&str| Guest { id: (*id).to_owned(), socket: format!("/r/{id}.sock").into(), pid: None };
+        let guest = |id: &&str| Guest {
+            id: (*id).to_owned(),
+            socket: format!("/r/{id}.sock").into(),
+            user: 0,
+            pid: None,
+        };
         ids.iter().map(guest).collect()
     }
 
@@ -89,8 +111,9 @@ mod tests {
 
     #[test]
     fn the_only_guest_is_meant_and_an_id_finds_its_own() {
-        assert_eq!(choose(running(&["web"]), None).unwrap(), PathBuf::from("/r/web.sock"));
-        assert_eq!(choose(running(&["db", "web"]), Some("web")).unwrap(), PathBuf::from("/r/web.sock"));
+        let web = running(&["web"]).remove(0);
+        assert_eq!(choose(running(&["web"]), None).unwrap(), web);
+        assert_eq!(choose(running(&["db", "web"]), Some("web")).unwrap(), web);
     }
 
     #[test]

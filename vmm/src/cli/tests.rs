@@ -116,6 +116,7 @@ fn a_disk_is_named_by_its_path_or_by_parts() {
         ("/a,ro", "/a", true),
         ("/a,rw", "/a", false),
         ("/a,readonly=on", "/a", true),
+        ("/a,readonly=off", "/a", false),
         ("/a,b,ro", "/a,b", true),
         ("path=/a", "/a", false),
         ("path=/a,readonly=on", "/a", true),
@@ -299,6 +300,29 @@ fn each_mistake_has_its_sentence() {
             "run --kernel k --disk ,ro",
             "Invalid value ',ro' for '--disk <PATH[,ro]>': name a disk image or a block device: write PATH, or path=PATH; see aerostat run --help.",
         ),
+        (
+            "run --kernel k --disk x,foo",
+            "Invalid value 'x,foo' for '--disk <PATH[,ro]>': \"foo\" is not known: write PATH, or PATH,ro for a read-only disk; see aerostat run --help.",
+        ),
+        (
+            "run --kernel k --memory 99999G",
+            "Invalid value '99999G' for '--memory <SIZE>': \"99999G\" is more than a guest can have, which is 15T; see aerostat run --help.",
+        ),
+        (
+            "stop --timeout -1",
+            "Invalid value '-1' for '--timeout <SECONDS>': write a number of seconds from 0 to 65535; see aerostat stop --help.",
+        ),
+        (
+            "stop --id=",
+            "Invalid value '' for '--id <ID>': name a guest as aerostat list shows it; see aerostat stop --help.",
+        ),
+        ("help bogus", "Unrecognized subcommand 'bogus'; see aerostat --help."),
+        ("help baloon", "Unrecognized subcommand 'baloon': write balloon, or see aerostat --help."),
+        (
+            "balloon set",
+            "The following required arguments were not provided: <SIZE>; see aerostat balloon set --help.",
+        ),
+        ("list --api-sock /s", "Unexpected argument '--api-sock' found; see aerostat list --help."),
     ] {
         assert_eq!(refused(line), sentence);
     }

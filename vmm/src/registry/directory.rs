@@ -1,6 +1,7 @@
 //! One directory of names, while its lock is held.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder, File, Metadata, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
@@ -16,7 +17,7 @@ use rustix::{
 };
 
 use super::ENDING;
-use crate::socket::{knock, nobody_listens};
+use crate::socket::{MAX_PATH, knock, nobody_listens};
 
 /// Only the owner sees what is in it.
 const MODE: u32 = 0o700;
@@ -33,6 +34,21 @@ pub(super) struct Directory {
 }
 
 impl Directory {
+    /// The first of these that can be used.
+    ///
+    /// # Errors
+    /// None can be, each for its reason.
+    pub(super) fn first_of(paths: &[PathBuf]) -> io::Result<Self> {
+        let mut reasons = Vec::new();
+        for path in paths {
+            match Self::make(path) {
+                Ok(directory) => return Ok(directory),
+                Err(error) => reasons.push(format!("{}: {error}", path.display())),
+            }
+        }
+        Err(io::Error::other(format!("its name has no directory ({})", reasons.join("; "))))
+    }
+
     /// Makes the directory if it is not there, and takes its lock.
     ///
     /// # Errors
@@ -59,7 +75,7 @@ impl Directory {
         let start = Instant::now();
         while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if start.elapsed() > PATIENCE {
-                return Err(error.into());
+                return Err(io::Error::other(format!("another process keeps its lock: {error}")));
             }
             thread::sleep(INTERVAL);
         }
@@ -67,9 +83,34 @@ impl Directory {
     }
 
     /// A name for a guest of this id that nobody has: a second guest of an id gets its process with it.
-    pub(super) fn free_name(&self, id: &str) -> Option<PathBuf> {
-        let names = [format!("{id}{ENDING}"), format!("{id}.{}{ENDING}", std::process::id())];
-        names.into_iter().map(|name| self.path.join(name)).find(|name| self.is_free(name))
+    ///
+    /// # Errors
+    /// Both are taken, or too long.
+    pub(super) fn free_name(&self, id: &str) -> io::Result<PathBuf> {
+        let (first, second) = (id.to_owned(), format!("{id}.{}", std::process::id()));
+        for id in [&first, &second] {
+            let name = self.name(format!("{id}{ENDING}").as_ref())?;
+            if self.is_free(&name) {
+                return Ok(name);
+            }
+        }
+        let here = self.path.display();
+        Err(io::Error::other(format!("the names {first} and {second} in {here} are taken")))
+    }
+
+    /// The path of a name.
+    ///
+    /// # Errors
+    /// Nobody could connect to it.
+    fn name(&self, name: &OsStr) -> io::Result<PathBuf> {
+        let name = self.path.join(name);
+        let (length, here) = (name.as_os_str().len(), self.path.display());
+        if length > MAX_PATH {
+            return Err(io::Error::other(format!(
+                "its name in {here} would have {length} bytes, and the path of a socket has at most {MAX_PATH}"
+            )));
+        }
+        Ok(name)
     }
 
     /// Whether nobody has this name; a stale one is removed.
@@ -91,18 +132,28 @@ impl Directory {
     }
 
     /// Whether a socket has its name here already.
-    pub(super) fn has(&self, socket: &Path) -> bool {
+    ///
+    /// # Errors
+    /// It has, and nobody could connect by that name.
+    pub(super) fn has(&self, socket: &Path) -> io::Result<bool> {
         let here = fs::canonicalize(&self.path).ok();
-        here.as_deref() == socket.parent() && id_of(socket).is_some()
+        match socket.file_name() {
+            Some(name) if here.as_deref() == socket.parent() && id_of(socket).is_some() => {
+                self.name(name).map(|_| true)
+            }
+            _ => Ok(false),
+        }
     }
 }
 
 /// Whether nobody but root and this user can write a directory, or whom they let.
 pub(super) fn is_trusted(directory: &Path) -> bool {
-    fs::metadata(directory).is_ok_and(|meta| {
-        let is_ours = [0, geteuid().as_raw()].contains(&meta.uid());
-        is_ours && meta.mode() & 0o002 == 0
-    })
+    fs::metadata(directory).is_ok_and(|meta| is_trusted_user(meta.uid()) && meta.mode() & 0o002 == 0)
+}
+
+/// Whether what a user made may be taken for what it says: root's and this user's.
+pub(super) fn is_trusted_user(user: u32) -> bool {
+    [0, geteuid().as_raw()].contains(&user)
 }
 
 /// Whether a file can be a guest's name.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     directories,
-    directory::{Directory, id_of, is_gone, is_trusted, names},
+    directory::{Directory, id_of, is_gone, is_trusted, is_trusted_user, names},
     process::{peer, runtime},
 };
 use crate::socket::knock;
@@ -20,16 +20,21 @@ pub struct Guest {
     pub id: String,
     /// A path of its socket.
     pub socket: PathBuf,
+    /// The user who made the name, and who listens behind it: root, or this user.
+    pub user: u32,
     /// Its process; `None` if the socket has no room for a connection, or the process is in another PID namespace.
     pub pid: Option<i32>,
 }
 
-/// All guests that this user can reach, in order of their names. Stale names are removed.
+/// All guests of root and of this user that this user can reach, in order of their names. Stale names are removed.
+///
+/// Others may write a directory if root lets them. What they put there is not looked at: who listens there would be told
+/// what this user has to say to a guest, and could answer anything.
 ///
 /// # Errors
-/// This process cannot open sockets.
+/// This process cannot open sockets, or the environment names no directory that can be.
 pub fn guests() -> io::Result<Vec<Guest>> {
-    guests_in(&directories())
+    guests_in(&directories()?)
 }
 
 pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
@@ -39,10 +44,14 @@ pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
     for directory in directories.iter().filter(|path| is_trusted(path)) {
         let mut stale = Vec::new();
         for name in names(directory) {
-            let Some(id) = id_of(&name) else { continue };
+            let (Some(id), Some(user)) = (id_of(&name), owner(&name).filter(|user| is_trusted_user(*user)))
+            else {
+                continue;
+            };
             let pid = match knock(&name) {
                 Ok(stream) => match peer(stream) {
-                    Ok((user, pid)) if is_of(&name, user) => pid,
+                    // Another may have taken the path of the socket over.
+                    Ok((listener, pid)) if listener == user => pid,
                     _ => continue,
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -50,10 +59,10 @@ pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
                     stale.push(name);
                     continue;
                 }
-                // Another user's.
+                // This user may not.
                 Err(_) => continue,
             };
-            guests.push(Guest { id: id.to_owned(), socket: name, pid });
+            guests.push(Guest { id: id.to_owned(), socket: name, user, pid });
         }
         remove(directory, &stale);
     }
@@ -61,9 +70,9 @@ pub(super) fn guests_in(directories: &[PathBuf]) -> io::Result<Vec<Guest>> {
     Ok(guests)
 }
 
-/// Whether a name is this user's: another may have taken the path of a socket over.
-fn is_of(name: &Path, user: u32) -> bool {
-    fs::symlink_metadata(name).is_ok_and(|meta| meta.uid() == user)
+/// The user who made a name.
+fn owner(name: &Path) -> Option<u32> {
+    fs::symlink_metadata(name).ok().map(|meta| meta.uid())
 }
 
 /// Removes names that are stale still; those that cannot be removed are not shown either.

@@ -16,28 +16,41 @@ mod process;
 mod register;
 
 pub use find::{Guest, guests};
-pub use process::Process;
+pub use process::{Process, is_served};
 pub use register::{Registered, serve};
 
-use std::{env, ffi::OsString, path::PathBuf};
+use std::{env, ffi::OsString, io, path::PathBuf};
 
 /// The directory of guests that root runs.
 const SYSTEM: &str = "/run/aerostat";
+/// The variable that names a directory instead of all others.
+const ONLY: &str = "AEROSTAT_RUNTIME_DIR";
 /// Ending of a name.
 const ENDING: &str = ".sock";
 
 /// Directories in which guests may be, the first choice first.
-pub fn directories() -> Vec<PathBuf> {
+///
+/// # Errors
+/// The environment names one by a path that is not absolute.
+pub fn directories() -> io::Result<Vec<PathBuf>> {
     directories_by(|name| env::var_os(name))
 }
 
-fn directories_by(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if let Some(only) = absolute("AEROSTAT_RUNTIME_DIR") {
-        return vec![only];
+fn directories_by(variable: impl Fn(&str) -> Option<OsString>) -> io::Result<Vec<PathBuf>> {
+    let path = |name| variable(name).map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
+    match path(ONLY) {
+        Some(only) if only.is_absolute() => return Ok(vec![only]),
+        Some(only) => {
+            return Err(io::Error::other(format!(
+                "{ONLY} is {}, but has to be an absolute path",
+                only.display()
+            )));
+        }
+        None => {}
     }
-    let of_user = absolute("XDG_RUNTIME_DIR").map(|path| path.join("aerostat"));
-    [PathBuf::from(SYSTEM)].into_iter().chain(of_user).collect()
+    // Others set this one for all programs, which are to ignore a path that is not absolute.
+    let of_user = path("XDG_RUNTIME_DIR").filter(|path| path.is_absolute()).map(|path| path.join("aerostat"));
+    Ok([PathBuf::from(SYSTEM)].into_iter().chain(of_user).collect())
 }
 
 #[cfg(test)]

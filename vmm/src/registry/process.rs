@@ -14,7 +14,7 @@ use rustix::{
 };
 use tokio::runtime::Runtime;
 
-use crate::socket::knock;
+use crate::socket::{knock, nobody_listens};
 
 /// A process that listened.
 #[derive(Debug)]
@@ -24,24 +24,31 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process behind a socket.
+    /// The process behind a socket; `None` if it is in another PID namespace. Whose it is to be may be said.
     ///
     /// # Errors
-    /// Nobody listens there, or in another PID namespace.
-    pub fn behind(socket: &Path) -> io::Result<Self> {
+    /// Nobody listens there, or a process of another user.
+    pub fn behind(socket: &Path, user: Option<u32>) -> io::Result<Option<Self>> {
         let stream = knock(socket)?;
         let runtime = runtime()?;
         let _entered = runtime.enter();
-        let (_, pid) = peer(stream.try_clone()?)?;
-        let pid = pid.and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        let (listener, pid) = peer(stream.try_clone()?)?;
+        let stranger = || io::Error::other("another user's process has taken its place");
+        if user.is_some_and(|user| user != listener) {
+            return Err(stranger());
+        }
+        let Some(pid) = pid.and_then(Pid::from_raw) else { return Ok(None) };
         let process = pidfd_open(pid, PidfdFlags::empty())?;
         // If it has ended before, the number may be that of another by now; the connection is closed then.
         match (&stream).read(&mut [0]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(Self { descriptor: process, number: pid.as_raw_nonzero().get() })
-            }
-            _ => Err(io::ErrorKind::ConnectionRefused.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return Err(io::ErrorKind::ConnectionRefused.into()),
         }
+        // Unless a child has the listener still.
+        if user_of(pid).is_some_and(|user| user != listener) {
+            return Err(stranger());
+        }
+        Ok(Some(Self { descriptor: process, number: pid.as_raw_nonzero().get() }))
     }
 
     /// Its number.
@@ -91,6 +98,12 @@ impl Process {
     }
 }
 
+/// Whether somebody listens at a socket.
+#[must_use]
+pub fn is_served(socket: &Path) -> bool {
+    !knock(socket).is_err_and(|error| nobody_listens(&error))
+}
+
 /// A runtime to enter before [`peer`].
 pub(super) fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_io().build()
@@ -101,4 +114,11 @@ pub(super) fn runtime() -> io::Result<Runtime> {
 pub(super) fn peer(stream: UnixStream) -> io::Result<(u32, Option<i32>)> {
     let peer = tokio::net::UnixStream::from_std(stream)?.peer_cred()?;
     Ok((peer.uid(), peer.pid().filter(|&pid| pid != 0)))
+}
+
+/// The user as whom a process acts: the second number of a line in proc_pid_status(5).
+fn user_of(process: Pid) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).ok()?;
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_whitespace().nth(1)?.parse().ok()
 }

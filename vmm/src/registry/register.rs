@@ -1,10 +1,6 @@
 //! The way in: a process that serves its API gets a name. Without one the guest runs all the same.
 
-use std::{
-    fs, io,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::unix::fs::symlink, path::Path};
 
 use super::{directories, directory::Directory};
 use crate::{
@@ -26,53 +22,48 @@ pub struct Registered {
 /// # Errors
 /// There can be no socket where it is said.
 pub fn serve(id: &str, socket: Option<&Path>, mode: SocketMode) -> Result<Registered, SocketError> {
-    serve_in(&directories(), id, socket, mode)
+    // Locked until the socket listens: before, others would take it for a stale one.
+    let directory = directories().and_then(|paths| Directory::first_of(&paths));
+    serve_in(directory, id, socket, mode)
 }
 
 pub(super) fn serve_in(
-    directories: &[PathBuf],
+    directory: io::Result<Directory>,
     id: &str,
     socket: Option<&Path>,
     mode: SocketMode,
 ) -> Result<Registered, SocketError> {
-    // Locked until the socket listens: before, others would take it for a stale one.
-    let directory = directories.iter().find_map(|path| Directory::make(path).ok());
-    let Some(path) = socket else { return Ok(at_its_name(directory.as_ref(), id, mode)) };
-    let socket = ListeningSocket::bind(path, mode)?;
-    let linked = match &directory {
-        Some(directory) => link(directory, id, path),
-        None => Err(io::Error::new(io::ErrorKind::NotFound, "there is no directory for it")),
+    let Some(path) = socket else {
+        let socket = directory.map_err(|error| error.to_string()).and_then(|at| at_its_name(&at, id, mode));
+        let socket = socket.inspect_err(|why| {
+            tracing::warn!("The guest has no API until --api-sock names a socket for it: {why}");
+        });
+        return Ok(Registered { socket: socket.ok(), name: None });
     };
-    let name = linked.unwrap_or_else(|error| {
-        tracing::warn!(%error, "aerostat list does not show this guest");
+    let socket = ListeningSocket::bind(path, mode)?;
+    let name = directory.and_then(|at| link(&at, id, path)).unwrap_or_else(|why| {
+        tracing::warn!("Neither aerostat list nor --id finds this guest, but --api-sock does: {why}");
         None
     });
     Ok(Registered { socket: Some(socket), name })
 }
 
 /// Listens at the guest's name.
-fn at_its_name(directory: Option<&Directory>, id: &str, mode: SocketMode) -> Registered {
-    let bound = match directory.and_then(|directory| directory.free_name(id)) {
-        Some(name) => ListeningSocket::bind(&name, mode).map_err(|error| sentence(&error)),
-        None => {
-            Err("No directory for guests' names can be written by this user alone: see docs/command-line.md."
-                .to_owned())
-        }
-    };
-    let socket = bound.inspect_err(|why| {
-        tracing::warn!("The guest has no API: name a socket with --api-sock to have one. {why}");
-    });
-    Registered { socket: socket.ok(), name: None }
+fn at_its_name(directory: &Directory, id: &str, mode: SocketMode) -> Result<ListeningSocket, String> {
+    let name = directory.free_name(id).map_err(|error| error.to_string())?;
+    ListeningSocket::bind(&name, mode).map_err(|error| sentence(&error))
 }
 
 /// Gives a socket that was just made its name, unless it was made there.
 fn link(directory: &Directory, id: &str, socket: &Path) -> io::Result<Option<SocketFile>> {
     let socket = fs::canonicalize(socket)?;
-    if directory.has(&socket) {
+    if directory.has(&socket)? {
         return Ok(None);
     }
     directory.remove_links(&socket);
-    let name = directory.free_name(id).ok_or(io::ErrorKind::AlreadyExists)?;
-    symlink(socket, &name)?;
-    SocketFile::at(&name).map(Some)
+    let name = directory.free_name(id)?;
+    symlink(socket, &name)
+        .and_then(|()| SocketFile::at(&name))
+        .map(Some)
+        .map_err(|error| io::Error::other(format!("its name {} cannot be made: {error}", name.display())))
 }

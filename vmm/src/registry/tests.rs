@@ -13,12 +13,19 @@ use std::{
 
 use rustix::{
     fs::{FlockOperation, flock},
-    process::geteuid,
+    process::{Uid, geteuid},
+    thread::set_thread_uid,
 };
 use tempfile::TempDir;
 
-use super::{Guest, Registered, directories_by, find::guests_in, register::serve_in};
-use crate::socket::SocketMode;
+use super::{
+    Guest, Process, Registered, directories_by, directory::Directory, find::guests_in, register::serve_in,
+};
+use crate::{
+    api::logger::Logger,
+    socket::{MAX_PATH, SocketMode},
+    vm::config::LoggerConfig,
+};
 
 struct Host {
     directory: TempDir,
@@ -38,7 +45,19 @@ impl Host {
 
     /// A guest, whose socket is at this path, or at its name.
     fn serve(&self, id: &str, socket: Option<&Path>) -> Registered {
-        serve_in(std::slice::from_ref(&self.registry), id, socket, SocketMode::OWNER).unwrap()
+        serve_in(Directory::make(&self.registry), id, socket, SocketMode::OWNER).unwrap()
+    }
+
+    /// The same, with what the log says of it.
+    fn serve_and_log(&self, id: &str, socket: Option<&Path>) -> (Registered, String) {
+        let (log, logger) = (self.path("log"), Logger::new("vm7"));
+        logger.configure(&LoggerConfig { log_path: Some(log.clone()), ..LoggerConfig::default() }).unwrap();
+        let serve = || {
+            let directory = Directory::first_of(std::slice::from_ref(&self.registry));
+            serve_in(directory, id, socket, SocketMode::OWNER).unwrap()
+        };
+        let served = tracing::subscriber::with_default(logger.subscriber(), serve);
+        (served, fs::read_to_string(log).unwrap())
     }
 
     fn guests(&self) -> Vec<Guest> {
@@ -67,15 +86,22 @@ fn mode(path: &Path) -> u32 {
 fn the_environment_says_where_guests_are() {
     let directories = |variables: &[(&str, &str)]| {
         let of = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, path)| path.into());
-        directories_by(of).into_iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        let paths = directories_by(of).map_err(|error| error.to_string())?;
+        Ok::<_, String>(
+            paths.into_iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "),
+        )
     };
-    assert_eq!(directories(&[]), ["/run/aerostat"]);
+    assert_eq!(directories(&[]).unwrap(), "/run/aerostat");
     let user = ("XDG_RUNTIME_DIR", "/run/user/7");
-    assert_eq!(directories(&[user]), ["/run/aerostat", "/run/user/7/aerostat"]);
-    assert_eq!(directories(&[user, ("AEROSTAT_RUNTIME_DIR", "/r")]), ["/r"]);
+    assert_eq!(directories(&[user]).unwrap(), "/run/aerostat /run/user/7/aerostat");
+    assert_eq!(directories(&[user, ("AEROSTAT_RUNTIME_DIR", "/r")]).unwrap(), "/r");
     // As if they were not set.
     let odd = [("XDG_RUNTIME_DIR", "run"), ("AEROSTAT_RUNTIME_DIR", "")];
-    assert_eq!(directories(&odd), ["/run/aerostat"]);
+    assert_eq!(directories(&odd).unwrap(), "/run/aerostat");
+    assert_eq!(
+        directories(&[user, ("AEROSTAT_RUNTIME_DIR", "run")]).unwrap_err(),
+        "AEROSTAT_RUNTIME_DIR is run, but has to be an absolute path"
+    );
 }
 
 #[test]
@@ -88,6 +114,7 @@ fn a_guest_is_found_while_it_is_served_whoever_chose_its_socket() {
     let guest = |id: &str| Guest {
         id: id.to_owned(),
         socket: host.registry.join(format!("{id}.sock")),
+        user: geteuid().as_raw(),
         pid: Some(me),
     };
     assert_eq!(host.guests(), [guest("db"), guest("web")]);
@@ -169,6 +196,110 @@ fn a_socket_that_another_user_took_over_is_not_the_guest() {
     assert_eq!((host.ids(), host.files()), (vec![], vec!["web.sock".to_owned()]));
 }
 
+/// Somebody listens at a path as this user, and does nothing else.
+fn listen_as(user: u32, path: &Path) -> UnixListener {
+    thread::scope(|scope| {
+        // The user of this thread alone is another, in a group that may write the directory.
+        let listening = scope.spawn(|| {
+            set_thread_uid(Uid::from_raw(user)).unwrap();
+            UnixListener::bind(path).unwrap()
+        });
+        listening.join().unwrap()
+    })
+}
+
+/// A directory that root has opened for a group.
+#[test]
+fn root_does_not_take_a_socket_of_another_user_for_a_guest() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let host = Host::new();
+    let _web = host.serve("web", None);
+    fs::set_permissions(host.directory.path(), Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(&host.registry, Permissions::from_mode(0o770)).unwrap();
+    let evil = host.registry.join("evil.sock");
+    let listener = listen_as(1, &evil);
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(host.ids(), ["web"]);
+    assert!(listener.accept().is_err(), "nobody has spoken to it");
+    // Root has made the name its own, not the listener.
+    lchown(&evil, Some(0), None).unwrap();
+    assert_eq!(host.ids(), ["web"]);
+}
+
+#[test]
+fn a_process_that_acts_for_another_user_than_the_listener_is_not_the_guests() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let host = Host::new();
+    fs::set_permissions(host.directory.path(), Permissions::from_mode(0o770)).unwrap();
+    let socket = host.path("socket");
+    let ours = UnixListener::bind(&socket).unwrap();
+    assert!(Process::behind(&socket, Some(0)).unwrap().is_some());
+    assert!(Process::behind(&socket, Some(1)).is_err());
+    drop(ours);
+    fs::remove_file(&socket).unwrap();
+    let _theirs = listen_as(1, &socket);
+    for user in [None, Some(1), Some(0)] {
+        assert!(Process::behind(&socket, user).is_err(), "{user:?}");
+    }
+}
+
+/// A directory whose names leave as much room as this for an id.
+fn with_room_for(id: &str) -> Host {
+    let mut host = Host::new();
+    let used = host.path("").as_os_str().len() + "/.sock".len() + id.len();
+    host.registry = host.path(&"d".repeat(MAX_PATH - used));
+    fs::create_dir(&host.registry).unwrap();
+    host
+}
+
+#[test]
+fn a_name_that_nobody_could_connect_to_is_not_given() {
+    let host = with_room_for("web");
+    let _web = host.serve("web", None);
+    assert_eq!(host.ids(), ["web"]);
+    let here = host.registry.display();
+    let why = format!("its name in {here} would have 108 bytes, and the path of a socket has at most 107");
+    let (webs, said) = host.serve_and_log("webs", Some(&host.path("vm.sock")));
+    assert!(webs.socket.is_some() && webs.name.is_none());
+    assert!(
+        said.contains(&format!(
+            "Neither aerostat list nor --id finds this guest, but --api-sock does: {why}"
+        )),
+        "{said}"
+    );
+    let (webs, said) = host.serve_and_log("webs", None);
+    assert!(webs.socket.is_none());
+    assert!(
+        said.contains(&format!("The guest has no API until --api-sock names a socket for it: {why}")),
+        "{said}"
+    );
+    // A socket that the operator puts there by a shorter path.
+    symlink(&host.registry, host.path("short")).unwrap();
+    let (_webs, said) = host.serve_and_log("x", Some(&host.path("short/webs.sock")));
+    assert!(said.matches(&why).count() == 3, "{said}");
+    assert_eq!(host.files(), ["web.sock", "webs.sock"]);
+}
+
+#[test]
+fn why_a_guest_has_no_name_is_said_with_the_directory() {
+    let mut host = Host::new();
+    host.registry = host.path("no/where");
+    let (_, said) = host.serve_and_log("web", Some(&host.path("vm.sock")));
+    let here = host.registry.display();
+    let why = format!("its name has no directory ({here}: No such file or directory (os error 2))");
+    assert!(said.contains(&why), "{said}");
+    host.registry = host.path("registry");
+    let _first = host.serve("web", None);
+    let _second = host.serve("web", Some(&host.path("second.sock")));
+    let (_, said) = host.serve_and_log("web", Some(&host.path("third.sock")));
+    let (here, pid) = (host.registry.display(), std::process::id());
+    assert!(said.contains(&format!("the names web and web.{pid} in {here} are taken")), "{said}");
+}
+
 #[test]
 fn what_is_no_name_is_left_alone() {
     let host = Host::new();
@@ -212,7 +343,7 @@ fn a_directory_that_others_can_write_is_not_used() {
     assert_eq!(guests_in(std::slice::from_ref(&host.registry)).unwrap(), []);
     // The next choice is.
     let (next, choices) = (host.path("next"), [host.registry.clone(), host.path("next")]);
-    let _served = serve_in(&choices, "web", None, SocketMode::OWNER).unwrap();
+    let _served = serve_in(Directory::first_of(&choices), "web", None, SocketMode::OWNER).unwrap();
     assert!(next.join("web.sock").exists());
     assert_eq!(guests_in(&choices).unwrap().len(), 1);
 }

@@ -1,6 +1,7 @@
 //! The command line as operators meet it: sentences and exit codes, terminals, images that are not raw,
 //! JSON, and how it is installed.
 
+mod console;
 mod help;
 mod images;
 mod install;
@@ -40,6 +41,13 @@ fn wrong_usage_ends_with_2_and_in_firecrackers_form_with_153() {
         ("bench", 2),
         ("balloon set", 2),
         ("baloon", 2),
+        ("run --kernel k --memory-limit 5", 2),
+        ("run --kernel k --memory 99999G", 2),
+        ("run --kernel k --disk x,foo", 2),
+        ("help bogus", 2),
+        ("stop --timeout -1", 2),
+        ("stop --id=", 2),
+        ("list --kernel k", 2),
         ("--kernel k", 153),
         ("--no-api", 153),
     ] {
@@ -67,9 +75,14 @@ fn a_command_that_needs_another_prints_its_help_before_the_sentence() {
 fn what_flags_say_is_called_by_the_flags() {
     for (flags, sentence) in [
         (
-            "--memory 16T",
-            "The guest's memory (--memory) is 16777216 MiB, but a guest has 15728640 MiB (15 TiB) at most.",
+            "--memory-limit 5",
+            "The memory limit (--memory-limit) of 5 MiB is too low for a guest of 512 MiB: it must be",
         ),
+        ("--balloon 513", "The balloon (--balloon) of 513 MiB is larger than the guest's memory of 512 MiB"),
+        ("--swap 1M,memory=2M", "The swap device (--swap) of 1 MiB is to have 2 MiB of memory, but"),
+        ("--watermarks 3,2,4", "The watermarks (--watermarks) must rise"),
+        ("--watermarks 1,2,300", "The watermark HIGH (--watermarks) of"),
+        ("--net tap=t0,mtu=67", "mtu of --net is 67, but must be at least 68"),
         ("--min-free 5K", "--min-free is 5 KiB, but must be a multiple of 4 KiB"),
         (
             "--watermarks 4K,5K,8K",
@@ -85,13 +98,16 @@ fn what_flags_say_is_called_by_the_flags() {
         ),
     ] {
         let said = said(&format!("run --kernel /k {flags}"));
-        assert_eq!(said.code, Some(1), "{flags}: {}", said.err);
+        assert_eq!(said.code, Some(2), "{flags}: {}", said.err);
         assert!(said.err.contains(&format!("aerostat: {sentence}")), "{flags}: {}", said.err);
     }
+    // The host lacks it.
+    assert_eq!(said("run --kernel /nowhere --memory 1G").code, Some(1));
     // The file says it, so the field is named.
     let file = tempfile::NamedTempFile::new().expect("a file");
     let config = r#"{"boot-source": {"kernel_image_path": "/k"}, "memory": {"min_free_kib": 5}}"#;
     std::fs::write(file.path(), config).expect("written");
     let said = aerostat(["run".as_ref(), "--config-file".as_ref(), file.path().as_os_str()]);
     assert!(said.err.contains("aerostat: min_free_kib is 5 KiB"), "{}", said.err);
+    assert_eq!(said.code, Some(1));
 }

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::fake_guest::{AtKeys, FakeGuest};
 use crate::monitor::Monitor;
 
 /// A list waits for no guest; this is for a program that hangs.
@@ -164,6 +165,32 @@ fn a_guest_without_an_api_has_no_name() {
 }
 
 #[test]
+fn one_guest_may_be_listed_alone() {
+    let host = Host::new();
+    let (web, db) = (host.start("web"), host.start("db"));
+    let list = host.says(&["list", "--id", "web"]);
+    assert!(list.contains("\nweb ") && !list.contains("\ndb "), "{list}");
+    assert_eq!(
+        host.fails(&["list", "--id", "mail"]),
+        "aerostat: No guest \"mail\" can be reached: those that run are db and web.\n"
+    );
+    web.finish();
+    db.finish();
+}
+
+#[test]
+fn a_directory_that_is_not_absolute_is_said() {
+    let wrong = "AEROSTAT_RUNTIME_DIR is run, but has to be an absolute path";
+    let host = Host::new();
+    let output = host.run(&["list"], &[("AEROSTAT_RUNTIME_DIR", Path::new("run"))]);
+    assert_eq!(failed(&output), format!("aerostat: Guests cannot be looked for: {wrong}.\n"));
+    let monitor = Monitor::start(&["env", "AEROSTAT_RUNTIME_DIR=run"], &[]);
+    monitor.signal(Signal::TERM);
+    let said = monitor.end();
+    assert!(said.contains(wrong) && said.contains("--api-sock does"), "{said}");
+}
+
+#[test]
 fn a_command_speaks_to_the_only_guest_or_says_how_to_choose() {
     let host = Host::new();
     let set = ["balloon", "set", "64"];
@@ -236,6 +263,34 @@ fn a_process_that_hangs_is_killed() {
     let said = host.says(&["stop", "--timeout", "1"]);
     assert_eq!(said, "The guest's process did not end when it was told to, and was killed.\n");
     assert_eq!(host.ids(), Vec::<String>::new());
+}
+
+/// Stops a guest from a PID namespace in which its process is not to be seen.
+fn stop_from_elsewhere(socket: &str) -> Output {
+    Command::new("unshare")
+        .args(["--pid", "--fork", env!("CARGO_BIN_EXE_aerostat"), "stop", "--timeout", "1"])
+        .args(["--api-sock", socket])
+        .output()
+        .expect("unshare")
+}
+
+#[test]
+fn a_guest_in_another_pid_namespace_is_shut_down_and_never_powered_off() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let ends = FakeGuest::start(AtKeys::Ends);
+    assert_eq!(said(&stop_from_elsewhere(&ends.socket())), "The guest has shut down.\n");
+    let why = "and its process runs on, because it is in another PID namespace, where this command cannot power it off: \
+               run aerostat stop where the guest was started.\n";
+    let runs_on = FakeGuest::start(AtKeys::RunsOn);
+    let sentence = format!("aerostat: The guest did not shut down within 1 s, {why}");
+    assert_eq!(failed(&stop_from_elsewhere(&runs_on.socket())), sentence);
+    let (host, socket) = (Host::new(), |monitor: &Monitor| monitor.socket().display().to_string());
+    let web = host.start("web");
+    let sentence = format!("aerostat: The guest was not started, {why}");
+    assert_eq!(failed(&stop_from_elsewhere(&socket(&web))), sentence);
+    web.finish();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The monitor as a process: what it takes over from who starts it, and what it does not; what it answers. No guest, hence no KVM.
 
 mod command_line;
+mod fake_guest;
 mod firecracker;
 mod guests;
 mod made;

@@ -11,7 +11,7 @@ use crate::vm::config::Mib;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Target {
     /// The guest, as aerostat list calls it [default: the only one that runs]
-    #[arg(long = "id", value_name = "ID", conflicts_with = "api_sock")]
+    #[arg(long = "id", value_name = "ID", conflicts_with = "api_sock", value_parser = size::guest)]
     pub(in crate::cli) guest: Option<String>,
     /// Socket of the guest's API, instead [default: $AEROSTAT_API_SOCK, if it is set]
     #[arg(long, value_name = "PATH")]

@@ -30,8 +30,8 @@ pub(super) fn put<T: DeserializeOwned + Send>(
     bar: ProgressBar,
     show: impl Fn(&ProgressBar, &MemoryStats, &MemoryStats),
 ) -> anyhow::Result<T> {
-    let socket = target.socket()?;
-    let client = Client::new(&socket)?;
+    let address = target.address()?;
+    let client = address.client()?;
     if !std::io::stderr().is_terminal() {
         return Ok(client.put(path, body)?);
     }
@@ -39,7 +39,7 @@ pub(super) fn put<T: DeserializeOwned + Send>(
     let (sender, answered) = channel();
     thread::scope(|scope| {
         scope.spawn(move || {
-            let answer = Client::new(&socket).and_then(|client| client.put(path, body));
+            let answer = address.client().and_then(|client| client.put(path, body));
             // Who listens does so until this is sent.
             let _ = sender.send(answer);
         });

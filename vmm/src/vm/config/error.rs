@@ -257,3 +257,21 @@ pub enum ConfigError {
         path: PathBuf,
     },
 }
+
+impl ConfigError {
+    /// Whether the host's files and devices do not fit, and the configuration may be as it should be.
+    #[must_use]
+    pub fn is_of_host(&self) -> bool {
+        match self {
+            Self::File { .. }
+            | Self::NotWritable(..)
+            | Self::NotRaw { .. }
+            | Self::NotAFile { .. }
+            | Self::EmptyFile { .. }
+            | Self::NoRing(_)
+            | Self::SwapDirectory(_) => true,
+            Self::Tap(error) => !matches!(error, TapError::Name(_)),
+            _ => false,
+        }
+    }
+}

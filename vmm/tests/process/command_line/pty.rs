@@ -24,7 +24,8 @@ pub(super) fn printed(columns: usize, args: &[&str]) -> String {
     plain(&String::from_utf8_lossy(&bytes))
 }
 
-fn pair(columns: usize) -> (OwnedFd, OwnedFd) {
+/// Its two ends: ours, and the one for a program.
+pub(super) fn pair(columns: usize) -> (OwnedFd, OwnedFd) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
     grantpt(&ours).expect("granted");
     unlockpt(&ours).expect("unlocked");

@@ -37,6 +37,15 @@ static_build() {
     env RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target "$static_target" "$@"
 }
 
+# block PAGE NAME: the commands on a page of the repository that are marked so (vmm/tests/prose/blocks.rs).
+block() {
+    awk -v mark="<!-- run: $2 -->" '
+        $0 == mark { marked = 1; next }
+        marked && /^```/ { if (inside) exit; inside = 1; next }
+        inside { print }
+    ' "$repo/$1" | grep . || die "$1 has no commands marked \"run: $2\"."
+}
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"

@@ -26,6 +26,8 @@ const FIRST_PAGE_MIB: u64 = 512;
 const HERD: Herd = Herd { processes: 1, mib: 72, seed: 11, content: Content { zero_percent: 10, ratio: 3 } };
 const PATIENCE: Duration = Duration::from_secs(300);
 const DEVICE: &str = "nbd0";
+/// Swap as a disk, behind those of README's command and of the agent.
+const SWAP_DISK: &str = "vdc";
 /// Bytes that the guest writes to a disk and removes.
 const WRITTEN: u64 = 16 << 20;
 /// Unit of the blocks of a file (`st_blocks`, inode(7)).
@@ -128,8 +130,8 @@ fn ensure_only_root(vm: &mut TestVm) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The main command of README, as it stands there, with one more disk, on which the agent is, and swap. Then every command
-/// of a client in README and the manual, in its directory.
+/// The main command of README, as it stands there, with one more disk, on which the agent is, and swap on another, which is
+/// turned on by the manual's commands. Then every command of a client in README and the manual, in its directory.
 fn first_page() -> anyhow::Result<()> {
     let text = docs::block("README.md", "guest")?;
     let directory = testvm::directory()?;
@@ -139,7 +141,7 @@ fn first_page() -> anyhow::Result<()> {
     let mut command = Command::new("bash");
     let path = format!("{programs}:{path}");
     command
-        .args(["-c", &format!("exec {} --disk agent.img,ro --swap 64M", text.trim_end())])
+        .args(["-c", &format!("exec {} --disk agent.img,ro --swap 64M,front=blk", text.trim_end())])
         .env("PATH", &path)
         .current_dir(directory.path());
     let place = directory.path().to_owned();
@@ -148,6 +150,10 @@ fn first_page() -> anyhow::Result<()> {
     let mut vm = TestVm::begin(command, Subject::Aerostat, FIRST_PAGE_MIB, &socket, directory)?;
     let memory = vm.agent.memory()?;
     ensure!((400..=FIRST_PAGE_MIB).contains(&memory.total), "the guest sees {} MiB", memory.total);
+    for command in docs::block("docs/swap.md", "by-id")?.lines() {
+        vm.agent.run(command)?;
+    }
+    ensure!(vm.agent.swap_used_mib(SWAP_DISK)?.is_some(), "swap is not on");
     // The manual's name for a socket that somebody has named, where guests are not looked for.
     let elsewhere = tempfile::tempdir()?;
     symlink(&socket, elsewhere.path().join("vm.sock"))?;

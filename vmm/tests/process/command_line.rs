@@ -82,6 +82,7 @@ fn what_flags_say_is_called_by_the_flags() {
         ("--swap 1M,memory=2M", "The swap device (--swap) of 1 MiB is to have 2 MiB of memory, but"),
         ("--watermarks 3,2,4", "The watermarks (--watermarks) must rise"),
         ("--watermarks 1,2,300", "The watermark HIGH (--watermarks) of"),
+        ("--net tap=a/b", "\"a/b\" (--net tap=) is no name of a network interface"),
         ("--net tap=t0,mtu=67", "mtu of --net is 67, but must be at least 68"),
         ("--min-free 5K", "--min-free is 5 KiB, but must be a multiple of 4 KiB"),
         (

@@ -4,10 +4,12 @@
 //! ```text
 //!   page ─▶ `page`: blocks of prose, tables, links, names ─▶ `sentences`: length, first words
 //!                                                        ├─▶ `links`: links, anchors, file names
-//!                                                        └─▶ here: word limits, figures, blocks that programs run
+//!                                                        ├─▶ `blocks`: which program runs each block of commands
+//!                                                        └─▶ here: word limits, figures
 //! ```
 //! A finding is a line `file:line: what is wrong`; all of them come at once.
 
+mod blocks;
 mod help;
 mod links;
 mod page;
@@ -174,35 +176,6 @@ fn shares(text: &str) -> impl Iterator<Item = &str> {
     tokens.clone().zip(tokens.skip(1)).filter(|(_, next)| next.starts_with('%')).map(|(number, _)| number)
 }
 
-#[test]
-fn blocks_that_programs_run_are_said_at_the_top_of_their_page() {
-    none(&pages().iter().flat_map(unsaid).collect::<Vec<_>>());
-}
-
-/// A page with blocks marked `run: NAME` says in its first comment how they are run.
-fn unsaid(page: &Page) -> Vec<String> {
-    let said = page.comments.first().map_or("", |(_, comment)| comment.as_str());
-    let mut findings = Vec::new();
-    let mut names = BTreeSet::new();
-    for (line, comment) in page.comments.iter().skip(1) {
-        let Some(name) = comment.strip_prefix("run: ") else { continue };
-        let name_of_page = page.name.display();
-        if !said.split(|c: char| c.is_whitespace() || c == ',').any(|word| word == name) {
-            findings.push(format!(
-                "{name_of_page}:{line}: the comment at the top does not say how \"{name}\" is run"
-            ));
-        }
-        // A scenario runs all commands of a client; other blocks are asked for one by one.
-        if name != "client" && !names.insert(name) {
-            findings.push(format!("{name_of_page}:{line}: there are two blocks \"{name}\""));
-        }
-        if !page.code_lines.contains(&(line + 1)) {
-            findings.push(format!("{name_of_page}:{line}: no block of commands follows"));
-        }
-    }
-    findings
-}
-
 mod broken {
     //! Each rule finds what breaks it.
 
@@ -242,19 +215,5 @@ mod broken {
         let elsewhere =
             misplaced(&parse("docs/swap.md", &format!("\n{HEADER}| whole | 98 % | today |\n")), &figures);
         assert_eq!(elsewhere, ["docs/swap.md:2: a table of figures belongs into docs/performance.md"]);
-    }
-
-    #[test]
-    fn a_block_of_which_nobody_says_how_it_is_run() {
-        let good = "<!--\n  boot  a test\n-->\n\n<!-- run: boot -->\n```\nls\n```\n";
-        assert_eq!(unsaid(&parse("a.md", good)), [""; 0]);
-        let bad = "<!-- boot -->\n\n<!-- run: off -->\n```\nls\n```\n\n<!-- run: boot -->\n\nText\n";
-        assert_eq!(
-            unsaid(&parse("a.md", bad)),
-            [
-                "a.md:3: the comment at the top does not say how \"off\" is run",
-                "a.md:8: no block of commands follows"
-            ]
-        );
     }
 }

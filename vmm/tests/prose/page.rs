@@ -1,6 +1,6 @@
 //! A page of Markdown, as the rules look at it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
@@ -38,8 +38,8 @@ pub(crate) struct Page {
     pub(crate) spans: Vec<(usize, String)>,
     /// Comments, with the lines of their ends.
     pub(crate) comments: Vec<(usize, String)>,
-    /// Lines at which fenced blocks begin.
-    pub(crate) code_lines: BTreeSet<usize>,
+    /// Lines at which fenced blocks begin, and the word that says what is in them: none for commands.
+    pub(crate) code: BTreeMap<usize, String>,
 }
 
 impl Page {
@@ -80,8 +80,8 @@ impl Page {
                 Event::Start(Tag::CodeBlock(kind)) => {
                     page.flush(&mut text, &mut whole, start);
                     is_code = true;
-                    if matches!(kind, CodeBlockKind::Fenced(_)) {
-                        page.code_lines.insert(line);
+                    if let CodeBlockKind::Fenced(what) = kind {
+                        page.code.insert(line, what.into_string());
                     }
                 }
                 Event::End(TagEnd::CodeBlock) => is_code = false,

@@ -40,6 +40,7 @@ impl Named {
             (networks, "host_dev_name ", "--net tap="),
             (networks, "guest_mac ", "--net mac="),
             (networks, "mtu is", "mtu of --net is"),
+            (networks, "\" is no name of", "\" (--net tap=) is no name of"),
         ];
         let given = all.into_iter().filter(|(is_given, ..)| *is_given);
         Self {

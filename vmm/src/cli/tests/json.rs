@@ -87,7 +87,7 @@ fn list(text: &mut String, heading: &str, answer: &Schema) {
     let width = |of: fn(&Field) -> &str| fields.iter().map(|field| of(field).len()).max().unwrap_or(0);
     let (names, kinds) = (width(|field| &field.name), width(|field| &field.kind));
     // Writing to a string does not fail.
-    let _ = writeln!(text, "\n### {}\n\n```", heading.trim());
+    let _ = writeln!(text, "\n### {}\n\n```text", heading.trim());
     for Field { name, kind, meaning } in &fields {
         let _ = writeln!(text, "{}", format!("{name:names$}  {kind:kinds$}  {meaning}").trim_end());
     }

@@ -14,7 +14,7 @@ fn listed(heading: &str) -> BTreeSet<String> {
     let page =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/json.md")).expect("the page");
     let (_, part) =
-        page.split_once(&format!("\n### {heading}\n\n```\n")).unwrap_or_else(|| panic!("no {heading}"));
+        page.split_once(&format!("\n### {heading}\n\n```text\n")).unwrap_or_else(|| panic!("no {heading}"));
     let (block, _) = part.split_once("```").expect("the end of the block");
     block.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }

@@ -60,7 +60,9 @@ fn everything_is_installed_under_the_prefix() {
 
     let version = Command::new(prefix.join("bin/aerostat")).arg("--version").output().expect("aerostat");
     assert!(version.status.success(), "{version:?}");
-    let unit = fs::read_to_string(prefix.join("lib/systemd/system/aerostat@.service")).expect("the unit");
+    let unit = prefix.join("lib/systemd/system/aerostat@.service");
+    assert_eq!(complaints("systemd-analyze", &["verify"], &unit).unwrap_or_default(), "");
+    let unit = fs::read_to_string(unit).expect("the unit");
     let start = format!("ExecStart={} ", prefix.join("bin/aerostat").display());
     assert!(unit.contains(&start) && !unit.contains("/usr/local"), "{unit}");
 

@@ -48,7 +48,7 @@ fn findings(page: &Page, source: &dyn Fn(&str) -> Option<String>) -> Vec<String>
                     findings.push(format!("{name}:{line}: {program} does not run \"{block}\""));
                 }
                 let is_called = |script: &&str| source(script).is_some_and(|text| has_word(&text, program));
-                if !program.starts_with(SCENARIOS) && !WHOLE.iter().any(|script| is_called(script)) {
+                if !program.starts_with(SCENARIOS) && !WHOLE.iter().any(is_called) {
                     findings.push(format!("{name}:{line}: nothing runs {program}"));
                 }
             }

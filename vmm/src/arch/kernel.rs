@@ -289,7 +289,7 @@ pub(super) fn load_initrd(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::arch::layout::ram_regions;
 
@@ -328,7 +328,7 @@ mod tests {
     }
 
     /// An ELF file with one loadable segment at 16 MiB and a PVH note.
-    fn elf(note_owner: &[u8; 4], filesz: u64, memsz: u64) -> Vec<u8> {
+    pub(crate) fn elf(note_owner: &[u8; 4], filesz: u64, memsz: u64) -> Vec<u8> {
         let mut image = vec![0u8; 0x1000];
         image[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
         image[16..18].copy_from_slice(&2u16.to_le_bytes());

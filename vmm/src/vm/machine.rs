@@ -24,7 +24,7 @@ use super::event_loop::EventLoop;
 use super::exit::{Exit, ExitSlot};
 use super::kvm::{self, Vm};
 use super::memory::guest_memory;
-use super::platform::{Drives, Networks, Platform, PlatformMetrics, SwapMetrics};
+use super::platform::{Networks, Platform, PlatformMetrics, SwapMetrics};
 use super::vcpu::{Surroundings, Vcpus};
 use crate::api::control::{ActionError, Compaction, LaunchError, Launcher, RunningVm, Statistics};
 use crate::api::types::{GuestStats, HintingStatus, SwapFrontCounters};
@@ -35,6 +35,7 @@ use crate::arch::{cmdline, layout, mptable, rom};
 use crate::devices::legacy::terminal::RawMode;
 use crate::devices::legacy::{Attached, Console, ConsoleOutput, GuestEnd, I8042, Power};
 use crate::devices::virtio::balloon::{BalloonControl, BalloonError};
+use crate::devices::virtio::blk::Drives;
 use crate::devices::virtio::lock;
 use crate::devices::virtio::net::Taps;
 
@@ -279,8 +280,7 @@ impl RunningVm for Machine {
         limits: RateLimiter,
     ) -> Result<(), ActionError> {
         let unknown = || ActionError::new(format!("The guest has no drive \"{drive_id}\"."));
-        let drive = self.drives.get(drive_id).ok_or_else(unknown)?;
-        let updated = drive.update(path, limits.limits());
+        let updated = self.drives.update(drive_id, path, limits.limits()).ok_or_else(unknown)?;
         updated.map_err(|cause| ActionError::caused(format!("Drive \"{drive_id}\" stays as it is"), cause))
     }
 

@@ -4,6 +4,7 @@
 //! config      what an operator says about it
 //! machine     puts it together and takes it apart
 //! platform    the devices at their places
+//! console     the streams of its serial console
 //! event_loop  the threads on which devices serve their queues
 //! kvm         the KVM virtual machine: slots, interrupt lines, notifications
 //! memory      guest memory as the devices see it, over what the memory service maps
@@ -17,6 +18,7 @@
 pub mod bus;
 pub mod check;
 pub mod config;
+mod console;
 pub mod event_loop;
 pub mod exit;
 pub(crate) mod exits;

@@ -8,8 +8,6 @@
 //! | 0xD000_0000 + 4 KiB each | virtio-mmio: disks in their order, network cards, swap, balloon, rng | 5 and up |
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use memsvc::MemoryService;
@@ -19,7 +17,8 @@ use serde_json::{Map, Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, BusDevice};
-use super::config::{self, TokenBucket, VmConfig, open_output};
+use super::config::{self, VmConfig};
+use super::console;
 use super::event_loop::Subscriber;
 use super::kvm::Vm;
 use super::memory::guest_ram;
@@ -27,10 +26,10 @@ use crate::api::control::LaunchError;
 use crate::api::types::SwapFrontCounters;
 use crate::arch::layout::{self, MmioSlot};
 use crate::devices::legacy::terminal::RawMode;
-use crate::devices::legacy::{AcpiPm, Console, ConsoleInput, ConsoleOutput, I8042, IrqLine, Power, Serial};
+use crate::devices::legacy::{AcpiPm, Console, ConsoleOutput, I8042, IrqLine, Power, Serial};
 use crate::devices::virtio::balloon::{self, Balloon, BalloonControl};
 use crate::devices::virtio::blk::{
-    BlockBackend, BlockConfig, BlockControl, BlockDevice, BlockMetrics, CacheType, Engine, SwapDisk,
+    BlockBackend, BlockConfig, BlockDevice, BlockMetrics, CacheType, Drives, Engine, SwapDisk,
 };
 use crate::devices::virtio::net::{Net, NetBackend, NetConfig, NetControl, Taps};
 use crate::devices::virtio::rng::Rng;
@@ -38,9 +37,6 @@ use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::{GuestRam, SharedDevice};
 use crate::link::LinkMetrics;
 use crate::swap::{self, SwapLink};
-
-/// The operator's side of disks, by name.
-pub(super) type Drives = HashMap<String, Arc<BlockControl>>;
 
 /// The operator's side of network cards, by name.
 pub(super) type Networks = HashMap<String, Arc<NetControl>>;
@@ -119,7 +115,7 @@ impl Platform {
         let keyboard = I8042::new(Arc::clone(power), irq_line(vm, layout::I8042_GSI)?);
         let keyboard_metrics = Arc::clone(keyboard.metrics());
         let keyboard = Arc::new(Mutex::new(keyboard));
-        let (console, input, terminal) = console(config, guard)?;
+        let (console, input, terminal) = console::open(config, guard)?;
         let line = irq_line(vm, layout::COM1_GSI)?;
         let serial = Serial::new("serial", line, console.clone(), input, Arc::clone(power), guard.clone());
         let mut platform = Self {
@@ -129,7 +125,7 @@ impl Platform {
             subscribers: Vec::new(),
             reclaimers: Vec::new(),
             balloon: None,
-            drives: Drives::new(),
+            drives: Drives::default(),
             networks: Networks::new(),
             swap_front: None,
             keyboard: Arc::clone(&keyboard),
@@ -194,7 +190,7 @@ impl Platform {
         let device = BlockDevice::new(backend, &options).map_err(LaunchError::new)?;
         let name = format!("block_{}", drive.drive_id);
         self.metrics.add(name.clone(), device.metrics());
-        self.drives.insert(drive.drive_id.clone(), Arc::clone(device.control()));
+        self.drives.insert(&drive.drive_id, device.control());
         let drive = self.add_virtio(&name, Arc::new(Mutex::new(device)), vm, ram)?;
         self.subscribers.push(drive);
         Ok(())
@@ -321,30 +317,4 @@ fn irq_line(vm: &Vm, gsi: u32) -> Result<IrqLine, LaunchError> {
     let event = EventFd::new(libc::EFD_NONBLOCK).map_err(LaunchError::new)?;
     vm.connect_irq(&event, gsi).map_err(LaunchError::new)?;
     Ok(IrqLine::new(event))
-}
-
-/// The console: a file, which takes output only, or the standard streams.
-fn console(
-    config: &VmConfig,
-    guard: &Guard,
-) -> Result<(ConsoleOutput, Option<ConsoleInput>, Option<RawMode>), LaunchError> {
-    let serial = config.serial.as_ref();
-    let path = serial.and_then(|serial| serial.serial_out_path.as_ref());
-    let limit = serial.and_then(|serial| serial.rate_limiter).map(TokenBucket::limit);
-    let (sink, input, terminal): (File, Option<ConsoleInput>, _) = match path {
-        Some(path) => (open_output("serial output", path).map_err(LaunchError::new)?, None, None),
-        None => {
-            let terminal = RawMode::enter().map_err(LaunchError::new)?;
-            let stdout = standard(rustix::stdio::stdout()).map_err(LaunchError::new)?;
-            let stdin = standard(rustix::stdio::stdin()).map_err(LaunchError::new)?;
-            (stdout, Some(Box::new(stdin)), terminal)
-        }
-    };
-    let output = ConsoleOutput::new("serial", Box::new(sink), limit, guard).map_err(LaunchError::new)?;
-    Ok((output, input, terminal))
-}
-
-/// A standard stream without the library's buffer.
-fn standard(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<File> {
-    Ok(File::from(fd.try_clone_to_owned()?))
 }

@@ -11,7 +11,7 @@ impl Controller {
         self.change(|config| {
             drive.check_file()?;
             config.set_drive(drive);
-            Ok(())
+            config.check_shared_disks()
         })
     }
 

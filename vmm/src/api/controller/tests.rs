@@ -332,3 +332,36 @@ fn a_drive_is_changed_while_the_guest_runs_and_its_configuration_with_it() {
         ["launch vm7", &new, "drive d None Some(7)", "drive d None None"]
     );
 }
+
+#[test]
+fn two_drives_have_one_file_only_if_both_just_read_it() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let [disk, link] = ["disk", "link"].map(|name| dir.path().join(name));
+    std::fs::write(&disk, [0; 512]).expect("written");
+    std::fs::hard_link(&disk, &link).expect("linked");
+    let drive = |id: &str, path: &std::path::Path, reads: bool| json!({"drive_id": id, "is_root_device": false, "path_on_host": path, "is_read_only": reads});
+    let (mut controller, _) = fake::controller();
+    controller.set_drive("a", of(drive("a", &disk, true))).expect("set");
+    let said = refused(controller.set_drive("b", of(drive("b", &link, false))));
+    assert_eq!(
+        said,
+        format!(
+            "Drives \"a\" and \"b\" have the same disk {}: give each its own, or make both read-only.",
+            link.display()
+        )
+    );
+    assert_eq!(controller.config().drives.len(), 1);
+    controller.set_drive("b", of(drive("b", &link, true))).expect("both only read");
+    controller.set_boot_source(of(json!({"kernel_image_path": fake::kernel(dir.path())}))).expect("set");
+
+    // A link may lead elsewhere since.
+    let other = dir.path().join("other");
+    std::fs::write(&other, [0; 512]).expect("written");
+    controller.set_drive("b", of(drive("b", &other, false))).expect("another file");
+    std::fs::remove_file(&other).and_then(|()| std::fs::hard_link(&disk, &other)).expect("linked");
+    let said = refused(controller.start());
+    assert!(said.starts_with("Drives \"a\" and \"b\" have the same disk"), "{said}");
+    let both = [drive("a", &disk, false), drive("b", &link, false)];
+    let said = refused(fake::controller().0.load(of(json!({"drives": both}))));
+    assert!(said.starts_with("Drives \"a\" and \"b\" have the same disk"), "{said}");
+}

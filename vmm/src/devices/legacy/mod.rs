@@ -3,6 +3,7 @@
 //! ```text
 //! serial      16550 on a console, a file or anything that reads and writes
 //! console     the console's two threads: output that never holds the guest up, bounded input
+//! patient     a stream that waits, however it was opened
 //! attach      a client of the console while the guest runs
 //! panic_watch knows a kernel's panic message when it goes by
 //! terminal    raw mode for a terminal, given back on every way out
@@ -16,6 +17,7 @@ mod attach;
 mod console;
 mod i8042;
 mod panic_watch;
+mod patient;
 mod power;
 mod serial;
 pub mod terminal;
@@ -24,6 +26,7 @@ pub use acpi_pm::AcpiPm;
 pub use attach::{Attached, Console};
 pub use console::{ConsoleInput, ConsoleMetrics, ConsoleOutput};
 pub use i8042::{I8042, I8042Metrics};
+pub use patient::Patient;
 pub use power::{GuestEnd, Power};
 pub use serial::Serial;
 

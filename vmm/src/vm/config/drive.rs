@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{ConfigError, RateLimiter, absent::null_is_default, image};
-use crate::devices::virtio::blk::check_ring;
+use crate::devices::virtio::blk::{FileId, check_ring};
 
 /// One disk of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -122,6 +122,23 @@ impl Drive {
             None => Ok(()),
         }
     }
+}
+
+/// Checks that no two have one file, unless both only read it.
+pub(super) fn check_shared(drives: &[Drive]) -> Result<(), ConfigError> {
+    let mut held: Vec<(FileId, &Drive)> = Vec::new();
+    for drive in drives {
+        let path = &drive.path_on_host;
+        // One that is missing is somebody else's to tell.
+        let Ok(file) = FileId::at(path) else { continue };
+        let is_written = |other: &Drive| !(drive.is_read_only && other.is_read_only);
+        if let Some((_, other)) = held.iter().find(|(known, other)| *known == file && is_written(other)) {
+            let drives = [other, drive].map(|drive| drive.drive_id.clone());
+            return Err(ConfigError::SharedDisk { path: path.clone(), drives });
+        }
+        held.push((file, drive));
+    }
+    Ok(())
 }
 
 pub(super) fn validate_all(drives: &[Drive]) -> Result<(), ConfigError> {

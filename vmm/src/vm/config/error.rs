@@ -65,7 +65,7 @@ pub enum ConfigError {
     /// A disk that is nowhere.
     #[error("Drive \"{0}\" has no path_on_host: name a disk image or a block device.")]
     NoPath(String),
-    /// A disk that another process serves.
+    /// A disk that another process serves: vhost-user.
     #[error(
         "Drive \"{0}\" has a socket, but Aerostat does not have vhost-user disks: give path_on_host instead."
     )]
@@ -73,6 +73,17 @@ pub enum ConfigError {
     /// Two drives of one name in a configuration file.
     #[error("Two drives have the id \"{0}\": give each its own.")]
     DuplicateDrive(String),
+    /// Two drives of one file, of which one may be written.
+    #[error(
+        "Drives \"{}\" and \"{}\" have the same disk {}: give each its own, or make both read-only.",
+        drives[0], drives[1], path.display()
+    )]
+    SharedDisk {
+        /// The file, by one of its paths.
+        path: PathBuf,
+        /// Ids of the two.
+        drives: [String; 2],
+    },
     /// Two network interfaces of one name in a configuration file.
     #[error("Two network interfaces have the id \"{0}\": give each its own.")]
     DuplicateInterface(String),

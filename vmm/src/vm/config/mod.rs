@@ -174,6 +174,7 @@ impl VmConfig {
             boot.check_files()?;
         }
         self.drives.iter().try_for_each(Drive::check_file)?;
+        self.check_shared_disks()?;
         if let Some(swap) = &self.swap {
             swap.check_directories()?;
         }
@@ -181,6 +182,11 @@ impl VmConfig {
             serial.check_file()?;
         }
         Ok(())
+    }
+
+    /// Checks that no file is that of two drives, unless both only read it.
+    pub fn check_shared_disks(&self) -> Result<(), ConfigError> {
+        drive::check_shared(&self.drives)
     }
 
     /// What to boot, or the error that says that it is missing.

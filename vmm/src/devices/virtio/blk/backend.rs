@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code)] // fcntl locks and vectored I/O into guest RAM, which no slice may borrow.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -38,12 +38,35 @@ pub enum OpenError {
     },
     #[error("disk {} is in use by another process; stop that one, or open it read-only in both", .path.display())]
     InUse { path: PathBuf },
+    #[error("disk {} is in use by drive \"{drive_id}\" of this guest; name another file, or open it read-only in both", .path.display())]
+    InUseByDrive { path: PathBuf, drive_id: String },
     #[error("disk {} cannot be opened", .path.display())]
     Host {
         path: PathBuf,
         #[source]
         cause: io::Error,
     },
+}
+
+/// Tells one file of the host from another, whatever their paths are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// That of the file at `path`.
+    ///
+    /// # Errors
+    /// Nothing is there, or it cannot be reached.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(Self::of)
+    }
+
+    fn of(metadata: Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
 }
 
 /// Which way bytes go.
@@ -94,13 +117,16 @@ impl BlockBackend {
         path: &Path,
         open: impl Iterator<Item = &'a Self> + Clone,
     ) -> Result<Self, OpenError> {
-        let of = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let new = of(std::fs::metadata(path).map_err(|cause| missing(path, cause))?);
-        let is_it = |image: &&Self| image.file.metadata().is_ok_and(|own| of(own) == new);
-        if let Some(same) = open.clone().find(is_it) {
+        let new = FileId::at(path).map_err(|cause| missing(path, cause))?;
+        if let Some(same) = open.clone().find(|image| image.is(new)) {
             return Ok(Self { sectors: sectors(&same.file, path)?, ..same.clone() });
         }
         Self::open(path, open.last().is_some_and(|image| image.read_only))
+    }
+
+    /// Whether the image is this file.
+    pub(super) fn is(&self, file: FileId) -> bool {
+        self.file.metadata().is_ok_and(|own| FileId::of(own) == file)
     }
 
     /// The open file.
@@ -207,7 +233,7 @@ fn missing(path: &Path, cause: io::Error) -> OpenError {
     }
 }
 
-fn check_type(path: &Path, metadata: &std::fs::Metadata) -> Result<(), OpenError> {
+fn check_type(path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
     let kind = metadata.file_type();
     if kind.is_file() || kind.is_block_device() {
         return Ok(());

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
 
-use super::{BlockBackend, OpenError};
+use super::{BlockBackend, FileId, OpenError};
 use crate::devices::virtio::face::Face;
 use crate::devices::virtio::rate::Limits;
 
@@ -45,7 +45,19 @@ impl BlockControl {
         Ok(())
     }
 
-    /// The same with a file that is open.
+    /// Whether the guest may only read.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.0.lock().current.is_read_only()
+    }
+
+    /// Whether this disk has the file, or is about to, so that another disk cannot have it. Two that only read can.
+    pub(super) fn excludes(&self, file: FileId, is_read_only: bool) -> bool {
+        let state = self.0.lock();
+        let mut open = [Some(&state.current), state.asked.as_ref()].into_iter().flatten();
+        open.any(|image| image.is(file) && !(is_read_only && image.is_read_only()))
+    }
+
+    /// As [`Self::update`], with a file that is open.
     pub(super) fn ask(&self, backend: Option<BlockBackend>, limits: Limits) {
         self.0.change(|state| {
             state.asked = backend.or(state.asked.take());

@@ -16,6 +16,7 @@ mod backend;
 mod config;
 mod control;
 mod device;
+mod drives;
 mod hole;
 mod metrics;
 mod parts;
@@ -27,9 +28,10 @@ mod swap;
 
 use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
-pub use backend::{BlockBackend, OpenError};
+pub use backend::{BlockBackend, FileId, OpenError};
 pub use control::BlockControl;
 pub use device::{BlockConfig, BlockDevice, CacheType, Engine};
+pub use drives::Drives;
 pub use metrics::BlockMetrics;
 pub use ring::{NoRing, check as check_ring};
 pub use swap::{SwapDisk, SwapMemory};

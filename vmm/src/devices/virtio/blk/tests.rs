@@ -17,7 +17,7 @@ use tempfile::NamedTempFile;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{BlockBackend, BlockConfig, BlockDevice, BlockMetrics, CacheType, Engine, OpenError};
+use super::{BlockBackend, BlockConfig, BlockDevice, BlockMetrics, CacheType, Drives, Engine, OpenError};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::rate::Limits;
 use crate::devices::virtio::testing::{BUFFERS, Buf, Driver, RAM, SIZE, V1};

@@ -143,6 +143,52 @@ fn the_file_from_before_can_be_had_again_at_once() {
     }
 }
 
+#[test]
+fn a_file_that_another_disk_of_the_guest_has_is_refused_with_its_name() {
+    let (first, second) = (image(), sevens(8));
+    let mut drives = Drives::default();
+    let fixtures = [("first", first.path()), ("second", second.path())].map(|(id, path)| {
+        let fixture = limited(path, Limits::default());
+        drives.insert(id, lock(&fixture.disk).control());
+        fixture
+    });
+    let [_, mut second_fixture] = fixtures;
+    let update = |id, path| drives.update(id, Some(path), Limits::default()).expect("it is there");
+    let directory = tempfile::tempdir().expect("directory");
+    let linked = directory.path().join("link");
+    std::os::unix::fs::symlink(first.path(), &linked).expect("link");
+    for path in [first.path(), &linked] {
+        let said = update("second", path).expect_err("refused").to_string();
+        assert!(said.contains("is in use by drive \"first\" of this guest"), "{said}");
+    }
+    update("first", first.path()).expect("its own");
+    assert!(drives.update("third", Some(second.path()), Limits::default()).is_none());
+
+    // The one that is to go and the one that is to come are both taken, until the device has looked.
+    let third = sevens(8);
+    update("second", third.path()).expect("nobody has it");
+    for path in [second.path(), third.path()] {
+        let said = update("first", path).expect_err("refused").to_string();
+        assert!(said.contains("by drive \"second\""), "{said}");
+    }
+    second_fixture.driver.run();
+    update("first", second.path()).expect("it is nobody's now");
+}
+
+#[test]
+fn disks_that_only_read_share_a_file() {
+    let (shared, other) = (image(), sevens(8));
+    let mut drives = Drives::default();
+    let disks = [("first", shared.path()), ("second", other.path())].map(|(id, path)| {
+        let disk = BlockDevice::new(BlockBackend::open(path, true).expect("disk"), &CONFIG).expect("disk");
+        drives.insert(id, disk.control());
+        disk
+    });
+    let updated = drives.update("second", Some(shared.path()), Limits::default());
+    updated.expect("it is there").expect("both only read");
+    drop(disks);
+}
+
 /// A part of it on each file would be neither.
 #[test]
 fn a_request_that_is_half_done_begins_again_on_the_new_file() {

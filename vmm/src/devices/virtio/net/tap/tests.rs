@@ -4,6 +4,7 @@
 //! so it needs no privileges, and leaves nothing behind. It needs `/dev/net/tun` and `ip`.
 
 mod reading;
+mod start;
 
 use std::env;
 use std::io::Read;

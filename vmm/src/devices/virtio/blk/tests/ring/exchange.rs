@@ -49,24 +49,3 @@ fn a_reset_does_not_lose_the_exchange() {
     ended(&mut driver, 1);
     assert_eq!(status(&driver, 0), OK);
 }
-
-/// The event of the sync may come and go while a reset still waits for the kernel, and no other event comes.
-#[test]
-fn an_exchange_goes_on_after_a_reset_that_its_event_came_before() {
-    let (old, new) = (image(), NamedTempFile::new().expect("image"));
-    new.as_file().set_len(8 * 512).expect("image");
-    let Fixture { mut driver, disk, metrics } = started_async(old.path(), 0);
-    lock(&disk).control().update(Some(new.path()), Limits::default()).expect("exchanged");
-    driver.turn();
-    lock(&disk).reset();
-    driver.wait();
-    assert_eq!(metrics.updates.get(), 0, "the sync was abandoned");
-    while let Some(done) = lock(&disk).under_way() {
-        drop(done);
-        thread::yield_now();
-    }
-    while metrics.updates.get() == 0 {
-        driver.wait();
-    }
-    BlockBackend::open(old.path(), false).expect("the old file is nobody's");
-}

@@ -125,13 +125,17 @@ mod tests {
     proptest! {
         #[test]
         fn a_header_survives_its_bytes(
-            needs_csum: bool, gso in 0usize..3, words: [u16; 4], num_buffers: u16,
+            needs_csum: bool, gso in 0usize..3, words: [u16; 4], num_buffers: u16, others: u8,
         ) {
             let gso = [Gso::None, Gso::Tcp4, Gso::Tcp6][gso];
             let [hdr_len, gso_size, csum_start, csum_offset] = words;
             let header = Header { needs_csum, gso, hdr_len, gso_size, csum_start, csum_offset };
             let bytes = header.bytes(num_buffers);
             prop_assert_eq!(Header::parse(bytes), Some(header));
+            prop_assert_eq!(u32::from(bytes[0]), u32::from(needs_csum) * VIRTIO_NET_HDR_F_NEEDS_CSUM);
+            let mut flagged = bytes;
+            flagged[0] |= others & !1;
+            prop_assert_eq!(Header::parse(flagged), Some(header), "other flags are not handed on");
             prop_assert_eq!(&bytes[NUM_BUFFERS..], &num_buffers.to_le_bytes()[..]);
         }
     }

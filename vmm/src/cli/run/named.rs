@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use super::super::{Outcome, args::RunArgs, mistake::BAD_USAGE, output};
 use crate::api::{controller::ControlError, sentence};
 
-/// What flags of `run` have set.
+/// The flags of `run` that have set something, by the words that errors have for their fields.
 pub(super) struct Named {
     /// Words of an error, and those that name the flag.
     words: Vec<(&'static str, &'static str)>,
